@@ -1,0 +1,317 @@
+"""A small exact ray tracer: a bounding volume hierarchy over triangles, compiled with numba.
+
+Two ways to ask the same question, both in float64:
+
+- :func:`trace_packet` for rays that share an origin (all pixels of a pinhole image, all shots of a LiDAR sweep).
+  64 neighbouring rays walk the hierarchy together; with a common origin a triangle becomes three planes through
+  that origin, so one test costs nine multiplications per ray and no division. This is what renders.
+- :func:`trace_rays` for arbitrary rays, one by one (Moeller-Trumbore). Slower, written independently on purpose:
+  it answers :meth:`Scenario.trace`, against which the tests hold the renderer.
+
+Every mesh is closed and its triangles are wound so that ``cross(v1 - v0, v2 - v0)`` points outwards *in the
+algebraic sense* (plain cross product of coordinates, whatever the handedness of the axes). Packets skip triangles
+seen from behind, single rays do not.
+
+The hierarchy has two roots: the town, which never changes, and the moving vehicles, rebuilt every instant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+PACKET = 64
+FAR = 1e30  # stands for infinity inside compiled loops, where fast-math forbids the real one
+_BINS = 12
+_LEAF = 4
+_FAST = {"contract", "reassoc", "nsz", "arcp"}
+
+
+@dataclass(frozen=True)
+class Bvh:
+    """Hierarchy over ``triangles``; leaf ``i`` owns triangles ``first[i] .. first[i] + count[i]``.
+
+    ``bounds`` is [nodes, 6] (min xyz, max xyz); inner nodes have ``count == 0`` and children ``first``,
+    ``first + 1``. ``order`` maps the sorted triangles back to the order they were given in.
+    """
+
+    bounds: NDArray[np.float64]
+    first: NDArray[np.int64]
+    count: NDArray[np.int64]
+    triangles: NDArray[np.float64]  # [N, 3, 3] vertices, sorted by leaf
+    order: NDArray[np.int64]  # [N]
+
+
+def build_bvh(triangles: NDArray[np.float64]) -> Bvh:
+    """Build a hierarchy with the binned surface-area heuristic over [N, 3, 3] triangles (N may be 0)."""
+    tris = np.ascontiguousarray(triangles, dtype=np.float64).reshape(-1, 3, 3)
+    if len(tris) == 0:
+        bounds = np.array([[FAR, FAR, FAR, FAR, FAR, FAR]])  # a box no ray reaches
+        return Bvh(bounds, np.zeros(1, np.int64), np.zeros(1, np.int64), tris, np.zeros(0, np.int64))
+    lo, hi = tris.min(axis=1), tris.max(axis=1)
+    bounds, first, count, order, used = _build(lo, hi)
+    return Bvh(bounds[:used].copy(), first[:used].copy(), count[:used].copy(), tris[order], order)
+
+
+@njit(cache=True)
+def _build(lo, hi):
+    n = lo.shape[0]
+    order = np.arange(n)
+    center = 0.5 * (lo + hi)
+    bounds = np.empty((2 * n, 6))
+    first = np.zeros(2 * n, np.int64)
+    count = np.zeros(2 * n, np.int64)
+    used = 1
+    stack = [(0, 0, n)]
+    bin_lo = np.empty((_BINS, 3))
+    bin_hi = np.empty((_BINS, 3))
+    bin_n = np.empty(_BINS, np.int64)
+    area_left = np.empty(_BINS)
+    while len(stack) > 0:
+        node, start, stop = stack.pop()
+        clo = np.full(3, FAR)
+        chi = np.full(3, -FAR)
+        for a in range(3):
+            bounds[node, a] = FAR
+            bounds[node, a + 3] = -FAR
+        for i in range(start, stop):
+            t = order[i]
+            for a in range(3):
+                bounds[node, a] = min(bounds[node, a], lo[t, a])
+                bounds[node, a + 3] = max(bounds[node, a + 3], hi[t, a])
+                clo[a] = min(clo[a], center[t, a])
+                chi[a] = max(chi[a], center[t, a])
+        axis = 0
+        for a in range(1, 3):
+            if chi[a] - clo[a] > chi[axis] - clo[axis]:
+                axis = a
+        extent = chi[axis] - clo[axis]
+        if stop - start <= _LEAF or extent <= 1e-9:
+            first[node], count[node] = start, stop - start
+            continue
+        # Surface-area heuristic over equal bins of the longest axis.
+        bin_lo[:] = FAR
+        bin_hi[:] = -FAR
+        bin_n[:] = 0
+        scale = _BINS / extent
+        for i in range(start, stop):
+            t = order[i]
+            b = min(_BINS - 1, int((center[t, axis] - clo[axis]) * scale))
+            bin_n[b] += 1
+            for a in range(3):
+                bin_lo[b, a] = min(bin_lo[b, a], lo[t, a])
+                bin_hi[b, a] = max(bin_hi[b, a], hi[t, a])
+        run_lo = np.full(3, FAR)
+        run_hi = np.full(3, -FAR)
+        run_n = 0
+        for b in range(_BINS - 1):
+            run_n += bin_n[b]
+            for a in range(3):
+                run_lo[a] = min(run_lo[a], bin_lo[b, a])
+                run_hi[a] = max(run_hi[a], bin_hi[b, a])
+            d = run_hi - run_lo
+            area_left[b] = run_n * (d[0] * d[1] + d[1] * d[2] + d[2] * d[0]) if run_n > 0 else FAR
+        run_lo[:] = FAR
+        run_hi[:] = -FAR
+        run_n = 0
+        best, best_cost = -1, FAR
+        for b in range(_BINS - 1, 0, -1):
+            run_n += bin_n[b]
+            for a in range(3):
+                run_lo[a] = min(run_lo[a], bin_lo[b, a])
+                run_hi[a] = max(run_hi[a], bin_hi[b, a])
+            if run_n == 0 or run_n == stop - start:
+                continue
+            d = run_hi - run_lo
+            cost = area_left[b - 1] + run_n * (d[0] * d[1] + d[1] * d[2] + d[2] * d[0])
+            if cost < best_cost:
+                best, best_cost = b, cost
+        i, j = start, stop - 1
+        while i <= j:
+            b = min(_BINS - 1, int((center[order[i], axis] - clo[axis]) * scale))
+            if b < best:
+                i += 1
+            else:
+                order[i], order[j] = order[j], order[i]
+                j -= 1
+        first[node] = used
+        stack.append((used, start, i))
+        stack.append((used + 1, i, stop))
+        used += 2
+    return bounds, first, count, order, used
+
+
+@njit(cache=True)
+def trace_rays(origins, directions, bounds, first, count, tris, owner, exclude, t_out, id_out, id_offset):
+    """Nearest hit of arbitrary rays; improves ``t_out`` / ``id_out`` in place, so that two hierarchies chain.
+
+    ``origins``, ``directions`` are [N, 3]; ``t`` counts in lengths of the given direction. Triangles whose ``owner``
+    equals ``exclude`` do not exist.
+    """
+    stack = np.empty(96, np.int64)
+    for r in range(origins.shape[0]):
+        ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
+        dx, dy, dz = directions[r, 0], directions[r, 1], directions[r, 2]
+        ix = 1.0 / dx if dx != 0.0 else FAR
+        iy = 1.0 / dy if dy != 0.0 else FAR
+        iz = 1.0 / dz if dz != 0.0 else FAR
+        best, best_id = t_out[r], id_out[r]
+        depth = 1
+        stack[0] = 0
+        while depth > 0:
+            depth -= 1
+            node = stack[depth]
+            x0, x1 = (bounds[node, 0] - ox) * ix, (bounds[node, 3] - ox) * ix
+            y0, y1 = (bounds[node, 1] - oy) * iy, (bounds[node, 4] - oy) * iy
+            z0, z1 = (bounds[node, 2] - oz) * iz, (bounds[node, 5] - oz) * iz
+            near = max(min(x0, x1), min(y0, y1), min(z0, z1), 0.0)
+            far = min(max(x0, x1), max(y0, y1), max(z0, z1))
+            if near > far * (1.0 + 1e-12) + 1e-12 or near > best:
+                continue
+            if count[node] == 0:
+                if first[node] > 0:
+                    stack[depth] = first[node]
+                    stack[depth + 1] = first[node] + 1
+                    depth += 2
+                continue
+            for k in range(first[node], first[node] + count[node]):
+                if owner[k] == exclude:
+                    continue
+                ax, ay, az = tris[k, 0, 0], tris[k, 0, 1], tris[k, 0, 2]
+                e1x, e1y, e1z = tris[k, 1, 0] - ax, tris[k, 1, 1] - ay, tris[k, 1, 2] - az
+                e2x, e2y, e2z = tris[k, 2, 0] - ax, tris[k, 2, 1] - ay, tris[k, 2, 2] - az
+                px, py, pz = dy * e2z - dz * e2y, dz * e2x - dx * e2z, dx * e2y - dy * e2x
+                det = e1x * px + e1y * py + e1z * pz
+                if det == 0.0:
+                    continue
+                sx, sy, sz = ox - ax, oy - ay, oz - az
+                u = (sx * px + sy * py + sz * pz) / det
+                if u < 0.0 or u > 1.0:
+                    continue
+                qx, qy, qz = sy * e1z - sz * e1y, sz * e1x - sx * e1z, sx * e1y - sy * e1x
+                v = (dx * qx + dy * qy + dz * qz) / det
+                if v < 0.0 or u + v > 1.0:
+                    continue
+                t = (e2x * qx + e2y * qy + e2z * qz) / det
+                if 0.0 < t < best:
+                    best, best_id = t, k + id_offset
+        t_out[r], id_out[r] = best, best_id
+
+
+@njit(cache=True, inline="always")
+def _slab(lo, hi, a, b, near, far):
+    """Narrow [near, far] to where *some* direction component in [a, b] can be inside the slab [lo, hi]."""
+    if lo > 0.0:
+        if b <= 0.0:
+            return FAR, -1.0
+        near = max(near, lo / b)
+        if a > 0.0:
+            far = min(far, hi / a)
+    elif hi < 0.0:
+        if a >= 0.0:
+            return FAR, -1.0
+        near = max(near, hi / a)
+        if b < 0.0:
+            far = min(far, lo / b)
+    else:
+        if a > 0.0:
+            far = min(far, hi / a)
+        elif b < 0.0:
+            far = min(far, lo / b)
+    return near, far
+
+
+@njit(cache=True, fastmath=_FAST)
+def trace_packet(
+    origin, dx, dy, dz, bounds, first, count, tris, owner, exclude, inv_t, hit, id_offset, stack, stack_near
+):
+    """Nearest hits of 64 rays from one origin, improving ``inv_t`` (1/t, 0 = nothing) and ``hit`` in place.
+
+    ``dx, dy, dz``: [64] directions of any length; ``t`` counts in lengths of each direction. ``stack`` (int64) and
+    ``stack_near`` (float64) are scratch of at least 96.
+    """
+    ox, oy, oz = origin[0], origin[1], origin[2]
+    x0, x1, y0, y1, z0, z1 = dx[0], dx[0], dy[0], dy[0], dz[0], dz[0]
+    worst = inv_t[0]
+    for k in range(1, PACKET):
+        x0, x1 = min(x0, dx[k]), max(x1, dx[k])
+        y0, y1 = min(y0, dy[k]), max(y1, dy[k])
+        z0, z1 = min(z0, dz[k]), max(z1, dz[k])
+        worst = min(worst, inv_t[k])
+    mx, my, mz = 0.5 * (x0 + x1), 0.5 * (y0 + y1), 0.5 * (z0 + z1)
+    hx, hy, hz = 0.5 * (x1 - x0), 0.5 * (y1 - y0), 0.5 * (z1 - z0)
+    depth = 1
+    stack[0] = 0
+    stack_near[0] = 0.0
+    while depth > 0:
+        depth -= 1
+        node = stack[depth]
+        if stack_near[depth] * worst > 1.0:
+            continue  # every ray of the packet already hit something nearer
+        if count[node] == 0:
+            child = first[node]
+            if child == 0:
+                continue
+            near_a, far_a = 0.0, FAR
+            near_a, far_a = _slab(bounds[child, 0] - ox, bounds[child, 3] - ox, x0, x1, near_a, far_a)
+            near_a, far_a = _slab(bounds[child, 1] - oy, bounds[child, 4] - oy, y0, y1, near_a, far_a)
+            near_a, far_a = _slab(bounds[child, 2] - oz, bounds[child, 5] - oz, z0, z1, near_a, far_a)
+            other = child + 1
+            near_b, far_b = 0.0, FAR
+            near_b, far_b = _slab(bounds[other, 0] - ox, bounds[other, 3] - ox, x0, x1, near_b, far_b)
+            near_b, far_b = _slab(bounds[other, 1] - oy, bounds[other, 4] - oy, y0, y1, near_b, far_b)
+            near_b, far_b = _slab(bounds[other, 2] - oz, bounds[other, 5] - oz, z0, z1, near_b, far_b)
+            if near_a > near_b:
+                child, other = other, child
+                near_a, near_b = near_b, near_a
+                far_a, far_b = far_b, far_a
+            # A hair of slack: rounding must never lose a triangle that lies in the face of its box.
+            if near_b <= far_b * (1.0 + 1e-9) and near_b * worst <= 1.0:
+                stack[depth], stack_near[depth] = other, near_b * (1.0 - 1e-9)
+                depth += 1
+            if near_a <= far_a * (1.0 + 1e-9) and near_a * worst <= 1.0:
+                stack[depth], stack_near[depth] = child, near_a * (1.0 - 1e-9)
+                depth += 1
+            continue
+        touched = False
+        for i in range(first[node], first[node] + count[node]):
+            if owner[i] == exclude:
+                continue
+            ax, ay, az = tris[i, 0, 0] - ox, tris[i, 0, 1] - oy, tris[i, 0, 2] - oz
+            bx, by, bz = tris[i, 1, 0] - ox, tris[i, 1, 1] - oy, tris[i, 1, 2] - oz
+            cx, cy, cz = tris[i, 2, 0] - ox, tris[i, 2, 1] - oy, tris[i, 2, 2] - oz
+            # Normals of the planes through the origin and each edge.
+            px, py, pz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
+            det = ax * px + ay * py + az * pz
+            if det >= 0.0:
+                continue  # seen from behind, or edge-on
+            qx, qy, qz = cy * az - cz * ay, cz * ax - cx * az, cx * ay - cy * ax
+            rx, ry, rz = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+            s = 1.0 / det
+            px, py, pz = px * s, py * s, pz * s
+            if px * mx + py * my + pz * mz + abs(px) * hx + abs(py) * hy + abs(pz) * hz < 0.0:
+                continue
+            qx, qy, qz = qx * s, qy * s, qz * s
+            if qx * mx + qy * my + qz * mz + abs(qx) * hx + abs(qy) * hy + abs(qz) * hz < 0.0:
+                continue
+            rx, ry, rz = rx * s, ry * s, rz * s
+            if rx * mx + ry * my + rz * mz + abs(rx) * hx + abs(ry) * hy + abs(rz) * hz < 0.0:
+                continue
+            # p + q + r is the triangle's own plane divided by its distance: d . (p + q + r) = 1/t.
+            number = i + id_offset
+            for k in range(PACKET):
+                u = px * dx[k] + py * dy[k] + pz * dz[k]
+                v = qx * dx[k] + qy * dy[k] + qz * dz[k]
+                w = rx * dx[k] + ry * dy[k] + rz * dz[k]
+                new = u + v + w
+                ok = (min(u, min(v, w)) >= 0.0) & (new > inv_t[k])
+                inv_t[k] = new if ok else inv_t[k]
+                hit[k] = number if ok else hit[k]
+            touched = True
+        if touched:
+            worst = inv_t[0]
+            for k in range(1, PACKET):
+                worst = min(worst, inv_t[k])

@@ -1,0 +1,55 @@
+"""Poses, camera models, lifting and alignment. Knows no files."""
+
+from coop3d.geometry.alignment import Similarity, horn, umeyama
+from coop3d.geometry.cameras import (
+    Camera,
+    CylindricalCamera,
+    EquirectangularCamera,
+    PanoramaCamera,
+    PinholeCamera,
+    pixel_centres,
+)
+from coop3d.geometry.compose import compose_points, rotate_rays, transform_from_quat_trans
+from coop3d.geometry.quaternions import (
+    matrix_to_quat,
+    quat_angle,
+    quat_conjugate,
+    quat_multiply,
+    quat_normalize,
+    quat_to_matrix,
+)
+from coop3d.geometry.transforms import (
+    check_rigid,
+    invert_rigid,
+    make_rigid,
+    rotation_angle,
+    transform_points,
+    yaw_rotation,
+)
+
+__all__ = [
+    "Camera",
+    "CylindricalCamera",
+    "EquirectangularCamera",
+    "PanoramaCamera",
+    "PinholeCamera",
+    "Similarity",
+    "check_rigid",
+    "compose_points",
+    "horn",
+    "invert_rigid",
+    "make_rigid",
+    "matrix_to_quat",
+    "pixel_centres",
+    "quat_angle",
+    "quat_conjugate",
+    "quat_multiply",
+    "quat_normalize",
+    "quat_to_matrix",
+    "rotate_rays",
+    "rotation_angle",
+    "transform_from_quat_trans",
+    "transform_points",
+    "umeyama",
+    "yaw_rotation",
+]

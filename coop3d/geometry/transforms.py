@@ -1,0 +1,86 @@
+"""Rigid transforms as 4x4 matrices ``T_dst_src``, for numpy arrays and torch tensors alike."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import torch
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+from torch import Tensor
+
+ArrayT = TypeVar("ArrayT", NDArray[np.floating], Tensor)
+
+
+def make_rigid(R: ArrayT, t: ArrayT) -> ArrayT:
+    """[..., 3, 3] rotation and [..., 3] translation to [..., 4, 4]."""
+    xp = array_namespace(R, t)
+    top = xp.concat([R, t[..., None]], axis=-1)  # [..., 3, 4]
+    bottom = xp.zeros_like(top[..., :1, :])
+    bottom[..., 3] = 1.0
+    return xp.concat([top, bottom], axis=-2)
+
+
+def invert_rigid(T: ArrayT) -> ArrayT:
+    """Inverse of [..., 4, 4] rigid transforms by transposition: ``T_src_dst`` from ``T_dst_src``."""
+    xp = array_namespace(T)
+    R_inv = xp.matrix_transpose(T[..., :3, :3])
+    return make_rigid(R_inv, -(R_inv @ T[..., :3, 3:])[..., 0])
+
+
+def transform_points(T: ArrayT, points: ArrayT) -> ArrayT:
+    """Move points of the ``src`` frame into ``dst``.
+
+    Args:
+        T: [..., 4, 4] rigid ``T_dst_src``.
+        points: [..., N, 3] (the leading axes broadcast against those of ``T``).
+
+    Returns:
+        [..., N, 3] in ``dst``.
+    """
+    xp = array_namespace(T, points)
+    return points @ xp.matrix_transpose(T[..., :3, :3]) + T[..., None, :3, 3]
+
+
+def check_rigid(name: str, T: NDArray[np.floating], atol: float = 1e-4) -> None:
+    """Raise ValueError unless ``T`` is one finite 4x4 rigid transform (orthonormal, determinant +1)."""
+    if T.shape != (4, 4):
+        raise ValueError(f"{name}: found shape {T.shape}, expected (4, 4)")
+    if not np.isfinite(T).all():
+        raise ValueError(f"{name}: contains NaN or infinity, expected a finite rigid transform")
+    R = T[:3, :3]
+    error = float(np.abs(R @ R.T - np.eye(3)).max())
+    if error > atol or np.linalg.det(R) < 0 or not np.allclose(T[3], [0, 0, 0, 1]):
+        raise ValueError(
+            f"{name}: not a rigid transform (|R R^T - I| = {error:.2g}, det = {np.linalg.det(R):.3f}, "
+            f"last row {T[3].tolist()}); expected a right-handed rotation and a translation"
+        )
+
+
+def rotation_angle(R: ArrayT) -> ArrayT:
+    """Angle in radians, in [0, pi], of [..., 3, 3] rotations.
+
+    atan2 of the sine (from the antisymmetric part) and cosine (trace): accurate for tiny angles, where the
+    usual arccos of the trace loses half the digits.
+    """
+    xp = array_namespace(R)
+    axis = xp.stack(
+        [R[..., 2, 1] - R[..., 1, 2], R[..., 0, 2] - R[..., 2, 0], R[..., 1, 0] - R[..., 0, 1]], axis=-1
+    )
+    sine2 = xp.sqrt(xp.sum(axis * axis, axis=-1))  # 2 sin
+    cosine2 = R[..., 0, 0] + R[..., 1, 1] + R[..., 2, 2] - 1.0  # 2 cos
+    return xp.atan2(sine2, cosine2)
+
+
+def yaw_rotation(yaw_rad: float) -> NDArray[np.float64]:
+    """[4, 4] rotation about the vertical (y, down) axis; positive yaw turns forward (z) to the right (x)."""
+    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
+    T = np.eye(4)
+    T[:3, :3] = [[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]]
+    return T
+
+
+def as_tensor(T: NDArray[np.floating], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Copy a numpy array into a tensor of ``dtype`` (chain world poses in float64 first, then cast)."""
+    return torch.from_numpy(np.ascontiguousarray(T)).to(dtype)
