@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coop3d.geometry.cameras import PanoramaCamera, PinholeCamera
+from coop3d.geometry.cameras import Camera, PinholeCamera
 from coop3d.geometry.compose import compose_points, rotate_rays, transform_from_quat_trans
 
 T = TypeVar("T", bound="_TensorRecord")
@@ -63,13 +63,15 @@ class RigFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class Panorama:
-    """A 360 degree image whose pixels know where their rays start: stitching -> cache -> cooperative sample.
+    """An image whose pixels know where their rays start: stitching -> cache -> cooperative sample.
+
+    Usually 360 degrees of one vehicle; the pinhole baseline uses the same type for one photograph.
 
     The surface point of a pixel is ``origins[source] + range_m * camera.rays()`` in the pano frame.
     """
 
     key: SampleKey
-    camera: PanoramaCamera
+    camera: Camera  # EquirectangularCamera or CylindricalCamera; PinholeCamera in the baseline
     kind: str  # "rig" or "central"
     rgb: NDArray[np.uint8]  # [H, W, 3], 0 where no camera sees
     range_m: NDArray[np.float32]  # [H, W] metres along the ray, NaN = unknown

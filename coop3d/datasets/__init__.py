@@ -1,1 +1,30 @@
 """From files to cooperative samples: OPV2V reader, synthetic OPV2V, sampling, augmentation, collation."""
+
+from coop3d.datasets.augment import Augmentation, roll_yaw
+from coop3d.datasets.coop import (
+    BadSample,
+    Collated,
+    CooperativeDataset,
+    CoopSample,
+    collate_coop,
+    make_batch,
+)
+from coop3d.datasets.errors import DataError
+from coop3d.datasets.sampling import VehicleSampling
+from coop3d.datasets.sources import PinholeViews, StitchedPanoramas, ViewSource
+
+__all__ = [
+    "Augmentation",
+    "BadSample",
+    "Collated",
+    "CoopSample",
+    "CooperativeDataset",
+    "DataError",
+    "PinholeViews",
+    "StitchedPanoramas",
+    "VehicleSampling",
+    "ViewSource",
+    "collate_coop",
+    "make_batch",
+    "roll_yaw",
+]

@@ -89,6 +89,11 @@ def read_depth(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
         )
     z = z.astype(np.float32)
     z[~((z > 0) & np.isfinite(z))] = np.nan
+    if np.isnan(z).all():
+        raise DataError(
+            f"{path}: every pixel is 0, negative, NaN or infinite; expected z-depth in metres. The file is broken, "
+            "or its unit is not metres."
+        )
     return z
 
 

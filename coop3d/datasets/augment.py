@@ -1,0 +1,94 @@
+"""Augmentation that keeps geometry exact: yaw roll of panoramas, photometric jitter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coop3d.geometry.cameras import CylindricalCamera, EquirectangularCamera
+from coop3d.geometry.transforms import yaw_rotation
+from coop3d.types import Panorama
+
+
+def roll_yaw(panorama: Panorama, columns: int) -> Panorama:
+    """Turn the panorama's frame about the vertical by rolling its image to the right by whole columns.
+
+    Column shifts of a 360 degree image are rotations, so this is exact: pixels keep their values, ray
+    origins turn with the frame, and the pose turns the other way, so that world points do not move.
+
+    Args:
+        panorama: with an equirectangular or cylindrical camera.
+        columns: shift to the right; any integer.
+    """
+    if not isinstance(panorama.camera, EquirectangularCamera | CylindricalCamera):
+        raise ValueError(f"yaw roll needs a 360 degree camera, found {type(panorama.camera).__name__}")
+    T_new_old = yaw_rotation(2.0 * math.pi * columns / panorama.camera.width)
+    images = {
+        name: np.roll(getattr(panorama, name), columns, axis=1)
+        for name in ("rgb", "range_m", "source", "covered", "valid", "non_ambiguous", "mask_known")
+    }
+    return replace(
+        panorama,
+        origins=(panorama.origins @ T_new_old[:3, :3].T).astype(np.float32),
+        T_world_pano=panorama.T_world_pano @ T_new_old.T,
+        **images,
+    )
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of one vehicle's views; every draw comes from the generator passed in.
+
+    Attributes:
+        yaw_roll: roll every panorama by a random number of columns.
+        brightness, contrast, saturation: half-widths of the multiplicative ranges [1 - a, 1 + a].
+        gamma: half-width of the exponent's logarithm.
+    """
+
+    yaw_roll: bool = True
+    brightness: float = 0.25
+    contrast: float = 0.25
+    saturation: float = 0.25
+    gamma: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation", "gamma"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"augmentation {name} is {getattr(self, name)}, expected 0 <= value < 1")
+
+    def __call__(self, views: tuple[Panorama, ...], rng: np.random.Generator) -> tuple[Panorama, ...]:
+        """Same colours for all views of a vehicle; yaw roll per view."""
+        gain = 1 + self.brightness * rng.uniform(-1, 1)
+        contrast = 1 + self.contrast * rng.uniform(-1, 1)
+        saturation = 1 + self.saturation * rng.uniform(-1, 1)
+        exponent = math.exp(self.gamma * rng.uniform(-1, 1))
+        changed = []
+        for view in views:
+            if self.yaw_roll:
+                view = roll_yaw(view, int(rng.integers(view.camera.width)))
+            changed.append(
+                replace(view, rgb=_jitter(view.rgb, view.covered, gain, contrast, saturation, exponent))
+            )
+        return tuple(changed)
+
+
+def _jitter(
+    rgb: NDArray[np.uint8],
+    covered: NDArray[np.bool_],
+    gain: float,
+    contrast: float,
+    saturation: float,
+    exponent: float,
+) -> NDArray[np.uint8]:
+    """Gamma and gain through one look-up table, then saturation; uncovered pixels stay 0."""
+    levels = (np.arange(256) / 255.0) ** exponent * gain
+    levels = (levels - 0.5) * contrast + 0.5
+    curved = cv2.LUT(rgb, np.clip(levels * 255.0 + 0.5, 0, 255).astype(np.uint8))
+    grey = cv2.cvtColor(cv2.cvtColor(curved, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    mixed = cv2.addWeighted(curved, saturation, grey, 1 - saturation, 0)
+    mixed[~covered] = 0
+    return mixed

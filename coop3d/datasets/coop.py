@@ -1,0 +1,193 @@
+"""Cooperative samples: one instant, n vehicles, the reference first; what the network sees kept apart from truth."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from coop3d.datasets.augment import Augmentation
+from coop3d.datasets.errors import DataError
+from coop3d.datasets.opv2v import FrameEntry
+from coop3d.datasets.sampling import VehicleSampling
+from coop3d.datasets.sources import ViewSource
+from coop3d.geometry.transforms import invert_rigid
+from coop3d.types import CoopBatch, Panorama, SampleKey, ViewInputs, ViewTargets
+
+log = logging.getLogger(__name__)
+
+
+class CoopSample(NamedTuple):
+    """One sample before collation: a batch of one."""
+
+    batch: CoopBatch
+
+
+class BadSample(NamedTuple):
+    """A sample whose files could not be used; the trainer counts it and skips or stops."""
+
+    keys: tuple[SampleKey, ...]
+    reason: str
+
+
+class Collated(NamedTuple):
+    """What a data loader yields. ``batch`` is None when every sample of it was bad."""
+
+    batch: CoopBatch | None
+    bad: tuple[BadSample, ...]
+
+    def pin_memory(self) -> Collated:
+        """Called by DataLoader: page-locked memory for fast copies to a GPU."""
+        return Collated(None if self.batch is None else self.batch.pin_memory(), self.bad)
+
+
+class CooperativeDataset(Dataset):
+    """Map-style dataset of instants with enough vehicles.
+
+    Items are drawn with ``ds[(epoch, index)]``: which vehicles, their order and the augmentation depend only on
+    (seed, epoch, index), never on the worker. ``ds[index]`` means epoch 0. One vehicle gives the single-vehicle
+    dataset; a `PinholeViews` source gives the 4n-pinhole baseline.
+
+    Args:
+        source: where views come from.
+        sampling: which vehicles join.
+        augmentation: applied to each vehicle's views; None for validation and test.
+        seed: of all draws.
+        max_samples: keep this many instants, evenly spread over the split; None: all.
+
+    Raises:
+        DataError: no instant has enough vehicles within the distance limit.
+    """
+
+    def __init__(
+        self,
+        source: ViewSource,
+        sampling: VehicleSampling | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        max_samples: int | None = None,
+    ) -> None:
+        self.source = source
+        self.sampling = sampling if sampling is not None else VehicleSampling()
+        self.augmentation = augmentation
+        self.seed = seed
+        T_world_rig = source.index.T_world_rig  # first: drops frames without a readable pose
+        groups = [self.sampling.candidates(i, T_world_rig) for i in source.index.instants]
+        self._groups = [g for g in groups if g]
+        self.unusable_instants = len(groups) - len(self._groups)
+        if not self._groups:
+            raise DataError(
+                f"{source.index.images_root / source.index.split}: none of {len(groups)} instants has "
+                f"{self.sampling.limits[0]} vehicles within {self.sampling.max_distance_m} m of reference "
+                f"{self.sampling.reference!r}; lower sampling.vehicles or raise sampling.max_distance_m"
+            )
+        if max_samples is not None and max_samples < len(self._groups):
+            keep = np.linspace(0, len(self._groups) - 1, max_samples).round().astype(int)
+            self._groups = [self._groups[i] for i in keep]
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def num_views_of(self, epoch: int, index: int) -> int:
+        """Number of views of a sample, without loading it (batches hold samples of equal view count)."""
+        return len(self._plan(epoch, index)[0]) * self.source.views_per_vehicle
+
+    def keys_of(self, epoch: int, index: int) -> tuple[SampleKey, ...]:
+        """Vehicles of a sample, reference first, without loading it."""
+        return tuple(entry.key for entry in self._plan(epoch, index)[0])
+
+    def fingerprint(self) -> str:
+        """Short hash of which files the samples come from; recorded with every run."""
+        digest = hashlib.sha256()
+        for groups in self._groups:
+            for group in groups:
+                digest.update("|".join(str(e.key) for e in group).encode())
+        return digest.hexdigest()[:16]
+
+    def _plan(self, epoch: int, index: int) -> tuple[tuple[FrameEntry, ...], np.random.Generator]:
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return self.sampling.draw(self._groups[index], rng), rng
+
+    def __getitem__(self, request: int | tuple[int, int]) -> CoopSample | BadSample:
+        epoch, index = request if isinstance(request, tuple) else (0, request)
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of a dataset of {len(self)}")
+        entries, rng = self._plan(epoch, index)
+        try:
+            vehicles = [self.source.load(entry) for entry in entries]
+        except DataError as error:
+            return BadSample(tuple(e.key for e in entries), str(error))
+        if self.augmentation is not None:
+            vehicles = [self.augmentation(views, rng) for views in vehicles]
+        return CoopSample(make_batch(vehicles))
+
+
+def make_batch(vehicles: Sequence[tuple[Panorama, ...]]) -> CoopBatch:
+    """A batch of one from the views of n vehicles, reference first (the first view of the first vehicle).
+
+    A sample counts as synthetic (exact, dense range) when its masks are known nearly everywhere: with LiDAR
+    supervision an unhit pixel is unknown.
+    """
+    views = [view for group in vehicles for view in group]
+    T_ref_world = invert_rigid(views[0].T_world_pano)  # float64 chain, cast once
+    T_ref_view = np.stack([T_ref_world @ v.T_world_pano for v in views])
+    T_ref_view[0] = np.eye(4)
+    rays = torch.stack([torch.from_numpy(v.camera.rays().astype(np.float32)) for v in views])
+    origins = _stack([v.origin_map() for v in views])
+    is_synthetic = all(v.mask_known.mean() > 0.5 and v.valid.any() for v in views)
+    inputs = ViewInputs(
+        image=_stack([v.rgb for v in views]).permute(0, 3, 1, 2).float().div(255.0)[None],
+        rays=rays[None],
+        origins=origins[None],
+    )
+    targets = ViewTargets(
+        range_m=_stack([v.range_m for v in views])[None],
+        rays=rays[None],
+        origins=origins[None],
+        covered=_stack([v.covered for v in views])[None],
+        valid=_stack([v.valid for v in views])[None],
+        non_ambiguous=_stack([v.non_ambiguous for v in views])[None],
+        mask_known=_stack([v.mask_known for v in views])[None],
+        source=_stack([v.source for v in views])[None],
+        T_ref_view=torch.from_numpy(T_ref_view).float()[None],
+        is_metric=torch.ones(1, dtype=torch.bool),
+        is_synthetic=torch.tensor([is_synthetic]),
+        vehicle=torch.tensor([i for i, group in enumerate(vehicles) for _ in group]),
+    )
+    return CoopBatch(inputs=inputs, targets=targets, keys=(tuple(v.key for v in views),))
+
+
+def _stack(arrays: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
+
+
+def collate_coop(samples: Sequence[CoopSample | BadSample]) -> Collated:
+    """Join samples of equal view count and image size; bad ones are set aside, not replaced."""
+    bad = tuple(s for s in samples if isinstance(s, BadSample))
+    good = [s.batch for s in samples if isinstance(s, CoopSample)]
+    if not good:
+        return Collated(None, bad)
+    shapes = {b.inputs.shape for b in good}
+    if len(shapes) > 1:
+        raise ValueError(f"samples of one batch have different (1, views, height, width): {sorted(shapes)}")
+    return Collated(_concat(good), bad)
+
+
+def _concat(batches: list[CoopBatch]) -> CoopBatch:
+    def join(parts: list, shared: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        return {
+            name: value if name in shared else torch.cat([getattr(p, name) for p in parts])
+            for name, value in vars(parts[0]).items()
+        }
+
+    return CoopBatch(
+        inputs=ViewInputs(**join([b.inputs for b in batches])),
+        targets=ViewTargets(**join([b.targets for b in batches], shared=("vehicle",))),
+        keys=tuple(key for b in batches for key in b.keys),
+    )

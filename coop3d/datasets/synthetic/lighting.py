@@ -1,0 +1,109 @@
+"""Sun, sky and shadows of one scenario.
+
+Shadow rays are cast at reduced cost: one per cell of a fixed grid on the ground, all parallel to the sun, recording
+the height of the first surface each ray meets. A shaded point follows the sun's direction to its cell and is in
+shadow if it lies below that surface.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+SHADOW_CELL_M = 0.125
+SHADOW_HALF_M = 150.0
+_NOTHING = -1e6
+
+
+@dataclass(frozen=True)
+class Light:
+    """Colours are linear RGB, directions unit vectors in UE world axes."""
+
+    sun_direction: NDArray[np.float64]  # [3] towards the sun
+    sun: NDArray[np.float64]  # [3]
+    ambient_up: NDArray[np.float64]  # [3] light on surfaces that look up
+    ambient_down: NDArray[np.float64]
+    zenith: NDArray[np.float64]
+    horizon: NDArray[np.float64]
+    haze_m: float  # distance over which 63 % of the contrast is lost
+    cloud_cover: float  # 0..1
+    cloud_offset: NDArray[np.float64]  # [2]
+    exposure: float
+
+
+def make_light(rng: Generator) -> Light:
+    """Draw a time of day and a sky."""
+    elevation, azimuth = np.radians(rng.uniform(22, 65)), rng.uniform(0, 2 * np.pi)
+    low = 1.0 - (elevation - np.radians(22)) / np.radians(43)
+    cover = rng.uniform(0.15, 0.85)
+    direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    warm = np.array([1.0, 0.96 - 0.12 * low, 0.88 - 0.32 * low])
+    blue = np.array([0.26, 0.44, 0.78]) * rng.uniform(0.75, 1.1)
+    grey = np.array([0.52, 0.56, 0.62])
+    zenith = blue * (1 - 0.55 * cover) + grey * 0.45 * cover
+    horizon = np.array([0.72, 0.8, 0.88]) * (1 - 0.3 * low) + 0.25 * low * warm
+    return Light(
+        direction, warm * rng.uniform(1.5, 2.3) * (1.0 - 0.35 * cover), zenith * 0.75 + 0.16,
+        np.array([0.22, 0.21, 0.19]) * rng.uniform(0.8, 1.3), zenith, horizon, rng.uniform(220, 800), cover,
+        rng.uniform(0, 10, 2), rng.uniform(0.62, 0.85),
+    )  # fmt: skip
+
+
+class ShadowMap:
+    """Heights of the first surfaces the sun's rays meet; see the module's docstring."""
+
+    def __init__(self, triangles: NDArray[np.float64], center_xy: NDArray[np.float64], sun: NDArray[np.float64]):
+        n = int(2 * SHADOW_HALF_M / SHADOW_CELL_M)
+        self.height = np.full((n, n), _NOTHING, np.float32)
+        self.origin = np.asarray(center_xy, np.float64) - SHADOW_HALF_M
+        self.shear = sun[:2] / sun[2]
+        _cast(triangles, self.shear, self.origin, self.height)
+
+    def with_movers(self, triangles: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Heights with further triangles added; the returned array is only valid until the next call."""
+        if not hasattr(self, "_work"):
+            self._work, self._dirty = self.height.copy(), []
+        for y0, y1, x0, x1 in self._dirty:
+            self._work[y0:y1, x0:x1] = self.height[y0:y1, x0:x1]
+        self._dirty = []
+        if len(triangles):
+            cells = (triangles[..., :2] - triangles[..., 2:] * self.shear - self.origin) / SHADOW_CELL_M
+            lo, hi = cells.min(axis=1).astype(int) - 2, cells.max(axis=1).astype(int) + 3
+            n = self.height.shape[0]
+            lo, hi = np.clip(lo, 0, n), np.clip(hi, 0, n)
+            self._dirty = [(a[1], b[1], a[0], b[0]) for a, b in zip(lo, hi, strict=True)]
+            _cast(triangles, self.shear, self.origin, self._work)
+        return self._work
+
+
+@njit(cache=True)
+def _cast(tris, shear, origin, height):
+    """Intersect the grid's sun rays with each triangle, keeping the highest hit of every ray."""
+    rows, cols = height.shape
+    for i in range(tris.shape[0]):
+        ax = (tris[i, 0, 0] - tris[i, 0, 2] * shear[0] - origin[0]) / SHADOW_CELL_M
+        ay = (tris[i, 0, 1] - tris[i, 0, 2] * shear[1] - origin[1]) / SHADOW_CELL_M
+        bx = (tris[i, 1, 0] - tris[i, 1, 2] * shear[0] - origin[0]) / SHADOW_CELL_M
+        by = (tris[i, 1, 1] - tris[i, 1, 2] * shear[1] - origin[1]) / SHADOW_CELL_M
+        cx = (tris[i, 2, 0] - tris[i, 2, 2] * shear[0] - origin[0]) / SHADOW_CELL_M
+        cy = (tris[i, 2, 1] - tris[i, 2, 2] * shear[1] - origin[1]) / SHADOW_CELL_M
+        det = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if abs(det) < 1e-9:
+            continue
+        x0, x1 = max(0, int(np.ceil(min(ax, bx, cx) - 0.5))), min(cols - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
+        y0, y1 = max(0, int(np.ceil(min(ay, by, cy) - 0.5))), min(rows - 1, int(np.floor(max(ay, by, cy) - 0.5)))
+        az, bz, cz = tris[i, 0, 2], tris[i, 1, 2], tris[i, 2, 2]
+        inv = 1.0 / det
+        for y in range(y0, y1 + 1):
+            for x in range(x0, x1 + 1):
+                px, py = x + 0.5 - ax, y + 0.5 - ay
+                v = (px * (cy - ay) - py * (cx - ax)) * inv
+                w = ((bx - ax) * py - (by - ay) * px) * inv
+                if v >= 0.0 and w >= 0.0 and v + w <= 1.0:
+                    z = az + v * (bz - az) + w * (cz - az)
+                    if z > height[y, x]:
+                        height[y, x] = z

@@ -1,0 +1,143 @@
+"""Street furniture and vegetation: trees, lamp posts, traffic lights, walls, hedges, bins."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from . import mesh, textures
+from .mesh import MeshBuilder, placed, ring
+
+
+def _icosphere() -> NDArray[np.float64]:
+    """[80, 3, 3] unit icosphere, one subdivision, outward."""
+    g = (1 + 5**0.5) / 2
+    v = np.array([[-1, g, 0], [1, g, 0], [-1, -g, 0], [1, -g, 0], [0, -1, g], [0, 1, g], [0, -1, -g], [0, 1, -g],
+                  [g, 0, -1], [g, 0, 1], [-g, 0, -1], [-g, 0, 1]], dtype=np.float64)  # fmt: skip
+    f = [[0, 11, 5], [0, 5, 1], [0, 1, 7], [0, 7, 10], [0, 10, 11], [1, 5, 9], [5, 11, 4], [11, 10, 2], [10, 7, 6],
+         [7, 1, 8], [3, 9, 4], [3, 4, 2], [3, 2, 6], [3, 6, 8], [3, 8, 9], [4, 9, 5], [2, 4, 11], [6, 2, 10],
+         [8, 6, 7], [9, 8, 1]]  # fmt: skip
+    t = (v / np.linalg.norm(v[0]))[f]
+    a, b, c = t[:, 0], t[:, 1], t[:, 2]
+    ab, bc, ca = a + b, b + c, c + a
+    out = np.concatenate([np.stack(x, 1) for x in ((a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca))])
+    return out / np.linalg.norm(out, axis=2, keepdims=True)
+
+
+_SPHERE = _icosphere()
+
+
+def conifer(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: float) -> None:
+    """Tiers of drooping, ragged boughs around a trunk; ``base`` [3] world."""
+    T = placed(base[0], base[1], base[2] - 0.3, rng.uniform(0, 6.28))
+    bark = np.array([0.5, 0.36, 0.25])
+    b.prism(ring(height * 0.022, 6, T, 0.0), ring(height * 0.012, 6, T, height * 0.5), textures.BARK, bark, period=0.9)
+    tint = np.array([0.16, 0.36, 0.14]) * rng.uniform(0.7, 1.35, 3)
+    tiers = int(rng.integers(5, 8))
+    n = 2 * int(rng.integers(5, 8))
+    low, reach = height * rng.uniform(0.08, 0.2), height * rng.uniform(0.17, 0.26)
+    for k in range(tiers):
+        f = k / tiers
+        z0 = low + (height - low) * f
+        z1 = min(height, z0 + (height - low) * 1.75 / tiers)
+        r = reach * (1.0 - f) ** 0.85
+        ragged = np.where(np.arange(n) % 2 == 0, 1.0, 0.62) * rng.uniform(0.82, 1.15, n) * r
+        skirt = ring(ragged, n, T, z0, rng.uniform(0, 1))
+        skirt[:, 2] -= 0.12 * (ragged - 0.6 * r) + rng.uniform(-0.05, 0.05, n) * r
+        nxt = (np.arange(n) + 1) % n
+        apex, core = T[:3, 3] + [0, 0, z1], T[:3, 3] + [0, 0, z0 + 0.25 * (z1 - z0)]
+        up = np.stack([skirt, skirt[nxt], np.repeat(apex[None], n, 0)], axis=1)
+        down = np.stack([skirt[nxt], skirt, np.repeat(core[None], n, 0)], axis=1)
+        tone = tint * (0.85 + 0.3 * f)
+        _leaves(b, up, tone, rng)
+        _leaves(b, down, tone * 0.5, rng)
+
+
+def broadleaf(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: float) -> None:
+    """A trunk under two to four lumpy crowns; ``base`` [3] world."""
+    T = placed(base[0], base[1], base[2] - 0.3, rng.uniform(0, 6.28))
+    trunk = height * rng.uniform(0.3, 0.42)
+    bark = np.array([0.5, 0.42, 0.33]) * rng.uniform(0.7, 1.3)
+    b.prism(ring(height * 0.03, 7, T, 0.0), ring(height * 0.018, 7, T, trunk + 0.25 * height), textures.BARK, bark,
+            period=0.9)  # fmt: skip
+    season = rng.uniform()
+    tint = np.array([0.28, 0.42, 0.12]) if season < 0.75 else np.array([0.55, 0.38, 0.1])
+    tint = tint * rng.uniform(0.7, 1.25, 3)
+    for k in range(int(rng.integers(2, 5))):
+        r = (height - trunk) * rng.uniform(0.3, 0.45)
+        away = 0.0 if k == 0 else r * rng.uniform(0.4, 0.9)
+        turn = rng.uniform(0, 6.28)
+        # Lumps must be the same function of position in every triangle, or the crown would leak.
+        k3 = rng.normal(size=(3, 3)) * 2.6
+        lump = 1.0 + 0.12 * np.sin(_SPHERE @ k3.T + rng.uniform(0, 6.28, 3)).sum(axis=2, keepdims=True)
+        middle = T[:3, 3] + [away * np.cos(turn), away * np.sin(turn), 0.3 + trunk + rng.uniform(0.3, 0.75) * (height - trunk)]
+        tri = _SPHERE * lump * r * np.array([1.0, 1.0, rng.uniform(0.75, 1.0)]) + middle
+        _leaves(b, tri, tint * rng.uniform(0.85, 1.15), rng)
+
+
+def bush(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], size: float) -> None:
+    k3 = rng.normal(size=(3, 3)) * 2.2
+    lump = 1.0 + 0.1 * np.sin(_SPHERE @ k3.T).sum(axis=2, keepdims=True)
+    tri = _SPHERE * lump * size * np.array([1.0, 1.0, 0.8]) + base
+    _leaves(b, tri, np.array([0.2, 0.4, 0.12]) * rng.uniform(0.7, 1.3, 3), rng)
+
+
+def _leaves(b: MeshBuilder, tri: NDArray[np.float64], tint, rng: Generator) -> None:
+    """Foliage triangles, each textured along its two main directions so that nothing stretches."""
+    n = np.cross(tri[:, 1] - tri[:, 0], tri[:, 2] - tri[:, 0])
+    drop = np.abs(n).argmax(axis=1)
+    keep = np.array([[1, 2], [0, 2], [0, 1]])[drop]  # [n, 2]
+    uv = np.take_along_axis(tri, keep[:, None, :].repeat(3, axis=1), axis=2) / textures.PERIOD_M[textures.FOLIAGE]
+    b.add(tri, uv, mesh.LEAVES, textures.FOLIAGE, np.clip(tint, 0, 1.2))
+
+
+def lamp_post(b: MeshBuilder, T: NDArray[np.float64], height: float, reach: float, tint) -> None:
+    """A street lamp whose arm points along the local +x."""
+    b.prism(ring(0.09, 7, T, -0.5), ring(0.055, 7, T, height), textures.METAL, tint)
+    b.prism(ring(0.16, 7, T, -0.5), ring(0.14, 7, T, 0.5), textures.METAL, tint)
+    b.box(T @ placed(reach / 2, 0, height - 0.1), (reach, 0.08, 0.08), textures.METAL, tint)
+    b.box(T @ placed(reach, 0, height - 0.2), (0.7, 0.26, 0.14), textures.METAL, np.clip(np.asarray(tint) * 1.4, 0, 1))
+
+
+def traffic_light(b: MeshBuilder, T: NDArray[np.float64], reach: float, go: bool) -> None:
+    """A mast facing the local -x, arm along the local +y, two signal heads."""
+    dark = (0.12, 0.12, 0.12)
+    b.prism(ring(0.1, 7, T, -0.5), ring(0.07, 7, T, 6.0), textures.METAL, (0.35, 0.36, 0.36))
+    b.box(T @ placed(0, reach / 2, 5.7), (0.1, reach, 0.1), textures.METAL, (0.35, 0.36, 0.36))
+    for y, z in ((reach, 5.0), (0.0, 2.6)):
+        x = 0.0 if z > 3 else -0.25
+        b.box(T @ placed(x, y, z), (0.3, 0.36, 1.05), textures.METAL, dark)
+        for k, colour in enumerate(((0.1, 1.0, 0.25), (1.0, 0.65, 0.05), (1.0, 0.08, 0.05))):
+            on = (k == 0) if go else (k == 2)
+            tint = np.array(colour) * (1.3 if on else 0.12)
+            b.box(T @ placed(x - 0.17, y, z + 0.1 + 0.31 * k), (0.05, 0.22, 0.22), textures.METAL, tint, kind=mesh.LAMP)
+
+
+def barrier(b: MeshBuilder, points: NDArray[np.float64], height: float, thick: float, layer: int, tint) -> None:
+    """A wall or hedge along world points [n, 3] (on the ground), with small piers where it is masonry."""
+    period = textures.PERIOD_M[layer]
+    kind = mesh.LEAVES if layer == textures.HEDGE else mesh.PLAIN
+    run = 0.0
+    for p, q in zip(points[:-1], points[1:], strict=True):
+        d = q[:2] - p[:2]
+        length = float(np.hypot(*d))
+        if length < 1e-6:
+            continue
+        side = np.array([-d[1], d[0], 0.0]) / length * (thick / 2)
+        up, down = np.array([0, 0, height]), np.array([0, 0, -0.6])
+        ringed = np.array([p - side, q - side, q + side, p + side])
+        # A tube of four corners, textured in metres along the run.
+        for k, (m, n) in enumerate(((0, 1), (1, 2), (2, 3), (3, 0))):
+            long = length if k % 2 == 0 else thick
+            u0 = (run if k % 2 == 0 else 0.0) / period
+            uv = [[u0, 0.6 / period], [u0 + long / period, 0.6 / period],
+                  [u0 + long / period, -height / period], [u0, -height / period]]  # fmt: skip
+            b.quad([ringed[m] + down, ringed[n] + down, ringed[n] + up, ringed[m] + up], uv, kind, layer, tint)
+        lid = ringed + up
+        b.quad(lid, [[0, 0], [length / period, 0], [length / period, thick], [0, thick]], kind, layer,
+               np.clip(np.asarray(tint) * 1.1, 0, 1.4))  # fmt: skip
+        if kind == mesh.PLAIN:
+            T = placed(p[0], p[1], p[2] - 0.6, np.arctan2(d[1], d[0]))
+            b.box(T, (thick * 2.2, thick * 2.2, height + 0.85), layer, tint, period=period)
+        run += length

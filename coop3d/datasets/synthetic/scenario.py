@@ -1,0 +1,198 @@
+"""One scenario: a town, its light, its traffic; and one instant of it that can be traced and photographed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator, default_rng
+from numpy.typing import ArrayLike, NDArray
+
+from . import mesh, shading
+from .bvh import FAR, Bvh, build_bvh, trace_rays
+from .config import SPLITS
+from .lighting import Light, ShadowMap, make_light
+from .town import Town, make_town
+from .traffic import Driver, driver_pose, ground_pose, make_traffic
+from .vehicles import Body
+
+_NOBODY = -2  # an id no triangle has
+
+
+class Hits(NamedTuple):
+    """Answers of :meth:`Scenario.trace` for N rays."""
+
+    t: NDArray[np.float64]  # [N] in lengths of the given direction (metres if unit); inf = nothing
+    owner: NDArray[np.int64]  # [N] id of the vehicle hit, -1 = the town or nothing
+    triangle: NDArray[np.int64]  # [N] number of the triangle, -1 = nothing
+
+
+@dataclass(frozen=True)
+class VehicleState:
+    """A vehicle at one instant. World and vehicle frames: UE axes, metres."""
+
+    id: int
+    T_world_vehicle: NDArray[np.float64]  # [4, 4]; the vehicle frame's origin is on the ground
+    body: Body
+    speed_kmh: float
+
+
+class Scenario:
+    """A town with traffic. Made by :func:`build_scenario`; the same arguments give the same scenario.
+
+    Attributes:
+        town, light: what stands there and how it is lit.
+        agents: ids of the connected vehicles.
+        frames: number of instants.
+        first_tick: simulator tick of the first instant; each further instant is two ticks later.
+    """
+
+    def __init__(self, town: Town, light: Light, drivers: list[Driver], agents: list[int], frames: int, first_tick: int):
+        self.town, self.light, self.agents, self.frames, self.first_tick = town, light, agents, frames, first_tick
+        self.light_numbers = shading.pack_light(light)
+        self._drivers = drivers
+        self._parked = {
+            c.id: VehicleState(
+                c.id, ground_pose(town.layout, *c.street, c.across, c.along, c.forward), c.body, 0.0
+            )
+            for c in town.parked
+        }  # fmt: skip
+        cars = [v.body.mesh.transformed(v.T_world_vehicle).owned_by(v.id) for v in self._parked.values()]
+        static = mesh.concatenate([town.mesh, *cars])
+        self.static = build_bvh(static.triangles)
+        static = static.reordered(self.static.order)
+        focus = np.mean([driver_pose(town.layout, d, frames // 2)[:3, 3] for d in drivers if d.id in agents], axis=0)
+        self.shade_origin = np.round(focus)
+        self.shadows = ShadowMap(static.triangles, self.shade_origin[:2], light.sun_direction)
+        # The moving part has the same size at every instant: reserve its place behind the static part once.
+        n_static, n_moving = len(static), sum(len(d.body.mesh) for d in drivers)
+        surface = shading.make_surface(static, self.shade_origin)
+        self._surface = shading.Surface(*(_extended(getattr(surface, f.name), n_moving) for f in fields(surface)))
+        self._owner = _extended(static.owner, n_moving)
+        self._n_static = n_static
+        self._current: Instant | None = None
+
+    @property
+    def ticks(self) -> list[int]:
+        """Frame numbers, every second tick."""
+        return [self.first_tick + 2 * k for k in range(self.frames)]
+
+    def vehicles(self, frame: int) -> dict[int, VehicleState]:
+        """All vehicles, parked and moving, at instant ``frame`` (0 .. frames - 1)."""
+        out = dict(self._parked)
+        for d in self._drivers:
+            out[d.id] = VehicleState(d.id, driver_pose(self.town.layout, d, frame), d.body, float(d.speed[frame] * 3.6))
+        return out
+
+    def plan(self, agent: int, frame: int) -> list[list[float]]:
+        """Where a connected vehicle drives next: ``[x, y, speed km/h]`` for the coming frames, at most 20."""
+        driver = next(d for d in self._drivers if d.id == agent)
+        out = []
+        for k in range(frame, min(frame + 20, self.frames + 1)):
+            x, y = driver_pose(self.town.layout, driver, k)[:2, 3]
+            out.append([float(x), float(y), float(driver.speed[k] * 3.6)])
+        return out
+
+    def instant(self, frame: int) -> Instant:
+        """The world at instant ``frame``. Asking for another one invalidates the last."""
+        if not 0 <= frame < self.frames:
+            raise ValueError(f"frame is {frame}, expected 0 to {self.frames - 1}")
+        if self._current is None or self._current.frame != frame:
+            self._current = Instant(self, frame)
+        return self._current
+
+    def trace(self, origins: ArrayLike, directions: ArrayLike, frame: int = 0, exclude: int | None = None) -> Hits:
+        """Intersect arbitrary rays with the world, independently of the renderer's packets.
+
+        Args:
+            origins: [N, 3] world, UE axes, metres (or [3], shared).
+            directions: [N, 3] world; ``t`` counts in their lengths.
+            frame: instant.
+            exclude: id of a vehicle to leave out, as the one that carries the sensor.
+        """
+        return self.instant(frame).trace(origins, directions, exclude)
+
+
+class Instant:
+    """A :class:`Scenario` at one instant, ready for rays."""
+
+    def __init__(self, scenario: Scenario, frame: int):
+        self.scenario, self.frame = scenario, frame
+        self.vehicles = scenario.vehicles(frame)
+        moving = mesh.concatenate([
+            v.body.mesh.transformed(v.T_world_vehicle).owned_by(v.id)
+            for v in self.vehicles.values() if v.id not in scenario._parked
+        ])  # fmt: skip
+        self.moving = build_bvh(moving.triangles)
+        moving = moving.reordered(self.moving.order)
+        self.surface, self.owner = scenario._surface, scenario._owner
+        surface = shading.make_surface(moving, scenario.shade_origin)
+        for f in fields(surface):
+            getattr(self.surface, f.name)[scenario._n_static :] = getattr(surface, f.name)
+        self.owner[scenario._n_static :] = moving.owner
+        self.shadow_height = scenario.shadows.with_movers(self.moving.triangles)
+
+    def hierarchies(self) -> tuple:
+        """Both hierarchies and their owners, in the order the compiled tracers take them."""
+        s, m, n = self.scenario.static, self.moving, self.scenario._n_static
+        return (s.bounds, s.first, s.count, s.triangles, m.bounds, m.first, m.count, m.triangles,
+                self.owner[:n], self.owner[n:])  # fmt: skip
+
+    def triangles(self) -> NDArray[np.float64]:
+        """[N, 3, 3] every triangle of this instant, numbered as in :class:`Hits`."""
+        return np.concatenate([self.scenario.static.triangles, self.moving.triangles])
+
+    def trace(self, origins: ArrayLike, directions: ArrayLike, exclude: int | None = None) -> Hits:
+        """See :meth:`Scenario.trace`."""
+        d = np.ascontiguousarray(directions, np.float64).reshape(-1, 3)
+        o = np.ascontiguousarray(np.broadcast_to(np.asarray(origins, np.float64), d.shape))
+        t, triangle = np.full(len(d), FAR), np.full(len(d), -1, np.int64)
+        skip = _NOBODY if exclude is None else exclude
+        n = self.scenario._n_static
+        for bvh, owner, start in ((self.scenario.static, self.owner[:n], 0), (self.moving, self.owner[n:], n)):
+            _trace(bvh, owner, o, d, skip, t, triangle, start)
+        hit = triangle >= 0
+        return Hits(np.where(hit, t, np.inf), np.where(hit, self.owner[triangle], mesh.NO_OWNER), triangle)
+
+
+def _trace(bvh: Bvh, owner, o, d, skip, t, triangle, start) -> None:
+    trace_rays(o, d, bvh.bounds, bvh.first, bvh.count, bvh.triangles, owner, skip, t, triangle, start)
+
+
+def _extended(values: NDArray, more: int) -> NDArray:
+    return np.concatenate([values, np.zeros((more, *values.shape[1:]), values.dtype)])
+
+
+def _rng(*key: int) -> Generator:
+    return default_rng(np.random.SeedSequence(key))
+
+
+# How often OPV2V's 68 default-town scenarios have 2, 3, ... 7 connected vehicles.
+_VEHICLE_SHARES = np.array([33, 22, 6, 4, 1, 2], np.float64)
+
+
+def build_scenario(
+    seed: int = 0, split: str = "train", index: int = 0, *, frames: int = 10, vehicles: tuple[int, int] = (2, 4)
+) -> Scenario:
+    """Scenario ``index`` of ``split``, in memory.
+
+    Args:
+        seed: the data set's seed.
+        split: one of ``SPLITS``; every (split, index) has a town of its own.
+        index: which scenario of the split.
+        frames: number of instants, 0.1 s apart.
+        vehicles: fewest and most connected vehicles.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {list(SPLITS)}")
+    key = (seed, SPLITS.index(split), index)
+    counts = np.arange(vehicles[0], vehicles[1] + 1)
+    rng = _rng(*key, 1)
+    shares = np.array([_VEHICLE_SHARES[n - 2] if n >= 2 else 1.0 for n in counts])
+    n = int(rng.choice(counts, p=shares / shares.sum()))
+    first_tick = int(rng.integers(60, 900))
+    town = make_town(_rng(*key, 2))
+    drivers, agents = make_traffic(_rng(*key, 3), town, n, frames)
+    # Ids are as arbitrary as the simulator's: spread them out, and sort agents as folders will be.
+    return Scenario(town, make_light(_rng(*key, 4)), drivers, agents, frames, first_tick)

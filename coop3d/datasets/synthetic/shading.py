@@ -1,0 +1,343 @@
+"""Colour of a pixel from what its ray hit, compiled with numba.
+
+Textures are filtered by the pixel's footprint, which follows exactly from the ray's differentials on the hit plane;
+lane paint is box-filtered analytically along and across the street, so that it thins out instead of flickering.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from . import mesh, textures
+from .layout import LANE_M, PARKING_M
+from .lighting import SHADOW_CELL_M, Light
+
+_FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
+_SIZE, _LEVELS, _LAYERS = textures.SIZE, textures.LEVELS, textures.N_LAYERS
+_ROAD, _ZEBRA, _STOP, _FACADE = mesh.ROAD, mesh.ZEBRA, mesh.STOP_LINE, mesh.FACADE
+_PAINTWORK, _GLASS, _LAMP, _GROUND, _LEAVES = mesh.PAINTWORK, mesh.GLASS, mesh.LAMP, mesh.GROUND, mesh.LEAVES
+_CLOUDS, _PLASTER, _PAVING = textures.CLOUDS, textures.PLASTER, textures.PAVING
+_GAMMA = np.clip(255.0 * np.linspace(0, 1, 4097) ** (1 / 2.2) + 0.5, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Per-triangle shading data, in the tracer's order."""
+
+    normal: NDArray[np.float32]  # [N, 3] unit, outward
+    uv_map: NDArray[np.float64]  # [N, 8]: u = m[0:3] . p + m[3], v = m[4:7] . p + m[7], p relative to the shade origin
+    kind: NDArray[np.int32]
+    layer: NDArray[np.int32]
+    tint: NDArray[np.float32]
+    tag: NDArray[np.int32]
+
+
+def make_surface(m: mesh.Mesh, shade_origin: NDArray[np.float64]) -> Surface:
+    """Precompute the affine map from points near ``shade_origin`` [3] to texture coordinates, per triangle."""
+    p = m.triangles - shade_origin
+    e1, e2 = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]
+    n = np.cross(e1, e2)
+    area2 = np.maximum((n * n).sum(axis=1, keepdims=True), 1e-20)
+    # Gradients of the barycentric coordinates of vertices 1 and 2 within the plane.
+    g1, g2 = np.cross(e2, n) / area2, np.cross(n, e1) / area2
+    d1, d2 = m.uv[:, 1] - m.uv[:, 0], m.uv[:, 2] - m.uv[:, 0]  # [N, 2]
+    uv_map = np.empty((len(m), 8))
+    for k in range(2):
+        grad = d1[:, k : k + 1] * g1 + d2[:, k : k + 1] * g2
+        uv_map[:, 4 * k : 4 * k + 3] = grad
+        uv_map[:, 4 * k + 3] = m.uv[:, 0, k] - (grad * p[:, 0]).sum(axis=1)
+    normal = (n / np.sqrt(area2)).astype(np.float32)
+    return Surface(normal, uv_map, m.kind, m.layer, m.tint, m.tag)
+
+
+def pack_light(light: Light) -> NDArray[np.float64]:
+    """[24] numbers in the order :func:`shade` reads them."""
+    return np.concatenate([light.sun_direction, light.sun, light.ambient_up, light.ambient_down, light.zenith,
+                           light.horizon, [1.0 / light.haze_m, light.cloud_cover], light.cloud_offset,
+                           [light.exposure, 0.0]])  # fmt: skip
+
+
+@njit(cache=True, inline="always")
+def _hash01(a, b, c):
+    h = (a * 374761393 + b * 668265263 + c * 2147483647 + 1013904223) & 0xFFFFFFFF
+    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
+    h = ((h ^ (h >> 16)) * 668265263) & 0xFFFFFFFF
+    return (h ^ (h >> 15)) * (1.0 / 4294967296.0)
+
+
+@njit(cache=True, fastmath=_FAST)
+def _sample(texels, offset, layer, u, v, footprint):
+    """Bilinear RGBA (0..1) from the mip level whose texels match ``footprint`` (in repeats of the texture)."""
+    f = footprint * _SIZE
+    level = 0
+    while f > 1.35 and level < _LEVELS - 1:
+        f *= 0.5
+        level += 1
+    side = _SIZE >> level
+    x, y = u * side - 0.5, v * side - 0.5
+    fx0, fy0 = np.floor(x), np.floor(y)
+    fx, fy = x - fx0, y - fy0
+    x0, y0 = np.int64(fx0) & (side - 1), np.int64(fy0) & (side - 1)
+    x1, y1 = (x0 + 1) & (side - 1), (y0 + 1) & (side - 1)
+    base = offset[level] + layer * side * side
+    p, q = base + y0 * side, base + y1 * side
+    w00, w01, w10, w11 = (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy
+    s = 1.0 / 255.0
+    r = (texels[p + x0, 0] * w00 + texels[p + x1, 0] * w01 + texels[q + x0, 0] * w10 + texels[q + x1, 0] * w11) * s
+    g = (texels[p + x0, 1] * w00 + texels[p + x1, 1] * w01 + texels[q + x0, 1] * w10 + texels[q + x1, 1] * w11) * s
+    b = (texels[p + x0, 2] * w00 + texels[p + x1, 2] * w01 + texels[q + x0, 2] * w10 + texels[q + x1, 2] * w11) * s
+    a = (texels[p + x0, 3] * w00 + texels[p + x1, 3] * w01 + texels[q + x0, 3] * w10 + texels[q + x1, 3] * w11) * s
+    return r, g, b, a
+
+
+@njit(cache=True, inline="always")
+def _line(x, half, footprint):
+    """Share of a footprint centred at ``x`` that a stripe of half width ``half`` around 0 covers."""
+    f = 0.5 * footprint + 1e-4
+    lo, hi = max(x - f, -half), min(x + f, half)
+    return max(hi - lo, 0.0) / (2.0 * f)
+
+
+@njit(cache=True, inline="always")
+def _dashes(v, period, share, footprint):
+    """Covered share of a footprint on a dashed line: stripes of ``share * period`` every ``period``."""
+    f = footprint + 1e-3
+    a, b = (v - 0.5 * f) / period, (v + 0.5 * f) / period
+    ia = np.floor(a) * share + min(a - np.floor(a), share)
+    ib = np.floor(b) * share + min(b - np.floor(b), share)
+    return min(1.0, (ib - ia) * period / f)
+
+
+@njit(cache=True, fastmath=_FAST)
+def _paint(tag, u, v, fu, fv):
+    """(white, yellow) coverage of lane paint at (across, along) with footprints (fu, fv), all metres."""
+    lanes, parking, yellow = tag & 3, (tag >> 2) & 1, (tag >> 3) & 1
+    if lanes == 0:
+        return 0.0, 0.0
+    au = abs(u)
+    if lanes == 2:
+        middle = _line(au - 0.14, 0.06, fu)
+    else:
+        middle = _line(u, 0.07, fu) * _dashes(v, 9.0, 0.45, fv)
+    white = 0.0
+    if lanes == 2:
+        white = _line(au - LANE_M, 0.07, fu) * _dashes(v, 7.5, 0.4, fv)
+    edge = lanes * LANE_M
+    if parking == 1:
+        white = max(white, _line(au - edge, 0.05, fu) * _dashes(v, 1.0, 0.5, fv))
+        if au > edge and au < edge + PARKING_M:  # bay marks
+            white = max(white, _dashes(v, 6.2, 0.016, fv))
+    else:
+        white = max(white, _line(au - edge + 0.12, 0.06, fu))
+    if yellow == 1:
+        return white, middle
+    return max(white, middle), 0.0
+
+
+@njit(cache=True, fastmath=_FAST)
+def _shadow(height, ox, oy, shx, shy, px, py, pz, bias):
+    """Share of sunlight that reaches a point: four neighbouring shadow rays, bilinearly weighted."""
+    x = (px - pz * shx - ox) * (1.0 / SHADOW_CELL_M) - 0.5
+    y = (py - pz * shy - oy) * (1.0 / SHADOW_CELL_M) - 0.5
+    n = height.shape[0]
+    if x < 0.0 or y < 0.0 or x > n - 2.0 or y > n - 2.0:
+        return 1.0
+    x0, y0 = np.int64(x), np.int64(y)
+    fx, fy = x - x0, y - y0
+    z = pz + bias
+    lit = 0.0
+    if height[y0, x0] < z:
+        lit += (1 - fx) * (1 - fy)
+    if height[y0, x0 + 1] < z:
+        lit += fx * (1 - fy)
+    if height[y0 + 1, x0] < z:
+        lit += (1 - fx) * fy
+    if height[y0 + 1, x0 + 1] < z:
+        lit += fx * fy
+    return lit
+
+
+@njit(cache=True, fastmath=_FAST)
+def _sky(dx, dy, dz, light, texels, offset, clouds):
+    """Radiance of the sky in a unit direction; below the horizon, the haze."""
+    up = max(dz, 0.0)
+    f = (1.0 - up) * (1.0 - up)
+    f = f * f
+    r = light[12] + (light[15] - light[12]) * f
+    g = light[13] + (light[16] - light[13]) * f
+    b = light[14] + (light[17] - light[14]) * f
+    cosine = dx * light[0] + dy * light[1] + dz * light[2]
+    glow = max(cosine, 0.0) ** 24 * 0.25
+    if cosine > 0.9994:
+        glow += 2.0
+    if clouds and dz > 0.015:
+        s = 0.28 / (dz + 0.12)
+        u, v = dx * s + light[20], dy * s + light[21]
+        cr, _, _, density = _sample(texels, offset, _CLOUDS, u, v, 0.0035 / (dz + 0.12))
+        cover = (density - 0.78 + 0.5 * light[19]) * 4.0
+        cover = min(max(cover, 0.0), 1.0)
+        cover = cover * cover * (3.0 - 2.0 * cover) * min(1.0, dz * 7.0)
+        bright = cr * (1.0 - 0.3 * cover)
+        tone = bright * (0.45 + 0.32 * light[3]) + glow * 0.5
+        r += (tone - r) * cover * 0.9
+        g += (tone - g) * cover * 0.9
+        b += (tone * 1.02 - b) * cover * 0.9
+    return r + glow * light[3] * 0.5, g + glow * light[4] * 0.5, b + glow * light[5] * 0.4
+
+
+@njit(cache=True, fastmath=_FAST)
+def shade(
+    z_m, hit, R, position, focal, normal, uv_map, kind, layer, tint, tag, texels, offset, light, shadow_height,
+    shadow_origin, shadow_shear, shade_origin, gain, vignette, gamma, out,
+):  # fmt: skip
+    """Fill ``out`` [H, W, 3] uint8 BGR from planar depth ``z_m`` [H, W] and triangle numbers ``hit`` [H, W].
+
+    ``R`` [3, 3]: columns are the camera's forward, right and up in the world (UE axes); ``position`` [3] world.
+    """
+    H, W = hit.shape
+    inv_f = 1.0 / focal
+    lx, ly, lz = light[0], light[1], light[2]
+    rel_x, rel_y, rel_z = position[0] - shade_origin[0], position[1] - shade_origin[1], position[2] - shade_origin[2]
+    expose = light[22] * gain
+    for i in range(H):
+        b_ = -(i + 0.5 - 0.5 * H) * inv_f
+        for j in range(W):
+            a_ = (j + 0.5 - 0.5 * W) * inv_f
+            dx = R[0, 0] + a_ * R[0, 1] + b_ * R[0, 2]
+            dy = R[1, 0] + a_ * R[1, 1] + b_ * R[1, 2]
+            dz = R[2, 0] + a_ * R[2, 1] + b_ * R[2, 2]
+            length = np.sqrt(dx * dx + dy * dy + dz * dz)
+            inv_len = 1.0 / length
+            ux, uy, uz = dx * inv_len, dy * inv_len, dz * inv_len
+            fall = expose * (1.0 - vignette * (1.0 - inv_len * inv_len))
+            t = hit[i, j]
+            if t < 0:
+                r, g, b = _sky(ux, uy, uz, light, texels, offset, True)
+            else:
+                z = z_m[i, j]
+                nx, ny, nz = float(normal[t, 0]), float(normal[t, 1]), float(normal[t, 2])
+                px, py, pz = rel_x + z * dx, rel_y + z * dy, rel_z + z * dz
+                m = uv_map[t]
+                u = m[0] * px + m[1] * py + m[2] * pz + m[3]
+                v = m[4] * px + m[5] * py + m[6] * pz + m[7]
+                # Ray differentials: how far the hit moves on its plane per pixel to the right and down.
+                cos_n = nx * dx + ny * dy + nz * dz
+                k = z * inv_f
+                sr = (nx * R[0, 1] + ny * R[1, 1] + nz * R[2, 1]) / cos_n
+                sd = (nx * R[0, 2] + ny * R[1, 2] + nz * R[2, 2]) / cos_n
+                rx, ry, rz = k * (R[0, 1] - sr * dx), k * (R[1, 1] - sr * dy), k * (R[2, 1] - sr * dz)
+                wx, wy, wz = k * (R[0, 2] - sd * dx), k * (R[1, 2] - sd * dy), k * (R[2, 2] - sd * dz)
+                u_r, v_r = m[0] * rx + m[1] * ry + m[2] * rz, m[4] * rx + m[5] * ry + m[6] * rz
+                u_d, v_d = m[0] * wx + m[1] * wy + m[2] * wz, m[4] * wx + m[5] * wy + m[6] * wz
+                fu, fv = abs(u_r) + abs(u_d), abs(v_r) + abs(v_d)
+                what, lay = kind[t], layer[t]
+                tr, tg, tb = float(tint[t, 0]), float(tint[t, 1]), float(tint[t, 2])
+                shine, emit = 0.0, 0.0
+                if what == _ROAD or what == _ZEBRA or what == _STOP:
+                    gx, gy = px * 0.3226, py * 0.3226
+                    foot = 0.3226 * np.sqrt(np.sqrt((rx * rx + ry * ry) * (wx * wx + wy * wy))) + 1e-5
+                    r, g, b, _ = _sample(texels, offset, lay, gx, gy, foot)
+                    # Patches and stains: the same plaster noise at two very different scales, fixed to the world.
+                    w1, _, _, _ = _sample(texels, offset, _PLASTER, px * 0.021, py * 0.021, foot * 0.07)
+                    w2, _, _, _ = _sample(texels, offset, _PLASTER, px * 0.127 + 0.37, py * 0.127, foot * 0.4)
+                    stain = 1.0 + 2.2 * (w1 - 0.66) + 1.6 * (w2 - 0.66)
+                    white, yellow = 0.0, 0.0
+                    if what == _ROAD:
+                        white, yellow = _paint(tag[t], u, v, fu, fv)
+                        if (tag[t] & 3) > 0:  # tyre tracks darken the middle of each lane's two ruts
+                            rut = abs(abs(u) - LANE_M * (np.floor(abs(u) / LANE_M) + 0.5))
+                            stain *= 1.0 - 0.1 * max(0.0, 1.0 - abs(rut - 0.8) * 2.2)
+                    elif what == _ZEBRA:
+                        white = _dashes(u + 0.25, 1.0, 0.5, fu)
+                    elif u * tag[t] > 0.1 and abs(u) < 2 * LANE_M:
+                        white = 1.0
+                    worn = min(max(1.55 - 3.0 * abs(w2 - 0.63) - 9.0 * max(0.0, 0.19 - r), 0.25), 0.95)
+                    white, yellow = white * worn, yellow * worn
+                    r, g, b = r * stain, g * stain, b * stain
+                    r += (0.72 - r) * white + (0.66 - r) * yellow
+                    g += (0.72 - g) * white + (0.45 - g) * yellow
+                    b += (0.7 - b) * white + (0.06 - b) * yellow
+                elif what == _FACADE:
+                    foot = np.sqrt(fu * fv) + 1e-6
+                    r, g, b, glass = _sample(texels, offset, lay, u, v, foot)
+                    r, g, b = r * tr, g * tg, b * tb
+                    if glass > 0.01:
+                        ci, cj = np.int64(np.floor(u)), np.int64(np.floor(v))
+                        h = _hash01(ci, cj, tag[t])
+                        h2 = _hash01(ci, cj, tag[t] + 17)
+                        if h < 0.22:  # blinds, drawn to a height of their own
+                            drawn = 1.0 if (v - np.floor(v)) < 0.2 + 0.6 * h2 else 0.25
+                            wr, wg, wb = 0.62 * drawn, 0.58 * drawn, 0.5 * drawn
+                        elif h < 0.4:  # curtains
+                            wr, wg, wb = 0.18 + 0.4 * h2, 0.16 + 0.25 * h2, 0.2 + 0.2 * (1 - h2)
+                        elif h < 0.5:  # lit
+                            wr, wg, wb = 0.85, 0.66 + 0.1 * h2, 0.38
+                        else:  # dark room
+                            dark = 0.03 + 0.12 * h2
+                            wr, wg, wb = dark, dark * 1.1, dark * 1.25
+                        r += (wr - r) * glass
+                        g += (wg - g) * glass
+                        b += (wb - b) * glass
+                        shine = 0.35 * glass
+                else:
+                    foot = np.sqrt(fu * fv) + 1e-6
+                    r, g, b, _ = _sample(texels, offset, lay, u, v, foot)
+                    if what == _GROUND:
+                        w1, _, _, _ = _sample(texels, offset, _PLASTER, px * 0.031, py * 0.031, foot * 0.1)
+                        w2, _, _, _ = _sample(texels, offset, _PLASTER, px * 0.17, py * 0.17, foot * 0.5)
+                        stain = 1.0 + 2.4 * (w1 - 0.66) + 2.0 * (w2 - 0.66)
+                        r, g, b = r * stain, g * stain, b * stain
+                    elif what == _PAINTWORK:
+                        r, g, b, shine = 1.0, 1.0, 1.0, 0.16
+                    elif what == _GLASS:
+                        r, g, b, shine = 1.0, 1.0, 1.0, 0.55
+                    elif what == _LAMP:
+                        r, g, b, emit = 1.0, 1.0, 1.0, 0.45
+                    r, g, b = r * tr, g * tg, b * tb
+                # Sun, sky and ground light.
+                facing = nx * lx + ny * ly + nz * lz
+                if what == _LEAVES:  # light scatters around and through foliage
+                    facing = 0.35 + 0.65 * facing
+                sun = 0.0
+                if facing > 0.0:
+                    off = 0.16
+                    sun = facing * _shadow(
+                        shadow_height, shadow_origin[0], shadow_origin[1], shadow_shear[0], shadow_shear[1],
+                        px + shade_origin[0] + off * nx, py + shade_origin[1] + off * ny,
+                        pz + shade_origin[2] + off * nz, 0.12 + (0.9 if what == _LEAVES else 0.0),
+                    )  # fmt: skip
+                sky_part = 0.5 + 0.5 * nz
+                er = emit + sun * light[3] + light[6] * sky_part + light[9] * (1.0 - sky_part)
+                eg = emit + sun * light[4] + light[7] * sky_part + light[10] * (1.0 - sky_part)
+                eb = emit + sun * light[5] + light[8] * sky_part + light[11] * (1.0 - sky_part)
+                r, g, b = r * er, g * eg, b * eb
+                if shine > 0.0:
+                    cosine = ux * nx + uy * ny + uz * nz
+                    fresnel = shine * (0.25 + 0.75 * (1.0 + max(cosine, -1.0)) ** 4)
+                    qx, qy, qz = ux - 2 * cosine * nx, uy - 2 * cosine * ny, uz - 2 * cosine * nz
+                    sr_, sg_, sb_ = _sky(qx, qy, qz, light, texels, offset, False)
+                    if qz < 0.0:
+                        sr_, sg_, sb_ = 0.3 * sr_, 0.3 * sg_, 0.3 * sb_
+                    r, g, b = r + fresnel * sr_, g + fresnel * sg_, b + fresnel * sb_
+                haze = 1.0 - np.exp(-z * length * light[18])
+                haze = haze * haze
+                r += (light[15] * 0.9 - r) * haze
+                g += (light[16] * 0.9 - g) * haze
+                b += (light[17] * 0.9 - b) * haze
+            # Soft shoulder, then display gamma by table.
+            r, g, b = r * fall, g * fall, b * fall
+            r, g, b = r * (1.0 + 0.15 * r) / (1.0 + r * 0.62), g * (1.0 + 0.15 * g) / (1.0 + g * 0.62), b * (
+                1.0 + 0.15 * b
+            ) / (1.0 + b * 0.62)
+            out[i, j, 0] = gamma[min(4096, max(0, np.int64(b * 4096.0)))]
+            out[i, j, 1] = gamma[min(4096, max(0, np.int64(g * 4096.0)))]
+            out[i, j, 2] = gamma[min(4096, max(0, np.int64(r * 4096.0)))]
+
+
+def display_gamma() -> NDArray[np.uint8]:
+    """[4097] table from linear 0..1 to display values."""
+    return _GAMMA

@@ -1,0 +1,52 @@
+"""Pose errors in metres and degrees: nothing is aligned or rescaled first."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from coop3d.geometry import rotation_angle
+
+
+class PoseErrors(NamedTuple):
+    """Errors of predicted poses, each [...]."""
+
+    translation_m: Tensor  # |t - t*|
+    rotation_deg: Tensor  # angle of R*^T R, 0..180
+    yaw_deg: Tensor  # difference of headings in the horizontal plane, 0..180
+    direction_deg: Tensor  # angle between t and t*, 0..180
+    distance_m: Tensor  # |t*|
+
+
+def pose_errors(T_pred: Tensor, T_true: Tensor) -> PoseErrors:
+    """Compare poses ``T_ref_view`` [..., 4, 4]; computed in float64.
+
+    Direction keeps its sign: a translation of the right length to the wrong side scores 180 degrees, not 0.
+    It is NaN where the true translation is shorter than 1 mm, and 90 degrees (what a random direction scores
+    on average) where the predicted one is: "no displacement" is an answer, and a wrong one.
+    """
+    T_pred, T_true = T_pred.double(), T_true.double()
+    R_pred, R_true = T_pred[..., :3, :3], T_true[..., :3, :3]
+    t_pred, t_true = T_pred[..., :3, 3], T_true[..., :3, 3]
+    yaw = torch.rad2deg(heading(R_pred) - heading(R_true))
+    return PoseErrors(
+        translation_m=(t_pred - t_true).norm(dim=-1),
+        rotation_deg=torch.rad2deg(rotation_angle(R_true.transpose(-1, -2) @ R_pred)),
+        yaw_deg=(torch.remainder(yaw + 180.0, 360.0) - 180.0).abs(),
+        direction_deg=torch.rad2deg(_direction_angle(t_pred, t_true)),
+        distance_m=t_true.norm(dim=-1),
+    )
+
+
+def heading(R_ref_view: Tensor) -> Tensor:
+    """[..., 3, 3] to [...] radians: where forward (z) points in the ground plane, positive to the right."""
+    return torch.atan2(R_ref_view[..., 0, 2], R_ref_view[..., 2, 2])
+
+
+def _direction_angle(a: Tensor, truth: Tensor) -> Tensor:
+    angle = torch.atan2(torch.linalg.cross(a, truth, dim=-1).norm(dim=-1), (a * truth).sum(dim=-1))
+    angle = torch.where(a.norm(dim=-1) < 1e-3, math.pi / 2, angle)
+    return torch.where(truth.norm(dim=-1) < 1e-3, math.nan, angle)

@@ -1,0 +1,79 @@
+"""Files and tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+from coop3d.evaluation.rows import ROW_FIELDS, ViewRow
+
+TABLE_COLUMNS = {
+    "pose/translation_m/median": "t med [m]",
+    "pose/translation_m/p90": "t 90% [m]",
+    "pose/rotation_deg/median": "R med [deg]",
+    "pose/yaw_deg/median": "yaw med [deg]",
+    "pose/direction_deg/median": "dir med [deg]",
+    "pose/recall_2m_2deg": "rec 2m2deg",
+    "pose/recall_5m_5deg": "rec 5m5deg",
+    "scale/error/median": "scale err",
+    "range/abs_rel": "AbsRel",
+    "range/abs_rel_aligned": "AbsRel al.",
+    "range/delta_125": "d<1.25",
+    "mask/iou": "mask IoU",
+}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a temporary neighbour, then rename: readers see the old file or the new one, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_per_frame_csv(rows: Sequence[ViewRow], path: Path) -> None:
+    """One line per view; scores that do not apply are written as ``nan``."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(ROW_FIELDS)
+    writer.writerows(astuple(r) for r in rows)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_summary_json(summary: Mapping[str, float], path: Path) -> None:
+    """Flat JSON object; what is not a finite number becomes null (JSON knows neither NaN nor infinity)."""
+    clean = {k: v if math.isfinite(v) else None for k, v in summary.items()}
+    write_atomically(path, json.dumps(clean, indent=2) + "\n")
+
+
+def compare_table(
+    summaries: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = TABLE_COLUMNS
+) -> str:
+    """Markdown table (readable on a console too): one row per named summary.
+
+    Args:
+        summaries: name to :meth:`Evaluator.summary`.
+        columns: summary key to column head, in order.
+    """
+    head = ["", *columns.values()]
+    body = [[name, *(_number(s[key]) for key in columns)] for name, s in summaries.items()]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+    return "\n".join(_line(line, widths) for line in [head, rule, *body])
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first = cells[0].ljust(widths[0])
+    return f"| {' | '.join([first, *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])} |"

@@ -1,0 +1,73 @@
+"""The loss: a weighted sum of named terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from coop3d.losses.scene import Scene
+from coop3d.losses.term import Term
+from coop3d.types import FactoredPrediction, ViewTargets
+
+R = TypeVar("R", FactoredPrediction, ViewTargets)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOutput:
+    """Scalars only. ``total`` carries the graph, everything else is detached."""
+
+    total: Tensor
+    terms: dict[str, Tensor]  # unweighted value of each term
+    statistics: dict[str, Tensor]  # "<term>/<what>": means worth watching that are not part of the loss
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Everything worth plotting, by name, with the total."""
+        return {"total": self.total.detach(), **self.terms, **self.statistics}
+
+
+class WeightedSum(nn.Module):
+    """``sum_k weight_k * mean over samples of term_k``.
+
+    Every term is a mean over samples of per-sample means, so the loss of a batch equals the mean of the
+    losses of its equal parts: DDP, which averages gradients, needs no further normaliser. A sample on which
+    a term has nothing to say (empty mask, not metric) contributes 0 and still counts in the denominator.
+
+    Runs outside autocast and in at least float32: a logarithm of bfloat16 metres has two digits.
+    """
+
+    def __init__(self, terms: Mapping[str, Term]) -> None:
+        super().__init__()
+        if not terms:
+            raise ValueError("WeightedSum: no terms; expected at least one {name: term}")
+        self.terms: dict[str, Term] = {str(name): term for name, term in terms.items()}
+
+    def forward(self, prediction: FactoredPrediction, targets: ViewTargets) -> LossOutput:
+        """Compare one batch; see `LossOutput`."""
+        with torch.autocast(prediction.distance.device.type, enabled=False):
+            scene = Scene(_at_least_float32(prediction), targets)
+            total = scene.prediction.scale.new_zeros(())
+            values: dict[str, Tensor] = {}
+            statistics: dict[str, Tensor] = {}
+            for name, term in self.terms.items():
+                value = term(scene)
+                mean = value.per_sample.mean()
+                total = total + term.weight * mean
+                values[name] = mean.detach()
+                statistics |= {f"{name}/{k}": v.detach() for k, v in value.statistics.items()}
+        return LossOutput(total=total, terms=values, statistics=statistics)
+
+    def extra_repr(self) -> str:
+        """One line per term for printed models."""
+        return "\n".join(f"{name}: {type(t).__name__}, weight {t.weight}" for name, t in self.terms.items())
+
+
+def _at_least_float32(record: R) -> R:
+    half = (torch.float16, torch.bfloat16)
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    return replace(
+        record, **{k: v.float() for k, v in values.items() if isinstance(v, Tensor) and v.dtype in half}
+    )

@@ -1,0 +1,124 @@
+"""From one calibrated rig frame to a panorama, or to the same rig's pinhole views at the network's size."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coop3d.geometry.cameras import Camera, EquirectangularCamera, PinholeCamera
+from coop3d.stitching.depth import EDGE, SURFACE, sample_dense, splat_sparse
+from coop3d.stitching.table import RigTable, TableCache, rig_poses
+from coop3d.types import CameraView, Panorama, RigFrame
+
+CENTRES = ("lidar", "rig_centroid")
+
+
+class PanoramaStitcher:
+    """Stitch a rig's photographs into one panorama whose pixels know their ray's direction and origin.
+
+    Each pixel takes the colour that its physical camera sees in the pixel's direction; its ray starts at that
+    camera's centre (`kind="rig"`: exact at any distance, no depth needed for colour).
+
+    Args:
+        camera: the panorama's camera.
+        centre: ``lidar`` (the LiDAR's origin) or ``rig_centroid`` (mean of the camera centres).
+        supersample: colour samples per pixel and axis; None chooses by the photographs' density.
+    """
+
+    def __init__(
+        self, camera: Camera | None = None, centre: str = "lidar", supersample: int | None = None
+    ) -> None:
+        if centre not in CENTRES:
+            raise ValueError(f"centre is {centre!r}, expected one of {CENTRES}")
+        self.camera = camera if camera is not None else EquirectangularCamera(1008, 252)
+        self.centre = centre
+        self._tables = TableCache(self.camera, supersample)
+
+    def __call__(self, frame: RigFrame) -> Panorama:
+        """Stitch one frame. Depth is used for range and masks where the frame has it, never for colour."""
+        T_rig_pano = self._T_rig_pano(frame)
+        poses = rig_poses([v.T_rig_cam for v in frame.views], T_rig_pano)
+        table = self._tables.get([v.camera for v in frame.views], poses)
+        return _fill(frame, frame.views, table, frame.T_world_rig @ T_rig_pano)
+
+    def _T_rig_pano(self, frame: RigFrame) -> NDArray[np.float64]:
+        T = np.eye(4)
+        if self.centre == "rig_centroid":
+            T[:3, 3] = np.mean([v.T_rig_cam[:3, 3] for v in frame.views], axis=0)
+        return T
+
+
+class PinholeResampler:
+    """The baseline without stitching: every photograph of a rig as a view of its own, at the network's size.
+
+    The resized camera keeps the photograph's field of view, so pixels may become slightly non-square.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self._tables: dict[PinholeCamera, TableCache] = {}
+
+    def __call__(self, frame: RigFrame) -> tuple[Panorama, ...]:
+        """One view per photograph, in the frame of its own camera."""
+        return tuple(self._resample(frame, view) for view in frame.views)
+
+    def _resample(self, frame: RigFrame, view: CameraView) -> Panorama:
+        physical = view.camera
+        sx, sy = self.width / physical.width, self.height / physical.height
+        virtual = PinholeCamera(
+            self.width, self.height, physical.fx * sx, physical.fy * sy, physical.cx * sx, physical.cy * sy
+        )
+        cache = self._tables.setdefault(virtual, TableCache(virtual))
+        table = cache.get([physical], [np.eye(4)])
+        return _fill(frame, (view,), table, frame.T_world_rig @ view.T_rig_cam)
+
+
+def _fill(
+    frame: RigFrame, views: tuple[CameraView, ...], table: RigTable, T_world_pano: NDArray[np.float64]
+) -> Panorama:
+    range_m, non_ambiguous, mask_known = _range_and_masks(frame, views, table)
+    return Panorama(
+        key=frame.key,
+        camera=table.virtual,
+        kind="rig",
+        rgb=_colour(views, table),
+        range_m=range_m,
+        source=table.source,
+        origins=table.origins,
+        covered=table.covered,
+        valid=np.isfinite(range_m),
+        non_ambiguous=non_ambiguous,
+        mask_known=mask_known,
+        T_world_pano=T_world_pano,
+    )
+
+
+def _colour(views: tuple[CameraView, ...], table: RigTable) -> NDArray[np.uint8]:
+    width = max(v.image.shape[1] for v in views)
+    atlas = np.concatenate(
+        [np.pad(v.image, ((0, 0), (0, width - v.image.shape[1]), (0, 0))) for v in views]
+        if any(v.image.shape[1] != width for v in views)
+        else [v.image for v in views]
+    )
+    fine = cv2.remap(atlas, *table.atlas_maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    if table.supersample == 1:
+        return fine
+    H, W = table.source.shape
+    return cv2.resize(fine, (W, H), interpolation=cv2.INTER_AREA)
+
+
+def _range_and_masks(
+    frame: RigFrame, views: tuple[CameraView, ...], table: RigTable
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """range_m, non_ambiguous, mask_known of DESIGN section 4 from whatever depth the frame has."""
+    uncovered = ~table.covered  # known to be ambiguous: no camera looks there
+    z_m = [v.z_m for v in views if v.z_m is not None]
+    if len(z_m) < len(views):
+        return np.full(uncovered.shape, np.nan, np.float32), np.zeros_like(uncovered), uncovered
+    if frame.depth_is_dense:
+        range_m, seen = sample_dense(z_m, table)
+        return range_m, (seen == SURFACE) & ~uncovered, (seen != EDGE) | uncovered
+    range_m = splat_sparse(z_m, table)
+    measured = np.isfinite(range_m)  # an unhit pixel is unknown, not ambiguous
+    return range_m, measured, measured | uncovered

@@ -1,0 +1,187 @@
+"""Which photograph, and where in it, each pixel of a virtual camera looks: one fixed table per rig."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coop3d.geometry.cameras import Camera, PinholeCamera, pixel_centres
+from coop3d.geometry.transforms import invert_rigid
+
+NO_CAMERA = 255
+
+
+@dataclass(frozen=True)
+class RigTable:
+    """Fixed look-up from the pixels of a virtual camera to the photographs of one rig.
+
+    Exact at any distance: a pixel takes the colour its own physical camera sees *in the pixel's direction*, and
+    its ray starts at that camera's centre. The photographs are addressed as an atlas, stacked top to bottom.
+    """
+
+    virtual: Camera
+    cameras: tuple[PinholeCamera, ...]
+    T_virtual_cam: tuple[NDArray[np.float64], ...]  # K rigid [4, 4]
+    source: NDArray[np.uint8]  # [H, W] camera of each pixel, 255 = none
+    uv: NDArray[np.float32]  # [H, W, 2] continuous coordinates in that photograph; NaN where none
+    range_per_z: NDArray[np.float32]  # [H, W] range along the ray per metre of z-depth in that photograph
+    row_offset: NDArray[np.int64]  # [K] first atlas row of each photograph
+    supersample: int  # S: colour is averaged over S x S samples per pixel
+    atlas_maps: tuple[NDArray, NDArray]  # cv2 fixed-point maps [S H, S W] into the atlas
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """[H, W] True where some camera sees the pixel's direction."""
+        return self.source != NO_CAMERA
+
+    @property
+    def origins(self) -> NDArray[np.float32]:
+        """[K, 3] camera centres in the virtual camera's frame."""
+        return np.stack([T[:3, 3] for T in self.T_virtual_cam]).astype(np.float32)
+
+    @cached_property
+    def pixel_of(self) -> tuple[NDArray[np.int64], ...]:
+        """K arrays [h, w]: flat index of the virtual pixel each photograph pixel looks into.
+
+        -1 where the direction leaves the virtual image or that pixel belongs to another camera.
+        """
+        return tuple(self._pixel_of(k) for k in range(len(self.cameras)))
+
+    def _pixel_of(self, k: int) -> NDArray[np.int64]:
+        H, W = self.source.shape
+        directions = self.cameras[k].rays() @ self.T_virtual_cam[k][:3, :3].T
+        uv, inside = self.virtual.project(directions)
+        column, row = np.where(inside[..., None], uv, 0).astype(np.int64).reshape(-1, 2).T
+        flat = row * W + column
+        mine = inside.ravel() & (self.source.ravel()[flat] == k)
+        return np.where(mine, flat, -1).reshape(inside.shape)
+
+
+def build_table(
+    virtual: Camera,
+    cameras: Sequence[PinholeCamera],
+    T_virtual_cam: Sequence[NDArray[np.float64]],
+    supersample: int | None = None,
+) -> RigTable:
+    """Choose a camera for every virtual pixel and compute where it looks.
+
+    Among the cameras that see a direction inside their image, the one whose optical axis is closest wins: that
+    is where a photograph is sharpest and farthest from its border, and it depends on the rig only, so seams stand
+    still over time.
+
+    Args:
+        virtual: panorama (or pinhole) camera to fill.
+        cameras: K physical cameras.
+        T_virtual_cam: K rigid [4, 4].
+        supersample: samples per pixel and axis for colour; None: enough for the photograph's own density at
+            the image centre (1 to 4), so that dense photographs do not alias.
+    """
+    rays = virtual.rays()
+    H, W = rays.shape[:2]
+    best = np.full((H, W), -np.inf)
+    source = np.full((H, W), NO_CAMERA, np.uint8)
+    uv = np.full((H, W, 2), np.nan, np.float32)
+    range_per_z = np.full((H, W), np.nan, np.float32)
+    for k, (camera, T) in enumerate(zip(cameras, T_virtual_cam, strict=True)):
+        uv_k, inside, cos_axis = _look(rays, camera, T)
+        wins = inside & (cos_axis > best)
+        source[wins], best[wins] = k, cos_axis[wins]
+        uv[wins] = uv_k[wins]
+        range_per_z[wins] = camera.range_per_z(uv_k[wins])
+    sizes = [(c.height, c.width) for c in cameras]
+    row_offset = np.concatenate([[0], np.cumsum([h for h, _ in sizes])[:-1]]).astype(np.int64)
+    S = _default_supersample(virtual, cameras) if supersample is None else supersample
+    maps = _atlas_maps(virtual, cameras, T_virtual_cam, source, row_offset, S)
+    return RigTable(
+        virtual, tuple(cameras), tuple(T_virtual_cam), source, uv, range_per_z, row_offset, S, maps
+    )
+
+
+def _look(
+    rays: NDArray[np.float64], camera: PinholeCamera, T_virtual_cam: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Where ``camera`` sees the directions ``rays``: uv, inside, cosine to the optical axis."""
+    rays_cam = rays @ T_virtual_cam[:3, :3]  # R^T d for row vectors
+    uv, inside = camera.project(rays_cam)
+    return uv, inside, rays_cam[..., 2]
+
+
+def _default_supersample(virtual: Camera, cameras: Sequence[PinholeCamera]) -> int:
+    """Photograph pixels per virtual pixel at the optical axis, rounded up, at most 4."""
+    rays = virtual.rays()
+    row = rays[rays.shape[0] // 2]
+    virtual_px_per_rad = 1.0 / np.arccos(np.clip((row[0] * row[1]).sum(), -1, 1))
+    return int(np.clip(np.ceil(max(c.fx for c in cameras) / virtual_px_per_rad), 1, 4))
+
+
+def _atlas_maps(
+    virtual: Camera,
+    cameras: Sequence[PinholeCamera],
+    T_virtual_cam: Sequence[NDArray[np.float64]],
+    source: NDArray[np.uint8],
+    row_offset: NDArray[np.int64],
+    S: int,
+) -> tuple[NDArray, NDArray]:
+    """cv2 maps of the S x S sub-samples of every pixel; all of them look through the pixel's own camera."""
+    uv_fine = pixel_centres(virtual.width * S, virtual.height * S) / S
+    rays = virtual.directions(uv_fine)
+    source_fine = source.repeat(S, axis=0).repeat(S, axis=1)
+    x = np.full(source_fine.shape, -2.0, np.float32)  # outside the atlas: black
+    y = np.full(source_fine.shape, -2.0, np.float32)
+    for k, (camera, T) in enumerate(zip(cameras, T_virtual_cam, strict=True)):
+        mine = source_fine == k
+        rays_cam = rays[mine] @ T[:3, :3]
+        u = rays_cam[:, 0] / rays_cam[:, 2] * camera.fx + camera.cx
+        v = rays_cam[:, 1] / rays_cam[:, 2] * camera.fy + camera.cy
+        # cv2 counts from the centre of the first pixel; sub-samples of border pixels stay in their photograph
+        x[mine] = np.clip(u - 0.5, 0, camera.width - 1)
+        y[mine] = np.clip(v - 0.5, 0, camera.height - 1) + row_offset[k]
+    return cv2.convertMaps(x, y, cv2.CV_16SC2)
+
+
+class TableCache:
+    """Least-recently-used tables keyed by rig.
+
+    The same physical rig is recovered from rounded poses with a little noise in every frame. Calibrations that
+    agree to 0.1 mm and 1e-5 rad are one rig and share the table of the first of them.
+    """
+
+    def __init__(self, virtual: Camera, supersample: int | None = None, size: int = 16) -> None:
+        self.virtual = virtual
+        self.supersample = supersample
+        self.size = size
+        self._tables: OrderedDict[bytes, RigTable] = OrderedDict()
+
+    def get(self, cameras: Sequence[PinholeCamera], T_virtual_cam: Sequence[NDArray[np.float64]]) -> RigTable:
+        """The table of this rig, built on first use."""
+        key = _rig_key(cameras, T_virtual_cam)
+        if key in self._tables:
+            self._tables.move_to_end(key)
+            return self._tables[key]
+        table = build_table(self.virtual, cameras, T_virtual_cam, self.supersample)
+        self._tables[key] = table
+        if len(self._tables) > self.size:
+            self._tables.popitem(last=False)
+        return table
+
+
+def _rig_key(cameras: Sequence[PinholeCamera], T_virtual_cam: Sequence[NDArray[np.float64]]) -> bytes:
+    poses = np.stack(T_virtual_cam)
+    rounded = np.concatenate(
+        [np.round(poses[:, :3, :3] * 1e5).ravel(), np.round(poses[:, :3, 3] * 1e4).ravel()]
+    ).astype(np.int64)
+    return repr(tuple(cameras)).encode() + rounded.tobytes()
+
+
+def rig_poses(
+    T_rig_cams: Sequence[NDArray[np.float64]], T_rig_virtual: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """``T_virtual_cam`` of every camera from poses in the rig frame."""
+    T_virtual_rig = invert_rigid(T_rig_virtual)
+    return [T_virtual_rig @ T for T in T_rig_cams]

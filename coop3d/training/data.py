@@ -1,0 +1,175 @@
+"""Loaders for streams of requests, and the accounts of samples that could not be read."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from coop3d.conf import BadSamplePolicy
+from coop3d.training.sampler import Request
+from coop3d.types import CoopBatch, SampleKey
+
+
+class CoopDataset(Protocol):
+    """A map from requests to samples, deterministic whatever the worker."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, request: Request) -> Any: ...
+
+    def num_views_of(self, epoch: int, index: int) -> int: ...
+
+    def keys_of(self, epoch: int, index: int) -> tuple[SampleKey, ...]: ...
+
+
+class BadSample(Protocol):
+    """Data of a sample could not be used, and why."""
+
+    @property
+    def keys(self) -> tuple[SampleKey, ...]: ...
+
+    @property
+    def reason(self) -> str: ...
+
+
+class Collated(Protocol):
+    """One micro-batch as the loader yields it; ``batch`` is None when all its samples were bad."""
+
+    @property
+    def batch(self) -> CoopBatch | None: ...
+
+    @property
+    def bad(self) -> tuple[BadSample, ...]: ...
+
+
+Collate = Callable[[Sequence[Any]], Collated]
+
+
+class SampleError(RuntimeError):
+    """A dataset raised where it should have returned a sample: a fault of code or machine, with the sample."""
+
+
+class BadSamplesError(RuntimeError):
+    """More samples could not be read than the config allows."""
+
+
+class _Named(Dataset):
+    """Gives a worker's exception the name of the sample it was working on."""
+
+    def __init__(self, dataset: CoopDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, request: Request) -> Any:
+        try:
+            return self.dataset[request]
+        except Exception as error:
+            epoch, index = request
+            raise SampleError(
+                f"sample {describe(self.dataset, request)} (pass {epoch}, index {index}) failed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+
+def describe(dataset: CoopDataset, request: Request) -> str:
+    """The vehicles of a request, as text."""
+    return " + ".join(map(str, dataset.keys_of(*request)))
+
+
+def make_loader(
+    dataset: CoopDataset,
+    batches: Iterable[list[Request]],
+    collate: Collate,
+    num_workers: int,
+    prefetch: int,
+    device: torch.device,
+) -> DataLoader:
+    """Loader over lists of requests. Draws nothing from the global generators."""
+    return DataLoader(
+        _Named(dataset),
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists is one
+        collate_fn=collate,
+        num_workers=num_workers,
+        prefetch_factor=prefetch if num_workers else None,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),
+    )
+
+
+def _start_worker(_: int) -> None:
+    """A worker outlives SIGTERM: the trainer finishes its step, saves, and then ends its workers."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import cv2  # here, so that importing this module loads no native library
+
+    cv2.setNumThreads(0)
+
+
+def draw(stream: Iterator[Collated], dataset: CoopDataset, requests: Sequence[Request]) -> Collated:
+    """Next micro-batch of the stream; if its worker died, say on what."""
+    try:
+        return next(stream)
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        names = "; ".join(describe(dataset, r) for r in requests[:8])
+        raise SampleError(
+            f"{error} A loader process was killed while preparing samples from {names} on. Usually host memory "
+            "ran out: lower machine.num_workers or machine.prefetch_batches."
+        ) from error
+
+
+@dataclass(frozen=True)
+class BadRecord:
+    """One bad sample, as it is logged and kept in checkpoints."""
+
+    key: str
+    reason: str
+
+
+class BadSampleLedger:
+    """Counts samples that could not be read over a whole run, and ends the run when there are too many.
+
+    A sample is counted once however often it is met. So that a run in which *nothing* can be read ends too,
+    the number of bad samples met since the last good one has the same limit.
+    """
+
+    def __init__(self, policy: BadSamplePolicy, limit: int) -> None:
+        self.policy, self.limit = policy, limit
+        self.reasons: dict[str, str] = {}
+        self._since_good = 0
+
+    def add(self, records: Sequence[BadRecord], good: int) -> list[BadRecord]:
+        """Account for one global batch; returns the records not seen before.
+
+        Raises:
+            BadSamplesError: with the list of samples and reasons.
+        """
+        new = [r for r in {r.key: r for r in records}.values() if r.key not in self.reasons]
+        self.reasons |= {r.key: r.reason for r in new}
+        self._since_good = 0 if good else self._since_good + len(records)
+        if records and self.policy is BadSamplePolicy.stop:
+            raise BadSamplesError(
+                f"{self._listed(records)}\nStopped at the first bad sample (train_params.on_bad_sample=stop)."
+            )
+        if len(self.reasons) > self.limit or self._since_good > self.limit:
+            everything = [BadRecord(k, r) for k, r in self.reasons.items()]
+            raise BadSamplesError(
+                f"{self._listed(everything)}\nThese {len(everything)} samples could not be read, more than "
+                f"train_params.max_bad_samples={self.limit} allows (or none could be read for as long). "
+                "Repair the data, or raise the limit."
+            )
+        return new
+
+    @staticmethod
+    def _listed(records: Sequence[BadRecord]) -> str:
+        return "\n".join(f"  {r.key}: {r.reason}" for r in records)
+
+
+def bad_records(bad: Sequence[BadSample]) -> list[BadRecord]:
+    """What to log of bad samples."""
+    return [BadRecord(" + ".join(map(str, b.keys)), b.reason) for b in bad]

@@ -1,0 +1,148 @@
+"""One process of one or many: device, collectives and the parallel wrap. All processes call the same methods."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from coop3d.conf import DistributedConf, Strategy
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its peers."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    find_unused_parameters: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one process that writes files."""
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Sum over processes, element by element."""
+        if self.world_size == 1:
+            return [float(v) for v in values]
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.tolist()
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every process, by rank, on every process."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose backward averages gradients over processes."""
+        if self.world_size == 1:
+            return model
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=self.find_unused_parameters,
+        )
+
+    def average_gradients(self, model: nn.Module) -> None:
+        """Average ``.grad`` over processes by hand, for the rare step in which some process has no sample."""
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= self.world_size
+
+
+@contextmanager
+def processes(conf: DistributedConf) -> Iterator[Processes]:
+    """Join the processes that torchrun started (or be the only one), and leave them at the end."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if conf.strategy is Strategy.none and world_size > 1:
+        raise ValueError(f"distributed=none, but torchrun started {world_size} processes; use distributed=ddp.")
+    device = _device(conf.device)
+    me = Processes(int(os.environ.get("RANK", "0")), world_size, device, conf.find_unused_parameters)
+    if world_size == 1:
+        yield me
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    device_id = device if device.type == "cuda" else None
+    dist.init_process_group(backend, timeout=timedelta(minutes=conf.timeout_minutes), device_id=device_id)
+    try:
+        yield me
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"distributed.device={wanted!r} is not one of auto, cpu, cuda.")
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    local_rank, available = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= available:
+        raise ValueError(
+            f"Process {local_rank} of this machine has no GPU: {available} visible. Start at most {available} "
+            "processes, check CUDA_VISIBLE_DEVICES, or use distributed.device=cpu."
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def set_backend_flags(tf32: bool) -> None:
+    """Set the process-wide numeric flags; called once, by the one who trains or evaluates."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """State of every global generator as a plain container."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],  # type: ignore[union-attr]
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Inverse of :func:`rng_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

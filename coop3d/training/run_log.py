@@ -1,0 +1,131 @@
+"""What a run writes down about itself: scalars, one JSON line per logged step and epoch, its environment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch.utils.tensorboard.writer import SummaryWriter
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "opencv-python-headless", "h5py", "embreex")
+
+__all__ = ["RunLog", "describe_environment", "git_revision", "logging_redirect_tqdm", "setup_logging"]
+
+
+def setup_logging(run_dir: Path, is_main: bool) -> None:
+    """Process 0 logs to the console and to ``train.log``; the others only warnings, to the console."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if is_main:
+        handlers.append(logging.FileHandler(run_dir / "train.log", encoding="utf-8"))
+    rank = "" if is_main else f" [process {os.environ.get('RANK', '?')}]"
+    logging.basicConfig(
+        level=logging.INFO if is_main else logging.WARNING,
+        format=f"%(asctime)s %(levelname)s{rank} %(name)s: %(message)s",
+        handlers=handlers,
+        force=True,
+    )
+
+
+class RunLog:
+    """Writer of ``log.jsonl`` and TensorBoard events; does nothing on processes other than the first."""
+
+    def __init__(self, run_dir: Path, is_main: bool, resumed_step: int) -> None:
+        self._jsonl = self._board = None
+        if not is_main:
+            return
+        path = run_dir / "log.jsonl"
+        _drop_lines_after(path, resumed_step)
+        self._jsonl = path.open("a", encoding="utf-8", buffering=1)
+        purge = resumed_step + 1 if resumed_step else None
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge)
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        """One record; its numbers become scalars named ``kind/name``."""
+        if self._jsonl is None or self._board is None:
+            return
+        self._jsonl.write(json.dumps({"kind": kind, "step": step, **values}, default=str) + "\n")
+        for name, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush everything."""
+        if self._jsonl is not None and self._board is not None:
+            self._jsonl.close()
+            self._board.close()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Forget what was logged after the checkpoint a run resumes from; those steps will be taken again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):  # the line that was being written when the run was killed
+            log.warning("%s: dropped an incomplete line.", path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_run_description(run_dir: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
+    """``config.yaml`` and ``environment.json`` of the run."""
+    (run_dir / "config.yaml").write_text(
+        yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    (run_dir / "environment.json").write_text(json.dumps(environment, indent=2), encoding="utf-8")
+
+
+def git_revision() -> dict[str, Any]:
+    """Commit of the code and whether files differ from it; Nones where this is no git checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", "-C", str(REPOSITORY), *arguments]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    status = git("status", "--porcelain")
+    return {"revision": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def describe_environment(world_size: int, fingerprints: dict[str, str]) -> dict[str, Any]:
+    """Code, versions, hardware and data of a run."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "git": git_revision(),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": versions,
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "cuda": torch.version.cuda,
+        "world_size": world_size,
+        "data_fingerprint": fingerprints,
+    }

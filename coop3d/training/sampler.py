@@ -1,0 +1,170 @@
+"""Which samples make up which optimiser step: a pure function of (seed, pass, dataset).
+
+A *request* is ``(pass, index)``; a dataset answers it deterministically, so a stream of requests is a stream
+of data. Everything here speaks of *global* batches. How one is cut over processes changes who does
+the work, never what the step is made of.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+
+Request = tuple[int, int]  # (pass over the dataset, index)
+
+
+class SizedByViews(Protocol):
+    """What a sampler needs of a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def num_views_of(self, epoch: int, index: int) -> int:
+        """Number of views of that request, without loading it."""
+        ...
+
+
+@dataclass(frozen=True)
+class SamplerState:
+    """The next global batch to be consumed: pass over the dataset, then batch within that pass."""
+
+    epoch: int = 0
+    batch: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain container for a checkpoint."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BatchSplit:
+    """How a global batch is cut: world_size processes x accumulation micro-batches x micro_batch samples."""
+
+    global_batch: int
+    world_size: int
+    accumulation: int
+    micro_batch: int
+
+    @classmethod
+    def plan(cls, global_batch: int, world_size: int, max_micro_batch: int) -> BatchSplit:
+        """Largest micro-batch not above ``max_micro_batch`` that cuts the global batch evenly.
+
+        Raises:
+            ValueError: if the global batch cannot be shared equally by ``world_size`` processes.
+        """
+        if global_batch % world_size:
+            fits = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
+            near = [m * world_size for m in (global_batch // world_size, global_batch // world_size + 1) if m]
+            raise ValueError(
+                f"train_params.global_batch={global_batch} cannot be shared equally by {world_size} processes. "
+                f"Use {', '.join(map(str, fits))} processes, "
+                f"or train_params.global_batch={' or '.join(map(str, near))}."
+            )
+        share = global_batch // world_size
+        micro = max(m for m in range(1, min(max_micro_batch, share) + 1) if share % m == 0)
+        return cls(global_batch, world_size, share // micro, micro)
+
+    def of_rank(self, requests: list[Request], rank: int) -> list[list[Request]]:
+        """The micro-batches of one process, in order."""
+        share = self.accumulation * self.micro_batch
+        mine = requests[rank * share : (rank + 1) * share]
+        return [mine[i : i + self.micro_batch] for i in range(0, share, self.micro_batch)]
+
+
+class GlobalBatchSampler:
+    """Infinite stream of global batches, shuffled anew each pass; all samples of a batch have equal views.
+
+    Args:
+        dataset: answers ``len`` and ``num_views_of``.
+        global_batch: samples per optimiser step.
+        seed: with the pass number, decides the order.
+        pad_last: False drops what is left of each view count when a pass ends (other samples are left over in
+            the next pass); True repeats samples of that view count to fill the batch.
+    """
+
+    def __init__(self, dataset: SizedByViews, global_batch: int, seed: int, pad_last: bool = False) -> None:
+        if len(dataset) == 0:
+            raise ValueError("The training split holds no samples; check the dataset roots and filters.")
+        self.dataset, self.global_batch, self.seed, self.pad_last = dataset, global_batch, seed, pad_last
+        self._plans: dict[int, list[list[Request]]] = {}
+
+    def plan(self, epoch: int) -> list[list[Request]]:
+        """All global batches of one pass, in order."""
+        if epoch not in self._plans:
+            self._plans = {e: p for e, p in self._plans.items() if abs(e - epoch) <= 1}
+            self._plans[epoch] = self._make_plan(epoch)
+        return self._plans[epoch]
+
+    def _make_plan(self, epoch: int) -> list[list[Request]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        by_views: dict[int, list[Request]] = defaultdict(list)
+        for index in rng.permutation(len(self.dataset)).tolist():
+            by_views[self.dataset.num_views_of(epoch, index)].append((epoch, index))
+        batches = [b for views in sorted(by_views) for b in self._cut(by_views[views])]
+        if not batches:
+            counts = {views: len(requests) for views, requests in sorted(by_views.items())}
+            raise ValueError(
+                f"No global batch of {self.global_batch} samples can be made: samples by number of views are "
+                f"{counts}. Lower train_params.global_batch or set train_params.pad_last=true."
+            )
+        return [batches[i] for i in rng.permutation(len(batches)).tolist()]
+
+    def _cut(self, requests: list[Request]) -> list[list[Request]]:
+        size = self.global_batch
+        batches = [requests[i : i + size] for i in range(0, len(requests), size)]
+        if len(batches[-1]) < size:
+            last = batches.pop()
+            if self.pad_last:
+                batches.append((last + requests * size)[:size])
+        return batches
+
+    def never_drawn(self) -> dict[int, int]:
+        """View counts of pass 0 with fewer samples than one batch, which dropping leaves out for good."""
+        counts: dict[int, int] = defaultdict(int)
+        for index in range(len(self.dataset)):
+            counts[self.dataset.num_views_of(0, index)] += 1
+        return {} if self.pad_last else {v: n for v, n in sorted(counts.items()) if n < self.global_batch}
+
+    def requests(self, state: SamplerState) -> list[Request]:
+        """The global batch at a position."""
+        return self.plan(state.epoch)[state.batch]
+
+    def advance(self, state: SamplerState) -> SamplerState:
+        """The position after that one."""
+        if state.batch + 1 < len(self.plan(state.epoch)):
+            return SamplerState(state.epoch, state.batch + 1)
+        return SamplerState(state.epoch + 1, 0)
+
+    def stream(self, state: SamplerState) -> Iterator[list[Request]]:
+        """Global batches for ever, from a position on."""
+        while True:
+            yield self.requests(state)
+            state = self.advance(state)
+
+
+class RankStream:
+    """The micro-batches of one process, endless: a ``batch_sampler`` for a DataLoader."""
+
+    def __init__(self, sampler: GlobalBatchSampler, split: BatchSplit, rank: int, start: SamplerState) -> None:
+        self.sampler, self.split, self.rank, self.start = sampler, split, rank, start
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        for requests in self.sampler.stream(self.start):
+            yield from self.split.of_rank(requests, self.rank)
+
+
+def fixed_batches(dataset: SizedByViews, limit: int | None, batch: int) -> list[list[Request]]:
+    """The same evenly spread samples every time, in batches of equal views: for validation and evaluation.
+
+    Requests are of pass 0. The union over batches does not depend on ``batch``.
+    """
+    total = len(dataset)
+    count = total if limit is None else min(limit, total)
+    by_views: dict[int, list[Request]] = defaultdict(list)
+    for i in range(count):
+        index = i * total // count
+        by_views[dataset.num_views_of(0, index)].append((0, index))
+    return [r[i : i + batch] for _, r in sorted(by_views.items()) for i in range(0, len(r), batch)]

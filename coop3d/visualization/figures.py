@@ -1,0 +1,197 @@
+"""Pictures of panoramas and predictions as RGB arrays: colour, range with a metric bar, masks, cameras, error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coop3d.types import FactoredPrediction, Panorama, SampleKey, ViewInputs, ViewTargets
+from coop3d.visualization.colour import (
+    ERROR_SCALE,
+    RANGE_SCALE,
+    LogScale,
+    colourise,
+    turbo_palette,
+    vehicle_rgb,
+)
+
+RGB = NDArray[np.uint8]  # [H, W, 3]
+
+BACKGROUND = (250, 250, 250)
+INK = (30, 30, 30)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_BAR_WIDTH = 86
+
+# A mask's three states: yes, no, and "nobody knows".
+MASK_YES, MASK_NO, MASK_UNKNOWN = (76, 175, 80), (60, 60, 70), (200, 200, 205)
+
+
+def range_image(range_m: NDArray[np.floating], scale: LogScale = RANGE_SCALE) -> RGB:
+    """[H, W] metres to [H, W, 3]; black where unknown."""
+    return colourise(range_m, scale)
+
+
+def mask_image(mask: NDArray[np.bool_], known: NDArray[np.bool_] | None = None) -> RGB:
+    """[H, W] mask to [H, W, 3]: green = True, dark = False, light grey = not known."""
+    image = np.where(mask[..., None], np.uint8(MASK_YES), np.uint8(MASK_NO))
+    if known is not None:
+        image = np.where(known[..., None], image, np.uint8(MASK_UNKNOWN))
+    return image.astype(np.uint8)
+
+
+def source_image(source: NDArray[np.uint8]) -> RGB:
+    """[H, W] camera index to [H, W, 3], one colour per camera; black for 255 = none."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[:255] = [vehicle_rgb(k) for k in range(255)]
+    return palette[source]
+
+
+def mask_comparison_image(
+    predicted: NDArray[np.bool_], true: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> RGB:
+    """[H, W] masks to [H, W, 3]: green and dark where they agree, red = missed, blue = invented, grey = unknown."""
+    image = mask_image(predicted)
+    image[true & ~predicted] = (229, 57, 53)
+    image[predicted & ~true] = (30, 136, 229)
+    image[~known] = MASK_UNKNOWN
+    return image
+
+
+def to_uint8(image: NDArray[np.floating]) -> RGB:
+    """[3, H, W] in [0, 1] to [H, W, 3] uint8."""
+    return np.round(np.clip(np.nan_to_num(image.transpose(1, 2, 0)), 0, 1) * 255).astype(np.uint8)
+
+
+def colour_bar(height: int, scale: LogScale) -> RGB:
+    """[height, 86, 3] vertical turbo bar, small values at the bottom, with labelled ticks."""
+    bar = np.full((height, _BAR_WIDTH, 3), BACKGROUND, np.uint8)
+    top, bottom = 8, height - 8
+    ramp = turbo_palette()[np.round(np.linspace(254, 0, bottom - top)).astype(int)]
+    bar[top:bottom, 8:26] = ramp[:, None]
+    last = height + 20.0
+    for tick in scale.ticks():
+        y = bottom - 1 - float(scale.normalise(np.array(tick))) * (bottom - top - 1)
+        if last - y < 13:  # labels would overlap
+            continue
+        last = y
+        cv2.line(bar, (26, round(y)), (30, round(y)), INK, 1)
+        cv2.putText(bar, f"{tick:g} {scale.unit}", (33, round(y) + 4), _FONT, 0.38, INK, 1, cv2.LINE_AA)
+    return bar
+
+
+def with_bar(image: RGB, scale: LogScale) -> RGB:
+    """The image with its colour bar at the right: [H, W + 86, 3]."""
+    return np.concatenate([image, colour_bar(image.shape[0], scale)], axis=1)
+
+
+def caption(image: RGB, text: str) -> RGB:
+    """The image under a line of text: [H + 24, W, 3]. OpenCV draws ASCII only; others become '?'."""
+    strip = np.full((24, image.shape[1], 3), BACKGROUND, np.uint8)
+    ascii_text = text.encode("ascii", "replace").decode()
+    cv2.putText(strip, ascii_text, (8, 17), _FONT, 0.48, INK, 1, cv2.LINE_AA)
+    return np.concatenate([strip, image], axis=0)
+
+
+def grid(images: Sequence[RGB], columns: int, gap: int = 8) -> RGB:
+    """Images of any sizes in rows of ``columns``, top-left aligned in cells of equal width."""
+    if not images:
+        raise ValueError("a grid needs at least one image")
+    width = max(image.shape[1] for image in images)
+    rows = []
+    for start in range(0, len(images), columns):
+        row = images[start : start + columns]
+        height = max(image.shape[0] for image in row)
+        canvas = np.full((height + gap, columns * (width + gap), 3), BACKGROUND, np.uint8)
+        for k, image in enumerate(row):
+            canvas[: image.shape[0], k * (width + gap) : k * (width + gap) + image.shape[1]] = image
+        rows.append(canvas)
+    return np.concatenate(rows, axis=0)
+
+
+def panorama_figure(panorama: Panorama, columns: int = 2) -> RGB:
+    """Everything one panorama carries, side by side: colour, range, source camera and each mask."""
+    p = panorama
+    seen = p.range_m[np.isfinite(p.range_m)]
+    spread = f"{seen.min():.1f} to {seen.max():.1f} m" if len(seen) else "nowhere known"
+    panels = [
+        caption(p.rgb, f"colour  {p.key}  ({p.kind}, {p.camera.width} x {p.camera.height})"),
+        caption(with_bar(range_image(p.range_m), RANGE_SCALE), f"range along the ray, {spread}"),
+        caption(source_image(p.source), f"source camera, {len(p.origins)} ray origins"),
+        *(
+            caption(mask_image(mask, known), f"{name}: {100 * mask.mean():.1f} % of pixels")
+            for name, mask, known in (
+                ("covered", p.covered, None),
+                ("valid range", p.valid, None),
+                ("non-ambiguous (grey = not known)", p.non_ambiguous & p.mask_known, p.mask_known),
+            )
+        ),
+    ]
+    return grid(panels, columns)
+
+
+def view_layers(
+    inputs: ViewInputs,
+    targets: ViewTargets | None,
+    prediction: FactoredPrediction | None,
+    sample: int,
+    view: int,
+) -> dict[str, RGB]:
+    """Titled pictures of one view, in the order in which they are shown; those without data are left out."""
+    image = to_uint8(inputs.image[sample, view].float().cpu().numpy())
+    layers = {"Photographs": image}
+    covered = image.any(axis=-1)
+    if targets is not None:
+        covered = targets.covered[sample, view].cpu().numpy()
+    if prediction is not None:
+        predicted = prediction.range_m[sample, view].float().cpu().numpy()
+        layers["Predicted range"] = range_image(np.where(covered, predicted, np.nan))
+    if targets is not None:
+        true = targets.range_m[sample, view].cpu().numpy()
+        layers["True range"] = range_image(true)
+    if prediction is not None and targets is not None:
+        error = np.where(targets.valid[sample, view].cpu().numpy(), np.abs(predicted - true), np.nan)
+        layers["Range error"] = colourise(error, ERROR_SCALE)
+    if prediction is not None:
+        mask = prediction.non_ambiguous[sample, view].cpu().numpy()
+        if targets is None:
+            layers["Predicted mask"] = mask_image(mask)
+        else:
+            known = targets.mask_known[sample, view].cpu().numpy()
+            layers["Mask"] = mask_comparison_image(mask, targets.non_ambiguous[sample, view].cpu().numpy(), known)
+    return layers
+
+
+def prediction_figure(
+    inputs: ViewInputs,
+    targets: ViewTargets | None,
+    prediction: FactoredPrediction,
+    keys: Sequence[Sequence[SampleKey]] | None = None,
+    sample: int = 0,
+) -> RGB:
+    """One row per vehicle: photographs, predicted range, true range, range error, mask."""
+    scales = {"Predicted range": RANGE_SCALE, "True range": RANGE_SCALE, "Range error": ERROR_SCALE}
+    panels: list[RGB] = []
+    columns = 1
+    for view in range(inputs.shape[1]):
+        name = f"view {view}" if keys is None else str(keys[sample][view])
+        layers = view_layers(inputs, targets, prediction, sample, view)
+        columns = len(layers)
+        for title, picture in layers.items():
+            framed = with_bar(picture, scales[title]) if title in scales else picture
+            panels.append(caption(framed, f"{title}  {name}" if title == "Photographs" else title))
+    return grid(panels, columns)
+
+
+def save_png(path: Path, image: RGB) -> None:
+    """Write [H, W, 3] RGB atomically: a reader sees the old picture or the new one, never half of one."""
+    done, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+    assert done, "PNG encoding of a uint8 RGB image cannot fail"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data.tobytes())
+    os.replace(temporary, path)

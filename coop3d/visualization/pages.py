@@ -1,0 +1,94 @@
+"""What every HTML page shares: templates, escaping, typed arrays in base64, embedded pictures, atomic writing.
+
+Pages are one file that needs nothing else: a Content-Security-Policy in the template forbids every request, so
+they behave the same from ``file://``, over SSH port forwarding, and on a machine without a network.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coop3d.visualization.figures import RGB
+
+_TYPE_NAMES = {"float32": "f4", "uint8": "u1", "uint16": "u2"}
+
+
+class Markup(str):
+    """Text that is HTML already; every other string is escaped when a page is filled."""
+
+
+def asset(name: str) -> str:
+    """Text of a file under ``assets/``."""
+    return files("coop3d.visualization").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def typed_array(array: NDArray) -> dict[str, Any]:
+    """A typed array as Plotly writes it: ``{dtype, bdata, shape}``, little-endian base64."""
+    name = _TYPE_NAMES[array.dtype.name]
+    data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
+    return {"dtype": name, "bdata": base64.b64encode(data).decode(), "shape": list(array.shape)}
+
+
+def embed_json(value: Any) -> Markup:
+    """JSON that is safe inside a <script> element whatever strings it carries; refuses NaN."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def data_uri(image: RGB, lossless: bool) -> Markup:
+    """[H, W, 3] as a data: URI, PNG for flat colours or JPEG for photographs."""
+    kind, options = ("png", []) if lossless else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 82])
+    done, data = cv2.imencode(f".{kind}", np.ascontiguousarray(image[..., ::-1]), options)
+    assert done, "encoding a uint8 RGB image cannot fail"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}")
+
+
+def fill(template: str, values: Mapping[str, str]) -> Markup:
+    """Replace each ``{{name}}`` once; values are escaped unless they are `Markup` and never filled again."""
+
+    def value(match: re.Match[str]) -> str:
+        text = values[match[1]]
+        return text if isinstance(text, Markup) else html.escape(text)
+
+    return Markup(re.sub(r"\{\{(\w+)\}\}", value, template))
+
+
+def escape(text: object) -> Markup:
+    """Any value as HTML text."""
+    return Markup(html.escape(str(text)))
+
+
+def format_number(value: object) -> str:
+    """Numbers with four significant digits, NaN as a dash, everything else as text."""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if isinstance(value, (int, np.integer)):
+        return str(int(value))
+    if isinstance(value, (float, np.floating)) or (hasattr(value, "ndim") and value.ndim == 0):
+        number = float(value)
+        return f"{number:.4g}" if math.isfinite(number) else "–"
+    return str(value)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write through a temporary file and a rename: a reader sees the old page or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

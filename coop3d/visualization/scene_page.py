@@ -1,0 +1,203 @@
+"""The page of one cooperative sample: clouds in 3D, panoramas, numbers; one self-contained HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coop3d.visualization.colour import (
+    ERROR_SCALE,
+    RANGE_SCALE,
+    UNKNOWN_INDEX,
+    LogScale,
+    quantise_colours,
+    turbo_palette,
+    vehicle_rgb,
+)
+from coop3d.visualization.pages import (
+    Markup,
+    asset,
+    data_uri,
+    embed_json,
+    escape,
+    fill,
+    format_number,
+    typed_array,
+    write_atomic,
+)
+from coop3d.visualization.scene import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M, PointSet, Scene, SceneView, upright
+
+Numbers = Mapping[str, object]
+
+_PHOTOGRAPHIC = {"Photographs", "Predicted range", "True range"}  # JPEG; flat colours are PNG
+
+
+def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, note: str = "") -> Path:
+    """Write the interactive page of a scene.
+
+    The page needs no network and no other file. It shows z-up axes (x right, y forward of the reference
+    vehicle) and says so.
+
+    Args:
+        path: of the HTML file; replaced atomically.
+        scene: from `scene_from_prediction`.
+        numbers: shown as a table. A value that is itself a mapping is a column with one row per vehicle, e.g.
+            ``{"AbsRel": 0.08, "translation error [m]": {"641": 0.0, "650": 0.31}}``.
+        note: one line under the title, e.g. the checkpoint.
+
+    Returns:
+        ``path``.
+    """
+    data = scene_payload(scene)
+    page = fill(
+        asset("scene.html"),
+        {
+            "title": scene.title,
+            "note": note,
+            "style": Markup(asset("common.css")),
+            "library": Markup(asset("vendor/twgl-7.0.0.min.js")),
+            "script": Markup("\n".join(asset(name) for name in ("common.js", "cloud.js", "scene.js"))),
+            "data": embed_json(data),
+            "numbers": _numbers_html(numbers or {}),
+            "panoramas": Markup("".join(_panoramas_html(k, view) for k, view in enumerate(scene.views))),
+        },
+    )
+    write_atomic(Path(path), page)
+    return Path(path)
+
+
+def scene_payload(scene: Scene) -> dict[str, Any]:
+    """Everything the 3D viewer needs, in upright axes and JSON types (see ``assets/scene.js``)."""
+    confidence = _confidence_scale(scene)
+    photo_index, palette = quantise_colours(
+        np.concatenate([np.zeros((0, 3), np.uint8), *(cloud.rgb for cloud in scene.clouds)])
+    )
+    splits = np.cumsum([len(cloud.points) for cloud in scene.clouds])[:-1]
+    photo = iter(np.split(photo_index, splits))  # same order as scene.clouds
+    vehicles = []
+    for k, view in enumerate(scene.views):
+        clouds = {
+            kind: None if cloud is None else _cloud_payload(cloud, next(photo), confidence)
+            for kind, cloud in (("predicted", view.predicted), ("truth", view.truth))
+        }
+        vehicles.append(
+            {
+                "name": view.name,
+                "colour": list(vehicle_rgb(k)),
+                "poses": {
+                    "predicted": _pose_payload(view.T_ref_view_pred),
+                    "truth": _pose_payload(view.T_ref_view_true),
+                },
+                "cameras": upright(view.rig_cameras).round(4).tolist(),
+                **clouds,
+            }
+        )
+    return {
+        "vehicles": vehicles,
+        "photoPalette": typed_array(palette),
+        "turbo": typed_array(turbo_palette()),
+        "scales": {
+            "range": _scale_payload(RANGE_SCALE),
+            "error": _scale_payload(ERROR_SCALE),
+            "confidence": _scale_payload(confidence),
+        },
+        "weightLimits": [NEAREST_WEIGHT_M, FARTHEST_WEIGHT_M],
+        "ground": scene.ground_height(),
+        **_extent(scene),
+    }
+
+
+def _cloud_payload(cloud: PointSet, photo: NDArray[np.uint8], confidence: LogScale) -> dict[str, Any]:
+    """One cloud, points that the mask keeps first: the page hides the others by drawing fewer."""
+    order = np.argsort(~cloud.kept, kind="stable")
+    payload: dict[str, Any] = {
+        "xyz": typed_array(upright(cloud.points[order])),
+        "photo": typed_array(photo[order]),
+        "range": typed_array(RANGE_SCALE.indices(cloud.range_m[order])),
+        "kept": int(cloud.kept.sum()),
+        "pixelAngle": cloud.pixel_angle_rad,
+        "density": cloud.density,
+    }
+    if cloud.confidence is not None:
+        payload["confidence"] = typed_array(confidence.indices(cloud.confidence[order]))
+    if cloud.error_m is not None:
+        payload["error"] = typed_array(ERROR_SCALE.indices(cloud.error_m[order]))
+    return payload
+
+
+def _pose_payload(T_ref_view: NDArray[np.float64] | None) -> list[list[float]] | None:
+    """Upright-from-upright [4, 4]: the same change of axes on both sides."""
+    if T_ref_view is None:
+        return None
+    change = np.eye(4)
+    change[:3, :3] = upright(np.eye(3)).T
+    return (change @ T_ref_view @ change.T).round(6).tolist()
+
+
+def _scale_payload(scale: LogScale) -> dict[str, Any]:
+    ticks = scale.ticks()
+    return {
+        "ticks": [[float(p), f"{t:g}"] for p, t in zip(scale.normalise(np.array(ticks)), ticks, strict=True)],
+        "low": scale.low,
+        "high": scale.high,
+        "unit": scale.unit,
+        "unknown": UNKNOWN_INDEX,
+    }
+
+
+def _confidence_scale(scene: Scene) -> LogScale:
+    """From 1, the least confidence there is, to the 99th percentile shown."""
+    values = np.concatenate([[1.0], *(c.confidence for c in scene.clouds if c.confidence is not None)])
+    values = values[np.isfinite(values)]
+    return LogScale(1.0, max(float(np.percentile(values, 99)), 2.0), unit="")
+
+
+def _extent(scene: Scene) -> dict[str, Any]:
+    """Where to look first: the middle of the vehicles, and a radius that holds them and most of the surfaces."""
+    positions = np.array([T[:3, 3] for T in scene.poses]).reshape(-1, 3)
+    centre = (positions.min(axis=0) + positions.max(axis=0)) / 2 if len(positions) else np.zeros(3)
+    reach = [30.0, *np.linalg.norm(positions - centre, axis=-1)]
+    points = np.concatenate([np.zeros((0, 3)), *(c.points[c.kept] for c in scene.clouds)])
+    if len(points):
+        reach.append(min(120.0, float(np.percentile(np.linalg.norm(points - centre, axis=-1), 75))))
+    return {"centre": upright(centre).tolist(), "radius": min(max(reach), 500.0)}
+
+
+def _numbers_html(numbers: Numbers) -> Markup:
+    """Two tables: single numbers, and those with one value per vehicle."""
+    single = {k: v for k, v in numbers.items() if not isinstance(v, Mapping)}
+    per_vehicle = {k: v for k, v in numbers.items() if isinstance(v, Mapping)}
+    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(format_number(v))}</td></tr>" for k, v in single.items())
+    text = f"<table>{rows}</table>" if rows else ""
+    if per_vehicle:
+        names = list(dict.fromkeys(name for column in per_vehicle.values() for name in column))
+        head = "".join(f"<th>{escape(k)}</th>" for k in per_vehicle)
+        body = "".join(
+            f"<tr><th>{escape(name)}</th>"
+            + "".join(f"<td>{escape(format_number(c.get(name, '–')))}</td>" for c in per_vehicle.values())
+            + "</tr>"
+            for name in names
+        )
+        text += f"<table><thead><tr><th>vehicle</th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return Markup(text or '<p class="quiet">No numbers were given for this frame.</p>')
+
+
+def _panoramas_html(index: int, view: SceneView) -> Markup:
+    """One vehicle's pictures; a click enlarges one."""
+    if not view.images:
+        return Markup("")
+    red, green, blue = vehicle_rgb(index)
+    figures = "".join(
+        f'<figure><img alt="{escape(f"{title}, vehicle {view.name}")}" loading="lazy" '
+        f'src="{data_uri(image, lossless=title not in _PHOTOGRAPHIC)}">'
+        f"<figcaption>{escape(title)}</figcaption></figure>"
+        for title, image in view.images.items()
+    )
+    return Markup(
+        f'<section class="vehicle"><h3><i class="swatch" style="background:rgb({red},{green},{blue})"></i>'
+        f'{escape(view.name)}</h3><div class="strips">{figures}</div></section>'
+    )

@@ -1,0 +1,119 @@
+"""Headless Chromium driven over the WebDriver protocol with the standard library only.
+
+Needs the Debian packages ``chromium`` and ``chromium-driver``; tests skip with a reason where they are absent.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMEDRIVER = shutil.which("chromedriver")
+MISSING = "needs chromium and chromedriver (apt-get install chromium chromium-driver)"
+
+_FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+    "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--hide-scrollbars", "--disable-dev-shm-usage",
+]  # fmt: skip
+
+
+class Browser:
+    """One browser session; every method is one WebDriver command."""
+
+    def __init__(self, port: int, session: str = "") -> None:
+        self._root = f"http://127.0.0.1:{port}"
+        self._session = session
+
+    def command(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send one command and return its value; a WebDriver error becomes RuntimeError."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self._root + path, data=data, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(error.read().decode()[:2000]) from error
+
+    def start(self, profile: Path, dark: bool, size: tuple[int, int]) -> None:
+        """Open the session: console and network logs on, colour scheme chosen."""
+        flags = [*_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"]
+        if dark:
+            flags.append("--blink-settings=preferredColorScheme=0")
+        capabilities = {
+            "browserName": "chrome",
+            "goog:chromeOptions": {"binary": CHROMIUM, "args": flags},
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
+        value = self.command("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
+        self._session = f"/session/{value['sessionId']}"
+
+    def open(self, path: Path) -> None:
+        """Load a local file and wait for its load event."""
+        self.command("POST", f"{self._session}/url", {"url": path.resolve().as_uri()})
+
+    def run(self, script: str, *args: Any) -> Any:
+        """Run JavaScript in the page: ``return ...`` gives the value back."""
+        return self.command("POST", f"{self._session}/execute/sync", {"script": script, "args": list(args)})
+
+    def wait(self, expression: str, seconds: float = 60.0) -> None:
+        """Poll until a JavaScript expression is true."""
+        end = time.monotonic() + seconds
+        while not self.run(f"return Boolean({expression})"):
+            if time.monotonic() > end:
+                raise TimeoutError(f"page never reached: {expression}; console: {self.console()}")
+            time.sleep(0.05)
+
+    def screenshot(self, path: Path) -> None:
+        """Save what the window shows as PNG."""
+        path.write_bytes(base64.b64decode(self.command("GET", f"{self._session}/screenshot")))
+
+    def _log(self, kind: str) -> list[dict[str, Any]]:
+        return self.command("POST", f"{self._session}/se/log", {"type": kind})
+
+    def console(self) -> list[str]:
+        """Warnings and errors on the console since the last call."""
+        return [e["message"] for e in self._log("browser") if e["level"] in ("WARNING", "SEVERE")]
+
+    def requests(self) -> list[str]:
+        """URLs of all requests other than data: and blob: since the last call."""
+        messages = [json.loads(e["message"])["message"] for e in self._log("performance")]
+        sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return [url for url in sent if not url.startswith(("data:", "blob:"))]
+
+    def stop(self) -> None:
+        """Close the session."""
+        if self._session:
+            self.command("DELETE", self._session)
+
+
+@contextmanager
+def open_browser(
+    profile: Path, dark: bool = False, size: tuple[int, int] = (1400, 1000)
+) -> Iterator[Browser]:
+    """A running browser; both processes end with the block."""
+    assert CHROMEDRIVER is not None, MISSING
+    driver = subprocess.Popen([CHROMEDRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout is not None
+        line = next(x for x in driver.stdout if "started successfully on port" in x)
+        browser = Browser(int(line.rsplit(" ", 1)[1].strip().rstrip(".")))
+        browser.start(profile, dark, size)
+        try:
+            yield browser
+        finally:
+            browser.stop()
+    finally:
+        driver.terminate()
+        driver.wait(timeout=10)
