@@ -1,7 +1,7 @@
 """Typed schemas of the Hydra configs, and checks whose messages say what to change.
 
-The groups ``machine``, ``train_params`` and ``distributed`` are typed here. ``dataset``, ``model`` and ``loss``
-are trees of ``_target_``; their keys are checked against the signature of what they build.
+The groups ``machine``, ``train_params`` and ``distributed`` are typed here. ``dataset``, ``model`` and
+``loss`` are trees of ``_target_``; their keys are checked against the signature of what they build.
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ class EvaluateConf:
     batch: int = 1
     num_workers: int = 2
     device: str = "auto"
-    overrides: list[str] = field(default_factory=list)  # on the saved config, e.g. machine.opv2v_images_root=/x
+    overrides: list[str] = field(
+        default_factory=list
+    )  # on the saved config, e.g. machine.opv2v_images_root=/x
 
 
 def register_schemas() -> None:
@@ -270,7 +272,7 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if node._get_node("_target_") is not None:
             yield path, node
-        for name in node:
+        for name in map(str, node):
             if not OmegaConf.is_missing(node, name):
                 yield from _targets(node[name], f"{path}.{name}")
     elif isinstance(node, ListConfig):
@@ -286,8 +288,8 @@ def _check_target(path: str, node: DictConfig) -> None:
     parameters = inspect.signature(target).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
-    for name in node:
-        if str(name).startswith("_") or name in parameters:
+    for name in map(str, node):
+        if name.startswith("_") or name in parameters:
             continue
         raise ConfigError(
             f"{path}.{name}: {node['_target_']} takes no argument '{name}'. "
@@ -301,13 +303,13 @@ def require_paths(cfg: DictConfig) -> None:
     Raises:
         ConfigError: naming the config key, the environment variable that sets it, and the missing path.
     """
-    raw = OmegaConf.to_container(cfg, resolve=False)
-    read = set(re.findall(r"\$\{machine\.(\w+)\}", str(raw["dataset"])))  # type: ignore[index, call-overload]
+    raw: Any = OmegaConf.to_container(cfg, resolve=False)
+    read = set(re.findall(r"\$\{machine\.(\w+)\}", str(raw["dataset"])))
     for name in INPUT_ROOTS:
         value = cfg.machine.get(name)
         if name not in read or value is None or Path(value).is_dir():
             continue
-        written = str(raw["machine"][name])  # type: ignore[index, call-overload]
+        written = str(raw["machine"][name])
         variables = re.findall(r"\$\{oc\.env:(\w+)", written)
         how = f"set the environment variable {' or '.join(variables)}, or " if variables else ""
         raise ConfigError(

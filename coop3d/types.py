@@ -211,9 +211,7 @@ class FactoredPrediction(_TensorRecord):
     @property
     def points_ref(self) -> Tensor:
         """[B, V, H, W, 3] metres in the reference frame."""
-        return compose_points(
-            self.rays, self.distance, self.quat_xyzw, self.trans, self.scale, self.origins
-        )
+        return compose_points(self.rays, self.distance, self.quat_xyzw, self.trans, self.scale, self.origins)
 
     @property
     def non_ambiguous(self) -> Tensor:

@@ -20,7 +20,7 @@ class VehicleSampling:
 
     Attributes:
         vehicles: number of vehicles, or (min, max) for a variable number.
-        reference: ``first`` (lowest id), ``random``, or an agent id.
+        reference: ``first`` (the lowest id that has enough partners), ``random``, or an agent id.
         pair_policy: which partners join: ``first`` ids, ``nearest`` to the reference, or ``random``.
         max_distance_m: partners must be within this distance of the reference; None: no limit.
         shuffle_others: random order of the non-reference vehicles (their order must not matter to a model).
@@ -35,7 +35,9 @@ class VehicleSampling:
     def __post_init__(self) -> None:
         low, high = self.limits
         if not 1 <= low <= high:
-            raise ValueError(f"vehicles is {self.vehicles!r}, expected n >= 1 or [min, max] with 1 <= min <= max")
+            raise ValueError(
+                f"vehicles is {self.vehicles!r}, expected n >= 1 or [min, max] with 1 <= min <= max"
+            )
         if self.pair_policy not in PAIR_POLICIES:
             raise ValueError(f"pair_policy is {self.pair_policy!r}, expected one of {PAIR_POLICIES}")
         if self.max_distance_m is not None and self.max_distance_m <= 0:
@@ -65,7 +67,10 @@ class VehicleSampling:
         return groups[:1] if self.reference == "first" else groups
 
     def _partners(
-        self, reference: FrameEntry, entries: list[FrameEntry], T_world_rig: dict[SampleKey, NDArray[np.float64]]
+        self,
+        reference: FrameEntry,
+        entries: list[FrameEntry],
+        T_world_rig: dict[SampleKey, NDArray[np.float64]],
     ) -> list[FrameEntry]:
         centre = T_world_rig[reference.key][:3, 3]
         near = []

@@ -174,7 +174,7 @@ class _Panoramic:
         """[..., 3] to (uv, inside); u in [0, W). On the vertical axis the azimuth is taken as forward."""
         xp = array_namespace(points)
         x, y, z = points[..., 0], points[..., 1], points[..., 2]
-        horizontal = xp.sqrt(x * x + z * z)
+        horizontal = xp.hypot(x, z)
         azimuth = xp.atan2(x, z)
         u = xp.remainder((azimuth / (2.0 * math.pi) + 0.5) * self.width, self.width)
         u = xp.where(u >= self.width, xp.zeros_like(u), u)  # remainder of -1e-17 rounds up to W

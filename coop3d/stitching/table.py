@@ -54,7 +54,7 @@ class RigTable:
         return tuple(self._pixel_of(k) for k in range(len(self.cameras)))
 
     def _pixel_of(self, k: int) -> NDArray[np.int64]:
-        H, W = self.source.shape
+        W = self.source.shape[1]
         directions = self.cameras[k].rays() @ self.T_virtual_cam[k][:3, :3].T
         uv, inside = self.virtual.project(directions)
         column, row = np.where(inside[..., None], uv, 0).astype(np.int64).reshape(-1, 2).T

@@ -38,7 +38,9 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
     try:
         payload = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # a damaged archive raises many types; the file is what matters
-        raise CheckpointError(f"{path}: cannot be read, the file is damaged or is no checkpoint ({error}).") from error
+        raise CheckpointError(
+            f"{path}: cannot be read, the file is damaged or is no checkpoint ({error})."
+        ) from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint written by coop3d training (no format={FORMAT!r}).")
     if payload["version"] != VERSION:
@@ -57,7 +59,9 @@ def write_atomic(payload: dict[str, Any], path: Path) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(f"{path}: could not be written ({error}); the previous checkpoint is untouched.") from error
+        raise OSError(
+            f"{path}: could not be written ({error}); the previous checkpoint is untouched."
+        ) from error
     _fsync_directory(path.parent)
 
 
@@ -116,7 +120,7 @@ class CheckpointStore:
 
     @staticmethod
     def _link(source: Path, target: Path) -> None:
-        """Same content under a second name: a hard link where the file system has them (files are never edited)."""
+        """Same content under a second name, by hard link where there are such: files are never edited."""
         temporary = target.with_name(f".{target.name}.tmp")
         temporary.unlink(missing_ok=True)
         try:

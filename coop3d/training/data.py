@@ -51,7 +51,7 @@ Collate = Callable[[Sequence[Any]], Collated]
 
 
 class SampleError(RuntimeError):
-    """A dataset raised where it should have returned a sample: a fault of code or machine, with the sample."""
+    """A dataset raised where it should have returned a sample: a fault of code or machine."""
 
 
 class BadSamplesError(RuntimeError):
@@ -91,7 +91,7 @@ def make_loader(
     """Loader over lists of requests. Draws nothing from the global generators."""
     return DataLoader(
         _Named(dataset),
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of lists is one
+        batch_sampler=batches,
         collate_fn=collate,
         num_workers=num_workers,
         prefetch_factor=prefetch if num_workers else None,
@@ -118,8 +118,8 @@ def draw(stream: Iterator[Collated], dataset: CoopDataset, requests: Sequence[Re
             raise
         names = "; ".join(describe(dataset, r) for r in requests[:8])
         raise SampleError(
-            f"{error} A loader process was killed while preparing samples from {names} on. Usually host memory "
-            "ran out: lower machine.num_workers or machine.prefetch_batches."
+            f"{error} A loader process was killed while preparing samples from {names} on. Usually host "
+            "memory ran out: lower machine.num_workers or machine.prefetch_batches."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""One process of one or many: device, collectives and the parallel wrap. All processes call the same methods."""
+"""One process of one or many: device, collectives, parallel wrap. All processes call the same methods."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def processes(conf: DistributedConf) -> Iterator[Processes]:
     """Join the processes that torchrun started (or be the only one), and leave them at the end."""
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if conf.strategy is Strategy.none and world_size > 1:
-        raise ValueError(f"distributed=none, but torchrun started {world_size} processes; use distributed=ddp.")
+        raise ValueError(
+            f"distributed=none, but torchrun started {world_size} processes; use distributed=ddp."
+        )
     device = _device(conf.device)
     me = Processes(int(os.environ.get("RANK", "0")), world_size, device, conf.find_unused_parameters)
     if world_size == 1:
@@ -106,7 +108,7 @@ def _device(wanted: str) -> torch.device:
     local_rank, available = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local_rank >= available:
         raise ValueError(
-            f"Process {local_rank} of this machine has no GPU: {available} visible. Start at most {available} "
+            f"Process {local_rank} of this machine has no GPU: {available} visible. Start at most that many "
             "processes, check CUDA_VISIBLE_DEVICES, or use distributed.device=cpu."
         )
     torch.cuda.set_device(local_rank)
@@ -122,13 +124,13 @@ def set_backend_flags(tf32: bool) -> None:
 def seed_all(seed: int) -> None:
     """Seed the global generators of Python, numpy and torch."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # what libraries may draw from
     torch.manual_seed(seed)
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:
     """State of every global generator as a plain container."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), int(position), int(has_gauss), float(cached)],  # type: ignore[union-attr]
@@ -142,7 +144,8 @@ def set_rng_state(state: dict[str, Any], device: torch.device) -> None:
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    numpy_keys = np.array(keys, dtype=np.uint32)
+    np.random.set_state((name, numpy_keys, position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

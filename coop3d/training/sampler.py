@@ -59,8 +59,8 @@ class BatchSplit:
             fits = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
             near = [m * world_size for m in (global_batch // world_size, global_batch // world_size + 1) if m]
             raise ValueError(
-                f"train_params.global_batch={global_batch} cannot be shared equally by {world_size} processes. "
-                f"Use {', '.join(map(str, fits))} processes, "
+                f"train_params.global_batch={global_batch} cannot be shared equally by {world_size} "
+                f"processes. Use {', '.join(map(str, fits))} processes, "
                 f"or train_params.global_batch={' or '.join(map(str, near))}."
             )
         share = global_batch // world_size
@@ -148,7 +148,9 @@ class GlobalBatchSampler:
 class RankStream:
     """The micro-batches of one process, endless: a ``batch_sampler`` for a DataLoader."""
 
-    def __init__(self, sampler: GlobalBatchSampler, split: BatchSplit, rank: int, start: SamplerState) -> None:
+    def __init__(
+        self, sampler: GlobalBatchSampler, split: BatchSplit, rank: int, start: SamplerState
+    ) -> None:
         self.sampler, self.split, self.rank, self.start = sampler, split, rank, start
 
     def __iter__(self) -> Iterator[list[Request]]:

@@ -50,11 +50,15 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     if not groups:
-        raise ValueError("The model has no trainable parameter; check the fine-tuning preset of the model config.")
+        raise ValueError(
+            "The model has no trainable parameter; check the fine-tuning preset of the model config."
+        )
     return [groups[name] for name in sorted(groups)]
 
 
-def make_optimizer(groups: list[dict[str, Any]], betas: tuple[float, float], fused: bool) -> torch.optim.AdamW:
+def make_optimizer(
+    groups: list[dict[str, Any]], betas: tuple[float, float], fused: bool
+) -> torch.optim.AdamW:
     """AdamW over the groups; ``fused`` on GPUs."""
     return torch.optim.AdamW(groups, betas=betas, fused=fused)
 

@@ -138,7 +138,7 @@ class OptimiserStep:
         return scalars["total"]
 
     def _stop(self, batches: Sequence[CoopBatch], losses: list[float], loss: float, grad_norm: float) -> None:
-        mine = [
+        mine: list[dict[str, Any]] = [
             {"loss": value, "samples": [[str(k) for k in keys] for keys in batch.keys]}
             for value, batch in zip(losses, batches, strict=True)
         ]

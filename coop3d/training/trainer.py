@@ -19,7 +19,15 @@ from tqdm import tqdm
 
 from coop3d.conf import MetricMode, Precision, TrainParamsConf
 from coop3d.training.checkpoint import CheckpointStore
-from coop3d.training.data import BadRecord, BadSampleLedger, Collated, CoopDataset, bad_records, draw, make_loader
+from coop3d.training.data import (
+    BadRecord,
+    BadSampleLedger,
+    Collated,
+    CoopDataset,
+    bad_records,
+    draw,
+    make_loader,
+)
 from coop3d.training.distributed import Processes, rng_state, seed_all, set_backend_flags, set_rng_state
 from coop3d.training.run_log import RunLog, git_revision, logging_redirect_tqdm
 from coop3d.training.sampler import BatchSplit, GlobalBatchSampler, RankStream, SamplerState
@@ -98,6 +106,7 @@ class Trainer:
         self.ledger = BadSampleLedger(params.on_bad_sample, params.max_bad_samples)
         self.store = CheckpointStore(run_dir)
         self.step = 0
+        self.validated_step = 0
         self.skipped_batches = 0
         self.position = SamplerState()
         self.best: float | None = None
@@ -112,7 +121,7 @@ class Trainer:
         seed_all(self.params.seed * 1000 + self.processes.rank)
         self._resume()
         total = self.params.total_steps
-        if self.step >= total:
+        if self.step >= total and self.validated_step == self.step:
             log.info(
                 "%s: this run is finished (%d of %d steps). Raise train_params.epochs to train on, "
                 "or start in another hydra.run.dir.", self.run_dir, self.step, total,
@@ -141,25 +150,33 @@ class Trainer:
             params.clip_norm, self._autocast, self.processes,
         )  # fmt: skip
         self.model.train()
+        if self._at_epoch_end() and self.validated_step != self.step:  # stopped before it could validate
+            self._end_epoch()
         stream, interval = self._stream(), _Interval.start()
         while self.step < params.total_steps:
             result, stopping = self._one_step(stream, update, interval, stop)
             if result is not None:
                 self.step += 1
                 bar.update()
-                if self.step % params.log_every_steps == 0:
-                    interval = self._log_interval(interval, result, bar)
-            epoch_ended = result is not None and self.step % params.steps_per_epoch == 0
-            if epoch_ended:
-                self._end_epoch()
-                interval = _Interval.start()
-            elif stopping or (result is not None and self.step % params.checkpoint_every_steps == 0):
+                if stopping or self._at_epoch_end() or self.step % params.log_every_steps == 0:
+                    self._log_interval(interval, result, bar)
+                    interval = _Interval.start()
+            if stopping:
                 self._save()
-            if stopping and self.step < params.total_steps:
                 log.warning("Stopped on request at step %d; start again to resume from there.", self.step)
                 return Outcome.stopped
+            if result is None:
+                continue
+            if self._at_epoch_end():
+                self._end_epoch()
+                interval = _Interval.start()
+            elif self.step % params.checkpoint_every_steps == 0:
+                self._save()
         log.info("Finished: %d steps. Best %s: %s.", self.step, params.best_metric, self.best)
         return Outcome.finished
+
+    def _at_epoch_end(self) -> bool:
+        return self.step > 0 and self.step % self.params.steps_per_epoch == 0
 
     def _one_step(
         self, stream: Iterator[Collated], update: OptimiserStep, interval: _Interval, stop: StopRequest
@@ -180,7 +197,9 @@ class Trainer:
             self.ledger.add([], good)
         if good == 0:
             self.skipped_batches += 1
-            log.warning("No sample of a global batch could be read: batch skipped (%d so far).", self.skipped_batches)
+            log.warning(
+                "No sample of a global batch could be read: batch skipped (%d so far).", self.skipped_batches
+            )
             return None, bool(stopping)
         set_lr(self.optimizer, self._lr_factor())
         result = update(batches, good, everyone_has_some=without == 0, sums=interval.sums)
@@ -207,9 +226,11 @@ class Trainer:
         self.run_log.write("val", self.step, {"epoch": epoch, "seconds": seconds, **result.metrics})
         loss = result.metrics["loss"]
         log.info(
-            "Epoch %d, step %d: validation loss %.4f, %s %.4f%s (%d samples, %.0f s).", epoch, self.step, loss,
-            self.params.best_metric, score, " (best)" if better else "", result.samples, seconds,
+            "Epoch %d, step %d: validation loss %.4f, %s %.4f%s (%d samples, %.0f s).",
+            epoch, self.step, loss, self.params.best_metric, score, " (best)" if better else "",
+            result.samples, seconds,
         )  # fmt: skip
+        self.validated_step = self.step
         self._save(best=better)
 
     def _is_better(self, score: float) -> bool:
@@ -225,7 +246,9 @@ class Trainer:
         batches = RankStream(self.sampler, self.split, self.processes.rank, self.position)
         options, device = self.loader, self.processes.device
         return iter(
-            make_loader(self.task.train, batches, options.collate, options.num_workers, options.prefetch, device)
+            make_loader(
+                self.task.train, batches, options.collate, options.num_workers, options.prefetch, device
+            )
         )
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -241,7 +264,7 @@ class Trainer:
         for record in self.ledger.add(records, good):
             log.warning("Bad sample %s: %s", record.key, record.reason)
 
-    def _log_interval(self, interval: _Interval, result: StepResult, bar: tqdm) -> _Interval:
+    def _log_interval(self, interval: _Interval, result: StepResult, bar: tqdm) -> None:
         means = interval.sums.mean(self.processes)
         seconds = time.perf_counter() - interval.started
         values: dict[str, Any] = {
@@ -261,9 +284,9 @@ class Trainer:
         self.run_log.write("train", self.step, values)
         bar.set_postfix_str(
             f"loss {values['loss']:.4f}, lr {max(g['lr'] for g in self.optimizer.param_groups):.1e}, "
-            f"{values['samples_per_s']:.1f} samples/s, wait {values['data_wait']:.0%}, |g| {result.grad_norm:.2f}"
+            f"{values['samples_per_s']:.1f} samples/s, wait {values['data_wait']:.0%}, "
+            f"|g| {result.grad_norm:.2f}"
         )
-        return _Interval.start()
 
     def _announce(self) -> None:
         s, never = self.split, self.sampler.never_drawn()
@@ -299,6 +322,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "validated_step": self.validated_step,
             "sampler": self.position.to_dict(),
             "rng": generators,
             "best": self.best,
@@ -321,6 +345,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.step, self.best = state["step"], state["best"]
+        self.validated_step = state["validated_step"]
         self.position = SamplerState(**state["sampler"])
         self.ledger.reasons = dict(state["bad_samples"])
         self.skipped_batches = state["skipped_batches"]

@@ -21,6 +21,7 @@ CAMERAS = {
     "camera2": (0.0, -0.3, 1.8, -100.0),
     "camera3": (-2.0, 0.0, 1.5, 180.0),
 }
+DEFAULT_KEY = SampleKey("scenario", "1", "000000")
 LIDAR = (-0.5, 0.0, 1.9)
 
 
@@ -29,7 +30,9 @@ class Scene:
     """Union of half-space borders, oriented boxes and spheres."""
 
     planes: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # point, unit normal
-    boxes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)  # centre, R, half size
+    boxes: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(
+        default_factory=list
+    )  # centre, R, half size
     spheres: list[tuple[np.ndarray, float]] = field(default_factory=list)
 
     def trace(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
@@ -103,7 +106,7 @@ def render_rig(
     scene: Scene,
     T_world_vehicle: np.ndarray,
     size: tuple[int, int] = (400, 300),
-    key: SampleKey = SampleKey("scenario", "1", "000000"),
+    key: SampleKey = DEFAULT_KEY,
     with_depth: bool = True,
 ) -> RigFrame:
     """Photographs and exact z-depth of the nominal rig, by tracing each pixel-centre ray."""

@@ -38,6 +38,7 @@ def load_rig_frame(entry: FrameEntry, *, with_depth: bool = True, with_cloud: bo
     views = []
     for i, name in enumerate(entry.camera_names):
         image = read_image(entry.image_paths[i])
+        camera = _intrinsics(path, meta, name, image, entry.image_paths[i])
         z_m = None
         if with_depth and entry.depth_paths is not None:
             z_m = read_depth(entry.depth_paths[i], image.shape[:2])
@@ -45,7 +46,7 @@ def load_rig_frame(entry: FrameEntry, *, with_depth: bool = True, with_cloud: bo
         views.append(
             CameraView(
                 name=name,
-                camera=_intrinsics(path, meta, name, image, entry.image_paths[i]),
+                camera=camera,
                 T_rig_cam=invert_rigid(T_world_rig) @ T_world_cam,
                 image=image,
                 z_m=z_m,

@@ -1,4 +1,4 @@
-"""Small random scenes for loss tests: a target, the prediction that reproduces it, and random predictions."""
+"""Small random views for loss and metric tests: targets, the prediction that reproduces them, a random one."""
 
 from __future__ import annotations
 

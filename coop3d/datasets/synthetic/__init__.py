@@ -1,0 +1,24 @@
+"""Procedural towns, traced ray by ray and written as OPV2V.
+
+Inputs: a seed and a few settings. Outputs: the exact file layout of OPV2V plus dense planar depth, or, in memory, a
+:class:`Scenario` that answers rays. Everything here speaks UE axes (left-handed: x forward, y right, z up).
+"""
+
+from .config import GENERATOR_VERSION, SPLITS, SyntheticConfig
+from .generate import MANIFEST, SyntheticSummary, make_synthetic_opv2v, scenario_name
+from .scenario import Hits, Instant, Scenario, VehicleState, build_scenario
+
+__all__ = [
+    "GENERATOR_VERSION",
+    "MANIFEST",
+    "SPLITS",
+    "Hits",
+    "Instant",
+    "Scenario",
+    "SyntheticConfig",
+    "SyntheticSummary",
+    "VehicleState",
+    "build_scenario",
+    "make_synthetic_opv2v",
+    "scenario_name",
+]

@@ -1,0 +1,245 @@
+/* A WebGL2 viewer of point clouds and lines, z up, metres. Colouring and filtering happen on the GPU from one byte
+ * per quantity and point, so that no control costs more than one redraw. */
+
+const POINT_SHADER = [
+  `#version 300 es
+  in vec3 position;
+  in vec4 scalars; // palette indices 0..255 of photograph, range, confidence, error; 255 = unknown
+  uniform mat4 viewProjection;
+  uniform int mode; // 0 photograph, 1 range, 2 confidence, 3 error, 4 height, 5 flat
+  uniform vec3 flatColour;
+  uniform vec2 heights; // lowest, highest of the height scale
+  uniform sampler2D photoPalette, turbo;
+  uniform vec2 rangeLimits, weightLimits;
+  uniform float pixelAngle, density, size, pixelsPerMetre, minConfidence, maxRange;
+  out vec3 colour;
+  flat out float diameter;
+  vec3 look(sampler2D palette, float index) { return texelFetch(palette, ivec2(int(index + 0.5), 0), 0).rgb; }
+  void main() {
+    gl_Position = viewProjection * vec4(position, 1.0);
+    float metres = rangeLimits.x * pow(rangeLimits.y / rangeLimits.x, scalars.y / 254.0);
+    float drawn = min(1.0, density * clamp(metres, weightLimits.x, weightLimits.y));
+    float spacing = pixelAngle * metres * inversesqrt(drawn);
+    diameter = clamp(size * spacing * pixelsPerMetre / gl_Position.w, 1.5, 48.0);
+    gl_PointSize = diameter;
+    bool unsure = scalars.z < 254.5 && scalars.z < minConfidence;
+    if (unsure || scalars.y > maxRange) gl_Position = vec4(2.0, 2.0, 2.0, 1.0); // outside: not drawn
+    if (mode == 0) colour = look(photoPalette, scalars.x);
+    else if (mode == 5) colour = flatColour;
+    else if (mode == 4)
+      colour = look(turbo, 254.0 * clamp((position.z - heights.x) / (heights.y - heights.x), 0.0, 1.0));
+    else colour = look(turbo, mode == 1 ? scalars.y : mode == 2 ? scalars.z : scalars.w);
+  }`,
+  `#version 300 es
+  precision mediump float;
+  in vec3 colour;
+  flat in float diameter;
+  out vec4 pixel;
+  void main() {
+    vec2 q = gl_PointCoord - 0.5;
+    if (diameter > 3.0 && dot(q, q) > 0.25) discard;
+    pixel = vec4(colour, 1.0);
+  }`,
+];
+const LINE_SHADER = [
+  `#version 300 es
+  in vec3 position;
+  in vec3 tint;
+  uniform mat4 viewProjection;
+  uniform vec2 nudge;
+  out vec3 colour;
+  void main() {
+    gl_Position = viewProjection * vec4(position, 1.0);
+    gl_Position.xy += nudge * gl_Position.w;
+    colour = tint;
+  }`,
+  `#version 300 es
+  precision mediump float;
+  in vec3 colour;
+  out vec4 pixel;
+  void main() { pixel = vec4(colour, 1.0); }`,
+];
+const FIELD_OF_VIEW = (50 * Math.PI) / 180;
+
+class CloudViewer {
+  /* `beforeDraw()` returns {clouds: [{cloud, mode, flatColour, ...uniforms, count}], lines: [...]} */
+  constructor(canvas, shared, beforeDraw) {
+    this.canvas = canvas;
+    this.gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: false });
+    if (!this.gl) throw new Error("This browser has no WebGL2");
+    this.points = twgl.createProgramInfo(this.gl, POINT_SHADER);
+    this.lines = twgl.createProgramInfo(this.gl, LINE_SHADER);
+    this.shared = {
+      ...shared,
+      photoPalette: this.paletteTexture(shared.photoPalette),
+      turbo: this.paletteTexture(shared.turbo),
+    };
+    this.beforeDraw = beforeDraw;
+    this.camera = { target: [0, 0, 0], distance: 60, azimuth: 0, elevation: 0.6 };
+    this.afterDraw = () => {};
+    this.stats = { draws: 0, points: 0 };
+    this.listen();
+    new ResizeObserver(() => this.redraw()).observe(canvas);
+  }
+
+  paletteTexture(rgb) {
+    const { RGB8, RGB, NEAREST } = this.gl;
+    const options = { width: 256, height: 1, internalFormat: RGB8, format: RGB, min: NEAREST, mag: NEAREST };
+    return twgl.createTexture(this.gl, { ...options, src: rgb, auto: false, unpackAlignment: 1 });
+  }
+
+  addCloud(xyz, scalars) {
+    const info = twgl.createBufferInfoFromArrays(this.gl, {
+      position: { numComponents: 3, data: xyz },
+      scalars: { numComponents: 4, data: scalars, type: Uint8Array, normalize: false },
+    });
+    return { xyz, scalars, vertices: twgl.createVertexArrayInfo(this.gl, this.points, info) };
+  }
+
+  /* Segments [[a, b, colour], ...] become one drawable; kept until forgotten. */
+  addLines(segments) {
+    const position = new Float32Array(segments.flatMap(([a, b]) => [...a, ...b]));
+    const tint = new Float32Array(segments.flatMap(([, , c]) => [...c, ...c]));
+    if (!segments.length) return null;
+    const arrays = { position: { numComponents: 3, data: position }, tint: { numComponents: 3, data: tint } };
+    const info = twgl.createBufferInfoFromArrays(this.gl, arrays);
+    return twgl.createVertexArrayInfo(this.gl, this.lines, info);
+  }
+
+  eye() {
+    const { target, distance, azimuth, elevation } = this.camera;
+    const c = Math.cos(elevation);
+    const back = [-Math.sin(azimuth) * c, -Math.cos(azimuth) * c, Math.sin(elevation)];
+    return back.map((b, k) => target[k] + distance * b);
+  }
+
+  viewProjection() {
+    const { distance, target } = this.camera;
+    const aspect = this.canvas.width / this.canvas.height;
+    const projection = twgl.m4.perspective(FIELD_OF_VIEW, aspect, Math.max(0.1, distance / 100), distance * 20 + 1500);
+    return twgl.m4.multiply(projection, twgl.m4.inverse(twgl.m4.lookAt(this.eye(), target, [0, 0, 1])));
+  }
+
+  redraw() {
+    if (this.waiting) return;
+    this.waiting = true;
+    requestAnimationFrame(() => {
+      this.waiting = false;
+      this.draw();
+    });
+  }
+
+  draw() {
+    const { gl, canvas } = this;
+    const ratio = Math.min(window.devicePixelRatio || 1, 2);
+    canvas.width = Math.max(1, Math.round(canvas.clientWidth * ratio));
+    canvas.height = Math.max(1, Math.round(canvas.clientHeight * ratio));
+    gl.viewport(0, 0, canvas.width, canvas.height);
+    gl.clearColor(...themeColour("--sky"), 1);
+    gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
+    gl.enable(gl.DEPTH_TEST);
+    const frame = this.beforeDraw();
+    const viewProjection = (this.matrix = this.viewProjection());
+    this.drawn = frame.clouds;
+    this.drawLines(frame.lines, viewProjection, ratio);
+    gl.useProgram(this.points.program);
+    const pixelsPerMetre = canvas.height / (2 * Math.tan(FIELD_OF_VIEW / 2));
+    for (const { cloud, count, ...uniforms } of frame.clouds) {
+      twgl.setBuffersAndAttributes(gl, this.points, cloud.vertices);
+      twgl.setUniforms(this.points, { ...this.shared, viewProjection, pixelsPerMetre, ...uniforms });
+      gl.drawArrays(gl.POINTS, 0, count);
+    }
+    gl.bindVertexArray(null);
+    this.stats = { draws: this.stats.draws + 1, points: frame.clouds.reduce((n, c) => n + c.count, 0) };
+    this.afterDraw();
+  }
+
+  /* WebGL draws hairlines only: four draws half a pixel apart make them two pixels wide. */
+  drawLines(lines, viewProjection, ratio) {
+    const { gl, canvas } = this;
+    gl.useProgram(this.lines.program);
+    for (const { vertices, wide } of lines.filter((l) => l.vertices)) {
+      twgl.setBuffersAndAttributes(gl, this.lines, vertices);
+      for (const [x, y] of wide ? [[-1, -1], [1, -1], [-1, 1], [1, 1]] : [[0, 0]]) {
+        const nudge = [(x * ratio) / canvas.width / 1.5, (y * ratio) / canvas.height / 1.5];
+        twgl.setUniforms(this.lines, { viewProjection, nudge });
+        twgl.drawBufferInfo(gl, vertices, gl.LINES);
+      }
+    }
+  }
+
+  /* Where a point appears: [x, y] in CSS pixels, or null behind the eye. */
+  screen([x, y, z]) {
+    const m = this.matrix;
+    const w = m[3] * x + m[7] * y + m[11] * z + m[15];
+    if (w <= 0.05) return null;
+    const u = (m[0] * x + m[4] * y + m[8] * z + m[12]) / w;
+    const v = (m[1] * x + m[5] * y + m[9] * z + m[13]) / w;
+    return [(0.5 + u / 2) * this.canvas.clientWidth, (0.5 - v / 2) * this.canvas.clientHeight];
+  }
+
+  /* The nearest drawn point within a few pixels of the pointer: {draw, index} or null. */
+  pick(px, py) {
+    const m = this.matrix;
+    const [halfW, halfH] = [this.canvas.clientWidth / 2, this.canvas.clientHeight / 2];
+    const [cx, cy] = [px / halfW - 1, 1 - py / halfH];
+    let best = null;
+    let bestW = Infinity;
+    for (const draw of this.drawn || []) {
+      const { xyz, scalars } = draw.cloud;
+      for (let i = 0; i < draw.count; i++) {
+        const [x, y, z] = [xyz[3 * i], xyz[3 * i + 1], xyz[3 * i + 2]];
+        const w = m[3] * x + m[7] * y + m[11] * z + m[15];
+        if (w < 0.1 || w >= bestW) continue;
+        const dx = ((m[0] * x + m[4] * y + m[8] * z + m[12]) / w - cx) * halfW;
+        const dy = ((m[1] * x + m[5] * y + m[9] * z + m[13]) / w - cy) * halfH;
+        if (dx * dx + dy * dy > 16) continue;
+        const confidence = scalars[4 * i + 2];
+        if (scalars[4 * i + 1] > draw.maxRange || (confidence < 255 && confidence < draw.minConfidence)) continue;
+        bestW = w;
+        best = { draw, index: i };
+      }
+    }
+    return best;
+  }
+
+  orbit(dx, dy) {
+    const limit = Math.PI / 2 - 0.001;
+    this.camera.azimuth += dx * 0.006;
+    this.camera.elevation = Math.min(limit, Math.max(-limit, this.camera.elevation + dy * 0.006));
+    this.redraw();
+  }
+
+  pan(dx, dy) {
+    const { azimuth, elevation, distance } = this.camera;
+    const scale = (2 * distance * Math.tan(FIELD_OF_VIEW / 2)) / this.canvas.clientHeight;
+    const right = [Math.cos(azimuth), -Math.sin(azimuth), 0];
+    const s = Math.sin(elevation);
+    const up = [Math.sin(azimuth) * s, Math.cos(azimuth) * s, Math.cos(elevation)];
+    this.camera.target = this.camera.target.map((t, k) => t - right[k] * dx * scale + up[k] * dy * scale);
+    this.redraw();
+  }
+
+  zoom(amount) {
+    this.camera.distance = Math.min(2000, Math.max(0.5, this.camera.distance * Math.exp(amount)));
+    this.redraw();
+  }
+
+  listen() {
+    const { canvas } = this;
+    canvas.addEventListener("pointerdown", (e) => canvas.setPointerCapture(e.pointerId));
+    canvas.addEventListener("pointermove", (e) => {
+      if (!e.buttons) return;
+      if (e.buttons === 1 && !e.shiftKey && !e.ctrlKey) this.orbit(e.movementX, e.movementY);
+      else this.pan(e.movementX, e.movementY);
+    });
+    canvas.addEventListener("contextmenu", (e) => e.preventDefault());
+    canvas.addEventListener("wheel", (e) => (e.preventDefault(), this.zoom(e.deltaY * 0.0012)), { passive: false });
+    canvas.addEventListener("keydown", (e) => {
+      const step = { ArrowLeft: [-12, 0], ArrowRight: [12, 0], ArrowUp: [0, -12], ArrowDown: [0, 12] }[e.key];
+      if (step) (e.preventDefault(), e.shiftKey ? this.pan(...step) : this.orbit(...step));
+      if (e.key === "+" || e.key === "=") this.zoom(-0.15);
+      if (e.key === "-") this.zoom(0.15);
+    });
+  }
+}

@@ -1,0 +1,221 @@
+"""What holds for every term: perfect is zero, gradients are right and finite, scale cancels as it should."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.random_views import LEAVES, perfect_prediction, random_prediction, random_targets
+
+from coop3d.losses import (
+    GradientMatchingTerm,
+    LogScaleTerm,
+    MaskTerm,
+    MetricPointsTerm,
+    MetricPoseTerm,
+    MetricRangeTerm,
+    PointsTerm,
+    PoseTerm,
+    RangeTerm,
+    RayTerm,
+    ScaleTerm,
+    Scene,
+    ViewPointsTerm,
+    WeightedSum,
+)
+from coop3d.types import FactoredPrediction
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "loss"
+TERMS = {
+    "range": RangeTerm(),
+    "metric_range": MetricRangeTerm(),
+    "rays": RayTerm(),
+    "view_points": ViewPointsTerm(),
+    "points": PointsTerm(),
+    "metric_points": MetricPointsTerm(),
+    "pose": PoseTerm(),
+    "pairwise": PoseTerm(pairwise=True),
+    "metric_pose": MetricPoseTerm(pairwise=True),
+    "scale": ScaleTerm(),
+    "log_scale": LogScaleTerm(),
+    "mask": MaskTerm(pos_weight=2.0),
+    "gradient": GradientMatchingTerm(synthetic_only=False),
+}
+
+
+def load(name: str, *overrides: str) -> WeightedSum:
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return instantiate(compose(name, overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_perfect_prediction_costs_nothing(name):
+    targets = random_targets(V=3, dtype=torch.float32)
+    value = TERMS[name](Scene(perfect_prediction(targets), targets)).per_sample
+    # float32 rounding only; 1e-10 for the mask is softplus(-30)
+    torch.testing.assert_close(value, torch.zeros(2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_gradcheck(name):
+    targets = random_targets(B=1, H=2, W=3, valid_fraction=0.8)
+    # The scale terms detach geometry: their gradient is the true one in s alone, without origins.
+    leaves = ("scale",) if "scale" in name else LEAVES
+    prediction = random_prediction(targets)
+    if "scale" in name:
+        prediction = replace(prediction, origins=None)
+
+    def value(*tensors: torch.Tensor) -> torch.Tensor:
+        changed = replace(prediction, **dict(zip(leaves, tensors, strict=True)))
+        return TERMS[name](Scene(changed, targets)).per_sample
+
+    assert torch.autograd.gradcheck(value, tuple(getattr(prediction, leaf) for leaf in leaves))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    size=st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4)),
+    valid=st.sampled_from([0.0, 0.1, 1.0]),
+    metric=st.booleans(),
+    synthetic=st.booleans(),
+    known=st.booleans(),
+)
+def test_value_and_gradients_are_always_finite(seed, size, valid, metric, synthetic, known):
+    B, V, H, W = size
+    targets = random_targets(seed, B, V, H, W, valid, torch.float32)
+    targets = replace(
+        targets,
+        is_metric=torch.full((B,), metric),
+        is_synthetic=torch.full((B,), synthetic),
+        mask_known=targets.mask_known & known,
+    )
+    targets.valid[0] = False  # one sample sees only sky
+    targets.range_m[0] = torch.nan
+    prediction = random_prediction(targets)
+    out = WeightedSum(TERMS)(prediction, targets)
+    out.total.backward()
+    assert all(v.isfinite() for v in out.scalars().values())
+    for leaf in LEAVES:
+        assert getattr(prediction, leaf).grad.isfinite().all(), leaf
+
+
+def test_nothing_measured_teaches_nothing_about_geometry():
+    targets = random_targets(valid_fraction=0)
+    prediction = random_prediction(targets)
+    dense = {k: t for k, t in TERMS.items() if k not in ("mask", "metric_pose", "pose", "pairwise", "rays")}
+    out = WeightedSum(dense)(prediction, targets)
+    out.total.backward()
+    assert all(v == 0 for v in out.terms.values())
+    assert prediction.distance.grad.eq(0).all()
+
+
+NORMALISED = ("range", "view_points", "points", "pose", "pairwise")
+
+
+def scaled(p: FactoredPrediction, **factors: float) -> FactoredPrediction:
+    return replace(p, **{name: getattr(p, name) * k for name, k in factors.items()})
+
+
+def values(prediction: FactoredPrediction, targets, names=NORMALISED) -> torch.Tensor:
+    return torch.stack([TERMS[n](Scene(prediction, targets)).per_sample for n in names])
+
+
+def test_normalised_terms_do_not_see_how_scale_is_factored():
+    """(s, d, t) and (k s, d / k, t / k) are the same metric scene, with origins or without."""
+    targets = random_targets()
+    p = random_prediction(targets).detach()
+    same = scaled(p, scale=4.0, distance=0.25, trans=0.25)
+    torch.testing.assert_close(values(same, targets), values(p, targets))
+
+
+def test_normalised_terms_do_not_see_the_size_of_the_whole_predicted_scene():
+    targets = random_targets()
+    p = random_prediction(targets).detach()
+    larger = scaled(p, scale=4.0, origins=4.0)
+    torch.testing.assert_close(values(larger, targets), values(p, targets))
+
+
+def test_scale_alone_is_invisible_exactly_when_origins_are_zero():
+    """Known origins stay metric while the rest scales: the shape changes, and that makes scale observable."""
+    targets = random_targets()
+    p = random_prediction(targets).detach()
+    assert not torch.allclose(values(scaled(p, scale=4.0), targets), values(p, targets))
+    p = replace(p, origins=None)
+    torch.testing.assert_close(values(scaled(p, scale=4.0), targets), values(p, targets))
+    metric = ("metric_range", "metric_points", "metric_pose", "scale", "log_scale")
+    before, after = values(p, targets, metric), values(scaled(p, scale=4.0), targets, metric)
+    assert (before != after).all()
+
+
+def test_equal_parts_of_a_batch_average_to_the_whole():
+    """What DDP does, even when one part has no valid pixel at all."""
+    targets = random_targets(B=4, valid_fraction=0.3)
+    targets.valid[1] = False
+    targets.range_m[1] = torch.nan
+    prediction = random_prediction(targets)
+    loss = WeightedSum(TERMS)
+    whole = loss(prediction, targets).total
+
+    def part(record, index):
+        return record._map(lambda x: x if x.shape == targets.vehicle.shape else x[index])
+
+    parts = [loss(part(prediction, slice(i, i + 2)), part(targets, slice(i, i + 2))).total for i in (0, 2)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+
+
+def test_weights_names_and_half_precision():
+    targets = random_targets(dtype=torch.float32)
+    prediction = random_prediction(targets).detach()
+    out = WeightedSum({"a": RangeTerm(weight=2.0), "b": MaskTerm(weight=0.5)})(prediction, targets)
+    torch.testing.assert_close(out.total, 2 * out.terms["a"] + 0.5 * out.terms["b"])
+    assert set(out.scalars()) == {"total", "a", "b", "b/pred_mask_mean", "b/gt_mask_mean"}
+    half = replace(prediction, distance=prediction.distance.bfloat16())
+    assert WeightedSum({"a": RangeTerm()})(half, targets).total.dtype == torch.float32
+
+
+def test_autocast_does_not_reach_the_loss():
+    targets = random_targets(dtype=torch.float32)
+    prediction = random_prediction(targets).detach()
+    loss = WeightedSum(TERMS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = loss(prediction, targets).total
+    torch.testing.assert_close(inside, loss(prediction, targets).total, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+def test_configs_build_and_weights_can_be_overridden(name):
+    loss = load(name, "terms.pose.weight=2.0")
+    assert loss.terms["pose"].weight == 2.0
+    targets = random_targets(dtype=torch.float32)
+    prediction = random_prediction(targets)
+    loss(prediction, targets).total.backward()
+    assert prediction.distance.grad.abs().sum() > 0
+
+
+def test_team_pose_config_differs_from_overall_in_pose_only():
+    overall, pose = load("overall_loss"), load("opv2v_pose_loss")
+    assert pose.terms["pose"].pairwise
+    assert not overall.terms["pose"].pairwise
+    assert pose.terms["pose"].weight == 3.0
+    assert pose.terms["mask"].weight == 0.3
+    assert {k: vars(t) for k, t in pose.terms.items() if k != "pose"} == {
+        k: vars(t) for k, t in overall.terms.items() if k != "pose"
+    }
+
+
+def test_mistakes_are_refused_with_a_reason():
+    targets = random_targets()
+    prediction = random_prediction(targets)
+    with pytest.raises(ValueError, match="no terms"):
+        WeightedSum({})
+    with pytest.raises(ValueError, match="weight is -1"):
+        RangeTerm(weight=-1)
+    with pytest.raises(ValueError, match="same batch"):
+        Scene(replace(prediction, distance=prediction.distance[:, :1]), targets)
