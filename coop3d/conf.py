@@ -297,8 +297,12 @@ def _check_target(path: str, node: DictConfig) -> None:
         )
 
 
-def require_paths(cfg: DictConfig) -> None:
+def require_paths(cfg: DictConfig, how: str = "{key}=/path/to/it") -> None:
     """Check that the data roots which the dataset config reads exist.
+
+    Args:
+        cfg: with ``machine`` and ``dataset``.
+        how: how a user of this command changes a key.
 
     Raises:
         ConfigError: naming the config key, the environment variable that sets it, and the missing path.
@@ -309,13 +313,22 @@ def require_paths(cfg: DictConfig) -> None:
         value = cfg.machine.get(name)
         if name not in read or value is None or Path(value).is_dir():
             continue
-        written = str(raw["machine"][name])
-        variables = re.findall(r"\$\{oc\.env:(\w+)", written)
-        how = f"set the environment variable {' or '.join(variables)}, or " if variables else ""
+        variables = re.findall(r"\$\{oc\.env:(\w+)", str(raw["machine"][name]))
+        variable = f"set the environment variable {' or '.join(variables)}, or " if variables else ""
         raise ConfigError(
-            f"machine.{name}={os.path.abspath(value)} does not exist: {how}pass machine.{name}=/path/to/it "
-            "(machine=demo needs no data)."
+            f"machine.{name}={os.path.abspath(value)} does not exist: {variable}pass "
+            f"{how.format(key=f'machine.{name}')}. (machine=demo needs no data.)"
         )
+
+
+def has_key(cfg: DictConfig, key: str) -> bool:
+    """Whether a dotted key exists, be its value null."""
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return False
+        node = node[part]
+    return True
 
 
 def _check_range(name: str, value: float, low: float) -> None:

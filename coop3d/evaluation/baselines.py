@@ -94,7 +94,7 @@ def _weighted_median(weight: Tensor) -> Tensor:
     cumulative = weight.cumsum(dim=-1)
     half = cumulative[..., -1:] / 2
     index = torch.searchsorted(cumulative, half).squeeze(-1).clamp_max(BINS - 1)
-    return MIN_RANGE_M * (MAX_RANGE_M / MIN_RANGE_M) ** ((index + 0.5) / BINS)
+    return MIN_RANGE_M * (MAX_RANGE_M / MIN_RANGE_M) ** ((index.double() + 0.5) / BINS)
 
 
 class PoseGuess(Protocol):

@@ -34,11 +34,11 @@ def _centred(
     return src - mean_src, dst - mean_dst, w, mean_src, mean_dst
 
 
-def _require_rank(covariance_eigenvalues: NDArray[np.float64], what: str) -> None:
-    """Rank >= 2 of the source decides the rotation; collinear points leave it free about their line."""
-    largest = covariance_eigenvalues[0]
-    if largest <= 0 or covariance_eigenvalues[1] < 1e-12 * largest:
-        raise ValueError(f"alignment is undefined: the {what} points coincide or lie on one line")
+def _require_rank(covariance: NDArray[np.float64]) -> None:
+    """Rank >= 2 decides the rotation; points on one line leave it free about that line."""
+    largest, second = np.linalg.svd(covariance, compute_uv=False)[:2]
+    if largest <= 0 or second < 1e-12 * largest:
+        raise ValueError("alignment is undefined: the corresponding points coincide or lie on one line")
 
 
 def umeyama(
@@ -61,8 +61,8 @@ def umeyama(
     """
     x, y, w, mean_src, mean_dst = _centred(src, dst, weights)
     covariance = (y * w[:, None]).T @ x
+    _require_rank(covariance)
     U, D, Vt = np.linalg.svd(covariance)
-    _require_rank(D, "corresponding")
     S = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])
     R = (U * S) @ Vt
     scale = float((D * S).sum() / (w @ (x * x).sum(1))) if with_scale else 1.0
@@ -79,7 +79,7 @@ def horn(
     """
     x, y, w, mean_src, mean_dst = _centred(src, dst, weights)
     S = (x * w[:, None]).T @ y
-    _require_rank(np.linalg.svd(S, compute_uv=False), "corresponding")
+    _require_rank(S)
     delta = np.array([S[1, 2] - S[2, 1], S[2, 0] - S[0, 2], S[0, 1] - S[1, 0]])
     N = np.empty((4, 4))
     N[0, 0], N[0, 1:], N[1:, 0] = np.trace(S), delta, delta

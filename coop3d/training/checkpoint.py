@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself would load flipped bits without a word
+            if (member := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"checksum of {member} does not match")
         payload = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:  # a damaged archive raises many types; the file is what matters
         raise CheckpointError(

@@ -110,17 +110,27 @@ def _start_worker(_: int) -> None:
 
 
 def draw(stream: Iterator[Collated], dataset: CoopDataset, requests: Sequence[Request]) -> Collated:
-    """Next micro-batch of the stream; if its worker died, say on what."""
+    """Next micro-batch of the stream; if a worker died, say near what."""
     try:
         return next(stream)
     except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
+        if (better := explained(error, dataset, requests)) is error:
             raise
-        names = "; ".join(describe(dataset, r) for r in requests[:8])
-        raise SampleError(
-            f"{error} A loader process was killed while preparing samples from {names} on. Usually host "
-            "memory ran out: lower machine.num_workers or machine.prefetch_batches."
-        ) from error
+        raise better from error
+
+
+def explained(error: RuntimeError, dataset: CoopDataset, requests: Sequence[Request]) -> RuntimeError:
+    """The error itself, or, for a loader process that was killed, one that says on what it worked.
+
+    torch raises that error from a signal handler, wherever the training process happens to be.
+    """
+    if isinstance(error, SampleError) or "DataLoader worker" not in str(error):
+        return error
+    names = "; ".join(describe(dataset, r) for r in requests[:8])
+    return SampleError(
+        f"{error} The loader process was preparing {names}, or what follows. Usually host memory ran out: "
+        "lower machine.num_workers or machine.prefetch_batches."
+    )
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,14 @@ def build_trainer(cfg: DictConfig, run_dir: Path, me: Processes) -> Trainer:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as dicts, lists, strings and numbers."""
-    return OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # type: ignore[return-value]
+    """The config as dicts, lists, strings and numbers.
+
+    The machine's values are resolved (they come from this environment); references to them and to other keys
+    stay references, so that whoever opens the run can move the data by changing one key.
+    """
+    out: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False, enum_to_str=True)  # type: ignore[assignment]
+    out["machine"] = OmegaConf.to_container(cfg.machine, resolve=True)
+    return out
 
 
 def prepare_machine(cfg: DictConfig, me: Processes) -> None:

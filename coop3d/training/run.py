@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from coop3d.conf import ConfigError, require_paths
+from coop3d.conf import ConfigError, has_key, require_paths
 from coop3d.training.checkpoint import CheckpointError, load_checkpoint
 from coop3d.training.data import CoopDataset
 
@@ -37,7 +38,7 @@ class Run:
             raise ConfigError(f"split={split} is not one of {', '.join(SPLITS)}.")
         if split not in self.config.dataset:
             raise ConfigError(f"{self.checkpoint}: the config saved with this run has no dataset.{split}.")
-        require_paths(self.config)
+        require_paths(self.config, how="'overrides=[{key}=/path/to/it]'")
         return hydra.utils.instantiate(self.config.dataset[split])
 
 
@@ -79,27 +80,13 @@ def _without_pretrained(config: DictConfig) -> DictConfig:
     return node
 
 
-def _overridden(saved: dict, overrides: Sequence[str]) -> DictConfig:
-    """The saved (fully resolved) config with changes; a data root that changes, changes in every dataset."""
+def _overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """The saved config with changes; what refers to a changed key follows it."""
     config = OmegaConf.create(saved)
-    before = dict(config.machine) if "machine" in config else {}
     for override in overrides:
-        key, equals, value = override.partition("=")
+        key, equals, _ = override.partition("=")
         if not equals:
             raise ConfigError(f"overrides: {override!r} is not key=value.")
-        if OmegaConf.select(config, key, default=...) is ...:
+        if not has_key(config, key):
             raise ConfigError(f"overrides: the config saved with the run has no key {key!r}.")
-        OmegaConf.update(config, key, OmegaConf.create(f"v: {value}").v)
-    for name, old in before.items():
-        new = config.machine[name]
-        if isinstance(old, str) and new != old:
-            _replace_values(config.dataset, old, new)
-    return config
-
-
-def _replace_values(node: DictConfig, old: str, new: str) -> None:
-    for key, value in node.items():
-        if isinstance(value, DictConfig):
-            _replace_values(value, old, new)
-        elif value == old:
-            node[key] = new
+    return cast(DictConfig, OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides))))

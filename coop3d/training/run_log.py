@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 from torch.utils.tensorboard.writer import SummaryWriter
+from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,20 @@ log = logging.getLogger(__name__)
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "opencv-python-headless", "h5py", "embreex")
 
-__all__ = ["RunLog", "describe_environment", "git_revision", "logging_redirect_tqdm", "setup_logging"]
+__all__ = [
+    "RunLog",
+    "describe_environment",
+    "git_revision",
+    "logging_redirect_tqdm",
+    "progress",
+    "setup_logging",
+    "write_run_description",
+]
+
+
+def progress(*arguments: Any, **options: Any) -> tqdm:
+    """A progress bar: lively on a terminal, a line every half minute in a file."""
+    return tqdm(*arguments, dynamic_ncols=True, mininterval=0.3 if sys.stderr.isatty() else 30.0, **options)
 
 
 def setup_logging(run_dir: Path, is_main: bool) -> None:

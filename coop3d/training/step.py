@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from coop3d.conf import ConfigError, Precision
 from coop3d.training.distributed import Processes
 from coop3d.types import CoopBatch, FactoredPrediction, ViewTargets
 
@@ -156,3 +158,15 @@ def read_scalars(output: LossOutput) -> dict[str, float]:
     scalars = output.scalars()
     values = torch.stack([v.detach().double().reshape(()) for v in scalars.values()]).tolist()
     return dict(zip(scalars, values, strict=True))
+
+
+def make_autocast(precision: Precision, device: torch.device) -> Autocast:
+    """Context of a forward pass: bf16 by choice, or by default on a GPU that has it; never on a CPU."""
+    if device.type != "cuda":
+        if precision is Precision.bf16:
+            raise ConfigError("train_params.precision=bf16 needs a GPU; use auto or fp32 on a CPU.")
+        return nullcontext
+    auto = precision is Precision.auto and torch.cuda.is_bf16_supported(including_emulation=False)
+    if auto or precision is Precision.bf16:
+        return partial(torch.autocast, "cuda", dtype=torch.bfloat16)
+    return nullcontext

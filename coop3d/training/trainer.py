@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from coop3d.conf import MetricMode, Precision, TrainParamsConf
+from coop3d.conf import MetricMode, TrainParamsConf
 from coop3d.training.checkpoint import CheckpointStore
 from coop3d.training.data import (
     BadRecord,
@@ -26,14 +26,15 @@ from coop3d.training.data import (
     CoopDataset,
     bad_records,
     draw,
+    explained,
     make_loader,
 )
 from coop3d.training.distributed import Processes, rng_state, seed_all, set_backend_flags, set_rng_state
-from coop3d.training.run_log import RunLog, git_revision, logging_redirect_tqdm
+from coop3d.training.run_log import RunLog, git_revision, logging_redirect_tqdm, progress
 from coop3d.training.sampler import BatchSplit, GlobalBatchSampler, RankStream, SamplerState
 from coop3d.training.schedule import load_optimizer_state, lr_factor, make_optimizer, parameter_groups, set_lr
 from coop3d.training.signals import StopRequest
-from coop3d.training.step import LossFunction, NonFiniteError, OptimiserStep, StepResult, Sums
+from coop3d.training.step import LossFunction, NonFiniteError, OptimiserStep, StepResult, Sums, make_autocast
 from coop3d.training.validation import LoaderOptions, Validation
 
 log = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ class Trainer:
         self.position = SamplerState()
         self.best: float | None = None
         self._git = git_revision()
-        self._amp = _wants_bf16(params.precision, processes.device)
+        self._autocast = make_autocast(params.precision, processes.device)
 
     # ---- the loop
 
@@ -134,12 +135,17 @@ class Trainer:
             with (
                 StopRequest() as stop,
                 logging_redirect_tqdm(),
-                tqdm(total=total, initial=self.step, unit="step", disable=hidden, dynamic_ncols=True) as bar,
+                progress(total=total, initial=self.step, unit="step", disable=hidden) as bar,
             ):
                 return self._loop(stop, bar)
         except NonFiniteError as error:
             self._record_non_finite(error)
             raise
+        except RuntimeError as error:
+            better = explained(error, self.task.train, self.sampler.requests(self.position))
+            if better is error:
+                raise
+            raise better from error
         finally:
             self.run_log.close()
 
@@ -251,9 +257,6 @@ class Trainer:
             )
         )
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cuda", dtype=torch.bfloat16) if self._amp else nullcontext()
-
     def _lr_factor(self) -> float:
         p = self.params
         return lr_factor(self.step, p.warmup_steps, p.total_steps, p.min_lr_factor)
@@ -285,7 +288,8 @@ class Trainer:
         bar.set_postfix_str(
             f"loss {values['loss']:.4f}, lr {max(g['lr'] for g in self.optimizer.param_groups):.1e}, "
             f"{values['samples_per_s']:.1f} samples/s, wait {values['data_wait']:.0%}, "
-            f"|g| {result.grad_norm:.2f}"
+            f"|g| {result.grad_norm:.2f}",
+            refresh=False,
         )
 
     def _announce(self) -> None:
@@ -293,7 +297,7 @@ class Trainer:
         log.info(
             "%s: %d steps to go; global batch %d = %d processes x %d micro-batches x %d samples on %s, %s.",
             self.run_dir, self.params.total_steps - self.step, s.global_batch, s.world_size, s.accumulation,
-            s.micro_batch, self.processes.device, "bf16" if self._amp else "fp32",
+            s.micro_batch, self.processes.device, "bf16" if self._autocast is not nullcontext else "fp32",
         )  # fmt: skip
         if never:
             log.warning(
@@ -363,12 +367,3 @@ def config_changes(old: Any, new: Any, path: str = "") -> list[str]:
         dotted = [(k, f"{path}.{k}" if path else str(k)) for k in keys]
         return [line for k, p in dotted for line in config_changes(old.get(k), new.get(k), p)]
     return [] if old == new else [f"{path}: {old} -> {new}"]
-
-
-def _wants_bf16(precision: Precision, device: torch.device) -> bool:
-    """bf16 by choice, or by default on a GPU that has it; never on a CPU."""
-    if device.type != "cuda" or precision is Precision.fp32:
-        if precision is Precision.bf16:
-            raise ValueError("train_params.precision=bf16 needs a GPU; use auto or fp32 on a CPU.")
-        return False
-    return precision is Precision.bf16 or torch.cuda.is_bf16_supported(including_emulation=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from coop3d.evaluation import Evaluator
 from coop3d.training.data import (
@@ -19,6 +18,7 @@ from coop3d.training.data import (
     make_loader,
 )
 from coop3d.training.distributed import Processes
+from coop3d.training.run_log import progress
 from coop3d.training.sampler import fixed_batches
 from coop3d.training.step import Autocast, LossFunction, Sums, read_scalars
 
@@ -69,7 +69,7 @@ class Validation:
             )
         )
         hidden = not self.processes.is_main
-        for requests in tqdm(self.batches, desc="validation", leave=False, disable=hidden):
+        for requests in progress(self.batches, desc="validation", leave=False, disable=hidden):
             collated = draw(stream, self.dataset, requests)
             bad += bad_records(collated.bad)
             if collated.batch is None:

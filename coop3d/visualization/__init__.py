@@ -1,0 +1,28 @@
+"""Pages and pictures made from the door types; no inference, no display, no network."""
+
+from coop3d.visualization.colour import ERROR_SCALE, RANGE_SCALE, LogScale
+from coop3d.visualization.figures import panorama_figure, prediction_figure, save_png
+from coop3d.visualization.panorama_page import write_panorama_html
+from coop3d.visualization.render import Viewpoint, look_at, preset, render_scene
+from coop3d.visualization.scene import PointSet, Scene, SceneView, scene_from_prediction, upright
+from coop3d.visualization.scene_page import write_scene_html
+
+__all__ = [
+    "ERROR_SCALE",
+    "RANGE_SCALE",
+    "LogScale",
+    "PointSet",
+    "Scene",
+    "SceneView",
+    "Viewpoint",
+    "look_at",
+    "panorama_figure",
+    "prediction_figure",
+    "preset",
+    "render_scene",
+    "save_png",
+    "scene_from_prediction",
+    "upright",
+    "write_panorama_html",
+    "write_scene_html",
+]

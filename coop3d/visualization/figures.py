@@ -173,18 +173,18 @@ def prediction_figure(
     keys: Sequence[Sequence[SampleKey]] | None = None,
     sample: int = 0,
 ) -> RGB:
-    """One row per vehicle: photographs, predicted range, true range, range error, mask."""
+    """Per vehicle: photographs, predicted and true range, range error, mask, in rows of three."""
     scales = {"Predicted range": RANGE_SCALE, "True range": RANGE_SCALE, "Range error": ERROR_SCALE}
-    panels: list[RGB] = []
-    columns = 1
+    vehicles: list[RGB] = []
     for view in range(inputs.shape[1]):
         name = f"view {view}" if keys is None else str(keys[sample][view])
         layers = view_layers(inputs, targets, prediction, sample, view)
-        columns = len(layers)
+        panels = []
         for title, picture in layers.items():
             framed = with_bar(picture, scales[title]) if title in scales else picture
             panels.append(caption(framed, f"{title}  {name}" if title == "Photographs" else title))
-    return grid(panels, columns)
+        vehicles.append(grid(panels, columns=3))
+    return grid(vehicles, columns=1)
 
 
 def save_png(path: Path, image: RGB) -> None:

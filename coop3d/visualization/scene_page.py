@@ -33,7 +33,7 @@ from coop3d.visualization.scene import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M, Poin
 
 Numbers = Mapping[str, object]
 
-_PHOTOGRAPHIC = {"Photographs", "Predicted range", "True range"}  # JPEG; flat colours are PNG
+_FLAT = {"Mask", "Predicted mask"}  # PNG; pictures with gradients or noise are JPEG
 
 
 def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, note: str = "") -> Path:
@@ -193,7 +193,7 @@ def _panoramas_html(index: int, view: SceneView) -> Markup:
     red, green, blue = vehicle_rgb(index)
     figures = "".join(
         f'<figure><img alt="{escape(f"{title}, vehicle {view.name}")}" loading="lazy" '
-        f'src="{data_uri(image, lossless=title not in _PHOTOGRAPHIC)}">'
+        f'src="{data_uri(image, lossless=title in _FLAT)}">'
         f"<figcaption>{escape(title)}</figcaption></figure>"
         for title, image in view.images.items()
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.doc_examples import run_examples
 from support.random_views import random_targets
 
 from coop3d.evaluation import (
@@ -150,3 +151,8 @@ def test_mistakes_are_refused_with_a_reason():
         TrivialBaseline(ReferencePoseRepeated(), ConstantDepth(statistics), AllNonAmbiguous())(
             replace(inputs_of(targets), rays=None)
         )
+
+
+def test_documentation_example_runs():
+    summaries = run_examples("evaluation.md")["summaries"]
+    assert [s["pose/translation_m/mean"] for s in summaries.values()] == pytest.approx([20, 10])

@@ -1,4 +1,4 @@
-"""Small random views for loss and metric tests: targets, the prediction that reproduces them, a random one."""
+"""Small random views for loss and metric tests: targets, what reproduces them, and a random prediction."""
 
 from __future__ import annotations
 

@@ -87,10 +87,10 @@ class Browser:
         return [e["message"] for e in self._log("browser") if e["level"] in ("WARNING", "SEVERE")]
 
     def requests(self) -> list[str]:
-        """URLs of all requests other than data: and blob: since the last call."""
+        """URLs of all requests since the last call, but for data:, blob: and the browser's own start page."""
         messages = [json.loads(e["message"])["message"] for e in self._log("performance")]
         sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith(("data:", "blob:"))]
+        return [url for url in sent if not url.startswith(("data:", "blob:", "chrome"))]
 
     def stop(self) -> None:
         """Close the session."""

@@ -34,9 +34,9 @@ function colourBar(host, palette, ticks, unit) {
   host.replaceChildren(canvas);
   let last = -1;
   for (const [position, text] of ticks) {
-    if (position - last < 0.12 || position > 0.97) continue; // labels would overlap
+    if (position - last < 0.1 || position > 0.97) continue; // labels would overlap
+    const label = element("span", { textContent: last < 0 ? `${text} ${unit}` : text });
     last = position;
-    const label = element("span", { textContent: `${text} ${unit}` });
     label.style.left = `${Math.max(100 * position, 4)}%`;
     host.append(label);
   }

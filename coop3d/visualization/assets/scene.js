@@ -173,7 +173,7 @@ function lookFrom(name, vehicle = data.vehicles[0]) {
   const distance = 1.5 * data.radius;
   const quarter = Math.PI / 2;
   if (name === "Top") viewer.camera = { target, distance: 1.6 * distance, azimuth: 0, elevation: quarter - 0.001 };
-  if (name === "Side") viewer.camera = { target, distance, azimuth: -quarter, elevation: 0.06 };
+  if (name === "Side") viewer.camera = { target, distance, azimuth: -quarter, elevation: 0.3 };
   if (name === "Oblique") viewer.camera = { target, distance, azimuth: 0.5, elevation: 0.55 };
   if (name === "Driver" && pose) {
     const forward = [pose[0][1], pose[1][1], pose[2][1]];
@@ -252,6 +252,13 @@ function centreOn(event) {
   viewer.redraw();
 }
 
+function pictureLegends() {
+  for (const host of document.querySelectorAll(".bar[data-scale]")) {
+    const scale = data.scales[host.dataset.scale];
+    colourBar(host, turbo, scale.ticks, scale.unit);
+  }
+}
+
 function enlargeOnClick() {
   const dialog = byId("enlarged");
   for (const image of document.querySelectorAll("figure img")) {
@@ -267,6 +274,7 @@ let labels = [];
 function start() {
   buildControls();
   enlargeOnClick();
+  pictureLegends();
   const { range } = data.scales;
   const shared = {
     photoPalette: decodeArray(data.photoPalette),

@@ -6,28 +6,19 @@ import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from coop3d.conf import Precision, TrainParamsConf
+from coop3d.datasets import BadSample, CoopSample, collate_coop
 from coop3d.training.distributed import Processes
 from coop3d.training.trainer import Trainer, TrainingTask
 from coop3d.training.validation import LoaderOptions
 from coop3d.types import CoopBatch, FactoredPrediction, SampleKey, ViewInputs, ViewTargets
 
 H, W = 3, 6
-
-
-class Bad(NamedTuple):
-    keys: tuple[SampleKey, ...]
-    reason: str
-
-
-class ToyCollated(NamedTuple):
-    batch: CoopBatch | None
-    bad: tuple[Bad, ...]
 
 
 class ToyDataset:
@@ -49,7 +40,7 @@ class ToyDataset:
             SampleKey("town", str(v), f"{index:06d}") for v in range(self.num_views_of(epoch, index))
         )
 
-    def __getitem__(self, request: tuple[int, int]) -> CoopBatch | Bad:
+    def __getitem__(self, request: tuple[int, int]) -> CoopSample | BadSample:
         epoch, index = request
         if index == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -58,8 +49,9 @@ class ToyDataset:
         if index == self.raises:
             raise KeyError("no such thing")
         if index in self.bad:
-            return Bad(self.keys_of(epoch, index), f"/data/{index}.png: truncated")
-        return make_sample(self.keys_of(epoch, index), torch.Generator().manual_seed(epoch * 1000 + index))
+            return BadSample(self.keys_of(epoch, index), f"/data/{index}.png: truncated")
+        generator = torch.Generator().manual_seed(epoch * 1000 + index)
+        return CoopSample(make_sample(self.keys_of(epoch, index), generator))
 
 
 def make_sample(keys: tuple[SampleKey, ...], generator: torch.Generator) -> CoopBatch:
@@ -78,26 +70,6 @@ def make_sample(keys: tuple[SampleKey, ...], generator: torch.Generator) -> Coop
     return CoopBatch(
         inputs=ViewInputs(image=image, rays=rays, origins=targets.origins), targets=targets, keys=(keys,)
     )
-
-
-def collate(samples: Any) -> ToyCollated:
-    good = [s for s in samples if isinstance(s, CoopBatch)]
-    bad = tuple(s for s in samples if isinstance(s, Bad))
-    if not good:
-        return ToyCollated(None, bad)
-
-    def join(records: list[Any]) -> dict[str, Tensor]:
-        return {
-            name: value if name == "vehicle" else torch.cat([getattr(r, name) for r in records])
-            for name, value in vars(records[0]).items()
-        }
-
-    batch = CoopBatch(
-        inputs=ViewInputs(**join([b.inputs for b in good])),
-        targets=ViewTargets(**join([b.targets for b in good])),
-        keys=tuple(k for b in good for k in b.keys),
-    )
-    return ToyCollated(batch, bad)
 
 
 class ToyModel(nn.Module):
@@ -136,8 +108,6 @@ class ToyOutput:
 class ToyLoss:
     """Mean over samples; views weigh equally within a sample."""
 
-    poison: str | None = None  # a frame whose loss becomes NaN
-
     def __call__(self, prediction: FactoredPrediction, targets: ViewTargets) -> ToyOutput:
         range_loss = (prediction.range_m - targets.range_m).square().mean(dim=(1, 2, 3))
         pose_loss = (prediction.T_ref_view - targets.T_ref_view)[..., :3, 3].square().mean(dim=(1, 2))
@@ -174,5 +144,5 @@ def make_trainer(
         train=dataset if dataset is not None else ToyDataset(),
         validation=ToyDataset(9),
     )
-    loader = LoaderOptions(collate=collate, num_workers=num_workers, prefetch=2)
+    loader = LoaderOptions(collate=collate_coop, num_workers=num_workers, prefetch=2)
     return Trainer(task, params(**changes), loader, processes, run_dir, {"toy": True})

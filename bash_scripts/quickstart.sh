@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# From nothing to a point cloud in the browser: set up, make synthetic OPV2V, check it, look at a panorama, train the
+# tiny model, evaluate it on towns it never saw, render the page. About 15 minutes on two CPU cores.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+  cat <<'EOF'
+usage: bash bash_scripts/quickstart.sh [overrides...]
+
+Extra arguments are passed to the training script, for example a shorter run:
+  bash bash_scripts/quickstart.sh train_params.epochs=2
+
+environment:
+  COOP3D_QUICKSTART_DIR  where run and pictures go (default: outputs/quickstart)
+  COOP3D_DEMO_ROOT       where the synthetic data go (default: data/demo_opv2v)
+EOF
+}
+if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then
+  usage
+  exit 0
+fi
+
+out="${COOP3D_QUICKSTART_DIR:-outputs/quickstart}"
+run="$out/train"
+demo=(machine=demo dataset=opv2v_cyl_coop_demo model=tiny loss=cyl_loss train_params=demo)
+
+step() { printf '\n== %s (%d s since the start)\n' "$1" "$SECONDS"; }
+
+step "1/6 environment"
+bash bash_scripts/setup_env.sh
+# shellcheck disable=SC1091
+source .venv/bin/activate
+
+step "2/6 make and check synthetic OPV2V (training, validation and test towns differ)"
+python scripts/validate_opv2v_cyl_setup.py --num-samples 3 --output "$out/validation.json" \
+  --hydra-overrides "${demo[@]}"
+
+step "3/6 preview panoramas"
+images_root="${COOP3D_DEMO_ROOT:-data/demo_opv2v}"
+python scripts/opv2v_panorama_preview.py --images-root "$images_root" --depth-root "${images_root}_depth" \
+  --split test --index 0 --output-dir "$out/preview"
+
+step "4/6 train (resumes where it stopped if you run this again)"
+bash bash_scripts/train/opv2v_cyl_coop.sh 1 "${demo[@]}" "hydra.run.dir=$run" "$@"
+
+step "5/6 evaluate on held-out towns, photographs only"
+python scripts/evaluate.py "checkpoint=$run/checkpoint-best.pth" split=test "output_dir=$out/evaluation"
+
+step "6/6 render the point cloud"
+python scripts/render_pointcloud_html.py --checkpoint "$run/checkpoint-best.pth" --split test --index 0 \
+  --output-html "$out/pointcloud.html"
+
+step "done"
+cat "$out/evaluation/table.txt"
+cat <<EOF
+
+open in a browser:
+  $out/pointcloud.html                predicted and true point clouds
+  $out/preview/                       panoramas: colour, range, source camera, masks
+  $out/evaluation/per_frame.csv       every number of every frame
+  tensorboard --logdir $run           curves
+EOF

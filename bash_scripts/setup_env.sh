@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Set up the project's own virtual environment in .venv, once; instant when it is already set up.
+# Run it, or source it and use "$COOP3D_PYTHON" afterwards.
+#
+# torch is chosen to suit the machine: a torch that the invoking Python already has is used as it is; without a
+# GPU, COOP3D_TORCH_SPEC (default torch==2.13.0) is installed; with one, a torch for it (default torch>=2.4).
+# COOP3D_TORCH_INDEX_URL names another package index for torch alone. COOP3D_PYTHON_BASE names the Python to
+# build on. COOP3D_EXTRAS (default dev) are the extras of pyproject.toml to install.
+
+_coop3d_setup() {
+  local root venv stamp_file stamp python_base lock_fd
+  root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)" || return 1
+  venv="$root/.venv"
+  stamp_file="$venv/.coop3d-setup"
+  export COOP3D_PYTHON="$venv/bin/python"
+
+  stamp="$(_coop3d_stamp "$root")" || return 1
+  if _coop3d_is_ready "$stamp_file" "$stamp"; then return 0; fi
+
+  exec {lock_fd}>"$root/.venv.lock" || return 1
+  if ! flock -n "$lock_fd"; then
+    echo "setup: another setup of $venv is running; waiting for it." >&2
+    flock "$lock_fd" || return 1
+  fi
+  if _coop3d_is_ready "$stamp_file" "$stamp"; then
+    exec {lock_fd}>&-
+    return 0
+  fi
+  _coop3d_install "$root" "$venv" && printf '%s\n' "$stamp" >"$stamp_file"
+  local status=$?
+  exec {lock_fd}>&-
+  return $status
+}
+
+# What the environment depends on: the project's requirements and what was asked for.
+_coop3d_stamp() {
+  { cat "$1/pyproject.toml" && printf '%s|' "$1" "${COOP3D_EXTRAS:-dev}" "${COOP3D_TORCH_SPEC:-}" \
+    "${COOP3D_PYTHON_BASE:-}"; } | sha256sum | cut -d' ' -f1
+}
+
+_coop3d_is_ready() {
+  [[ -x "$COOP3D_PYTHON" && -f "$1" && "$(<"$1")" == "$2" ]] && "$COOP3D_PYTHON" -c '' 2>/dev/null
+}
+
+# First Python >= 3.10 that runs.
+_coop3d_find_python() {
+  local candidate
+  for candidate in ${COOP3D_PYTHON_BASE:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+      command -v "$candidate"
+      return 0
+    fi
+  done
+  echo "setup: no Python >= 3.10 found (tried ${COOP3D_PYTHON_BASE:-python3 and python3.10 to 3.13})." \
+    "Install one, or set COOP3D_PYTHON_BASE=/path/to/python." >&2
+  return 1
+}
+
+_coop3d_has_torch() { "$1" -c 'import torch; torch.ones(2).sum().item()' >/dev/null 2>&1; }
+
+_coop3d_make_venv() { # python venv
+  local options=()
+  if _coop3d_has_torch "$1"; then
+    echo "setup: using the torch that $1 already has." >&2
+    options+=(--system-site-packages)
+  fi
+  if ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "setup: $1 cannot make virtual environments: its venv module is incomplete." \
+      "On Debian or Ubuntu: apt-get install python3-venv (or python3.X-venv), then run this again." >&2
+    return 1
+  fi
+  echo "setup: making $2 with $1 ($("$1" -V))." >&2
+  "$1" -m venv "${options[@]}" "$2"
+}
+
+_coop3d_install_torch() { # python
+  if _coop3d_has_torch "$1"; then return 0; fi
+  local spec="torch>=2.4" options=()
+  if ! nvidia-smi >/dev/null 2>&1; then spec="torch==2.13.0"; fi
+  if [[ -n "${COOP3D_TORCH_INDEX_URL:-}" ]]; then options+=(--index-url "$COOP3D_TORCH_INDEX_URL"); fi
+  spec="${COOP3D_TORCH_SPEC:-$spec}"
+  echo "setup: installing $spec." >&2
+  "$1" -m pip install --quiet "${options[@]}" "$spec" || return 1
+  _coop3d_has_torch "$1" || { echo "setup: $spec was installed but does not run." >&2; return 1; }
+}
+
+_coop3d_install() { # root venv
+  local root="$1" venv="$2" base constraints status
+  if [[ ! -x "$venv/bin/python" ]] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    base="$(_coop3d_find_python)" || return 1
+    rm -rf "$venv"
+    _coop3d_make_venv "$base" "$venv" || return 1
+  fi
+  export PIP_DISABLE_PIP_VERSION_CHECK=1
+  _coop3d_install_torch "$venv/bin/python" || return 1
+  constraints="$(mktemp)" || return 1
+  "$venv/bin/python" -c 'import torch; print("torch==" + torch.__version__)' >"$constraints"
+  echo "setup: installing coop3d and what it needs." >&2
+  "$venv/bin/python" -m pip install --quiet --constraint "$constraints" --editable "$root[${COOP3D_EXTRAS:-dev}]"
+  status=$?
+  rm -f "$constraints"
+  return $status
+}
+
+if ! _coop3d_setup; then
+  echo "setup: failed; see the messages above." >&2
+  # shellcheck disable=SC2317
+  return 1 2>/dev/null || exit 1
+fi

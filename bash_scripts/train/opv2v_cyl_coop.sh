@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Fine-tune on cooperative panoramas: one process per GPU, or CPU processes where there is no GPU.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+Usage: bash bash_scripts/train/opv2v_cyl_coop.sh [NUM_GPUS] [key=value ...]
+
+NUM_GPUS   processes to start, one per GPU. Default: all visible GPUs, or 1 process on the CPU without any.
+           Where there is no GPU it is the number of CPU processes.
+key=value  Hydra overrides of configs/train.yaml, for example
+             machine=demo dataset=opv2v_cyl_coop_demo model=tiny loss=cyl_loss train_params=demo
+             machine=local3090 model=mapanything dataset=opv2v_cyl_coop_ft train_params=opv2v_cyl_coop
+             hydra.run.dir=outputs/my_run     (an existing run directory resumes from its last checkpoint)
+
+Environment: CUDA_VISIBLE_DEVICES which GPUs; OPV2V_ROOT and OPV2V_DEPTH_ROOT the data (machine=local3090);
+COOP3D_EXPERIMENTS_ROOT where runs go; OMP_NUM_THREADS threads per process.
+TEXT
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+num_processes=""
+case "${1:-}" in
+  -h | --help) usage; exit 0 ;;
+  "" | *=*) ;;
+  *[!0-9]* | 0) echo "NUM_GPUS is '$1', expected a number of at least 1. See --help." >&2; exit 2 ;;
+  *) num_processes="$1"; shift ;;
+esac
+source bash_scripts/setup_env.sh
+
+num_gpus="$("$COOP3D_PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
+if ((num_gpus > 0)); then
+  num_processes="${num_processes:-$num_gpus}"
+  if ((num_processes > num_gpus)); then
+    echo "NUM_GPUS=$num_processes, but only $num_gpus are visible. Ask for fewer, or check CUDA_VISIBLE_DEVICES." >&2
+    exit 2
+  fi
+else
+  num_processes="${num_processes:-1}"
+  cores="$(nproc)"
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > num_processes ? cores / num_processes : 1))}"
+  export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-lo}" # one machine: no need to resolve its name
+  echo "No GPU is visible: training on the CPU with $num_processes process(es)." >&2
+fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
+
+# All processes must agree on the run directory, whose default name holds the time.
+COOP3D_RUN_STAMP="${COOP3D_RUN_STAMP:-$(date +%Y-%m-%d_%H-%M-%S)}"
+export COOP3D_RUN_STAMP
+
+exec "$COOP3D_PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$num_processes" scripts/train.py "$@"

@@ -1,0 +1,247 @@
+"""Does a dataset on disk say what coop3d believes it says? Layout, calibration, depth, clouds, panoramas.
+
+Each check measures something that one of the classic mistakes (rotation order, handedness, z taken as range,
+cropped photographs, rays from the wrong origin) would move far outside its expected band.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from coop3d.datasets.coop import CooperativeDataset
+from coop3d.datasets.errors import DataError
+from coop3d.datasets.opv2v import FrameEntry, load_rig_frame, load_yaml, number_array
+from coop3d.datasets.sources import StitchedPanoramas, ViewSource
+from coop3d.geometry.carla import carla_to_opencv
+from coop3d.geometry.transforms import invert_rigid, rotation_angle, transform_points
+from coop3d.types import Panorama, RigFrame
+
+log = logging.getLogger(__name__)
+
+NEAR_M = 25.0  # clouds are compared this close to the vehicle, where sampling is dense
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured value beside the band it must lie in. ``ok`` None means it could not be measured."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    hint: str
+    ok: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """ok, FAIL or n/a."""
+        return "n/a" if self.ok is None else ("ok" if self.ok else "FAIL")
+
+
+@dataclass(frozen=True)
+class Report:
+    """All checks of one split."""
+
+    split: str
+    counts: dict[str, int]
+    checks: tuple[Check, ...]
+    unreadable: tuple[str, ...]  # messages of sampled frames that could not be read
+
+    @property
+    def ok(self) -> bool:
+        """No check failed and every sampled frame was readable."""
+        return not self.unreadable and all(c.ok is not False for c in self.checks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; NaN becomes None."""
+        checks = [{**asdict(c), "value": c.value if np.isfinite(c.value) else None} for c in self.checks]
+        return {"split": self.split, "ok": self.ok, "counts": self.counts, "checks": checks,
+                "unreadable": list(self.unreadable)}  # fmt: skip
+
+    def to_table(self) -> str:
+        """Fixed-width text."""
+        lines = [f"{self.split}: " + ", ".join(f"{v} {k}" for k, v in self.counts.items())]
+        for c in self.checks:
+            band = f"[{c.low:g}, {c.high:g}] {c.unit}".rstrip()
+            value = f"{c.value:.4g}" if np.isfinite(c.value) else "-"
+            lines.append(f"  {c.verdict:<5}{c.name:<46}{value:>9}   expected {band}")
+            if c.ok is False:
+                lines.append(f"       {c.hint}")
+        lines += [f"  FAIL unreadable: {message}" for message in self.unreadable]
+        return "\n".join(lines)
+
+
+def examine(dataset: CooperativeDataset, num_samples: int = 5) -> Report:
+    """Run every check on frames spread evenly over a dataset's split.
+
+    Args:
+        dataset: cooperative dataset over stitched panoramas.
+        num_samples: instants to look into.
+    """
+    source = dataset.source
+    if not isinstance(source, StitchedPanoramas):
+        raise ValueError(f"the checks are about stitched panoramas, found a {type(source).__name__} source")
+    measured: dict[str, list[float]] = {name: [] for name in _BANDS}
+    unreadable = []
+    for index in np.unique(np.linspace(0, len(dataset) - 1, num_samples).round().astype(int)):
+        entries = [e for e in _entries(dataset, int(index))]
+        try:
+            for name, value in _measure(source, entries[:3]):
+                measured[name].append(value)
+        except DataError as error:
+            unreadable.append(str(error))
+    distances = _distances(dataset, source)
+    counts = {
+        "frames": len(source.index),
+        "skipped": len(source.index.skipped),
+        "instants": len(source.index.instants),
+        "samples": len(dataset),
+        "scenarios": len({e.key.scenario for e in source.index.frames}),
+    }
+    checks = [_judge(name, values) for name, values in measured.items()]
+    checks.append(_judge("distance of partners, median", [float(np.median(distances))] if distances else []))
+    return Report(source.index.split, counts, tuple(checks), tuple(unreadable))
+
+
+# name -> (low, high, unit, what a value outside means)
+_BANDS: dict[str, tuple[float, float, str, str]] = {
+    "extrinsic against cords, translation": (
+        0.0, 0.05, "m", "cameraN.extrinsic disagrees with cameraN.cords and lidar_pose: poses are read in a wrong "
+        "order or sign, or the file mixes frames"),
+    "extrinsic against cords, rotation": (0.0, 0.3, "deg", "as above: check roll, yaw, pitch order and signs"),
+    "panorama covered": (
+        0.75, 1.0, "", "the rig should cover about 0.86 of a +-45 degree panorama; about 0.33 means photographs "
+        "were cropped before stitching"),
+    "covered surface with range": (
+        0.005, 1.0, "", "almost no pixel has range: the depth root is empty, in another unit, or misaligned"),
+    "LiDAR points on the depth image": (
+        0.75, 1.0, "", "LiDAR and depth disagree: depth is range instead of z, cameras are swapped, or poses are "
+        "converted wrongly"),
+    "LiDAR to panorama points, median": (
+        0.0, 0.25, "m", "panorama points miss the LiDAR: rays start at a wrong origin, or z was taken as range"),
+    "panoramas of two vehicles, median": (
+        0.0, 0.35, "m", "two vehicles' points do not meet: poses between vehicles are wrong"),
+}  # fmt: skip
+_DISTANCE_BAND = (1.0, 150.0, "m", "partners are implausibly near or far: poses are in another unit or frame")
+
+
+def _judge(name: str, values: Sequence[float]) -> Check:
+    low, high, unit, hint = _BANDS.get(name, _DISTANCE_BAND)
+    finite = [v for v in values if np.isfinite(v)]
+    if not finite:
+        return Check(name, float("nan"), low, high, unit, hint, None)
+    value = float(np.median(finite))
+    return Check(name, value, low, high, unit, hint, low <= value <= high)
+
+
+def _entries(dataset: CooperativeDataset, index: int) -> list[FrameEntry]:
+    by_key = {e.key: e for e in dataset.source.index.frames}
+    return [by_key[key] for key in dataset.keys_of(0, index)]
+
+
+def _distances(dataset: CooperativeDataset, source: ViewSource) -> list[float]:
+    poses = source.index.T_world_rig
+    found = []
+    for index in range(len(dataset)):
+        reference, *others = dataset.keys_of(0, index)
+        found += [float(np.linalg.norm(poses[k][:3, 3] - poses[reference][:3, 3])) for k in others]
+    return found
+
+
+def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterable[tuple[str, float]]:
+    worlds = []
+    for entry in entries:
+        yield from _calibration(entry)
+        frame = load_rig_frame(entry, with_cloud=entry.pcd_path is not None)
+        panorama = source.stitcher(frame)
+        yield "panorama covered", float(panorama.covered.mean())
+        surface = panorama.covered & (panorama.non_ambiguous | ~panorama.mask_known)
+        if frame.views[0].z_m is None or not surface.any():
+            continue
+        yield "covered surface with range", float(panorama.valid.sum() / surface.sum())
+        if frame.cloud_rig is not None:
+            yield "LiDAR points on the depth image", _cloud_on_depth(frame)
+            yield "LiDAR to panorama points, median", _cloud_to_panorama(frame, panorama)
+        worlds.append(transform_points(panorama.T_world_pano, _points(panorama)))
+    for a, b in zip(worlds, worlds[1:], strict=False):
+        yield "panoramas of two vehicles, median", _shared_distance(a, b)
+
+
+def _calibration(entry: FrameEntry) -> Iterable[tuple[str, float]]:
+    meta = load_yaml(entry.yaml_path, keys={"lidar_pose", *entry.camera_names})
+    frame = load_rig_frame(entry, with_depth=False)
+    for view in frame.views:
+        if "extrinsic" not in meta[view.name]:
+            continue
+        written = carla_to_opencv(number_array(entry.yaml_path, meta, f"{view.name}.extrinsic", (4, 4)))
+        difference = written @ view.T_rig_cam  # identity when both agree
+        yield "extrinsic against cords, translation", float(np.linalg.norm(difference[:3, 3]))
+        yield "extrinsic against cords, rotation", float(np.degrees(rotation_angle(difference[:3, :3])))
+
+
+def _cloud_on_depth(frame: RigFrame) -> float:
+    """Share of LiDAR points whose z-depth the depth image confirms (the rest see past edges)."""
+    confirmed = total = 0
+    for view in frame.views:
+        assert view.z_m is not None and frame.cloud_rig is not None
+        points = transform_points(invert_rigid(view.T_rig_cam), frame.cloud_rig.astype(np.float64))
+        uv, inside = view.camera.project(points)
+        column, row = uv[inside].astype(int).T
+        z_image, z_point = view.z_m[row, column], points[inside, 2]
+        known = np.isfinite(z_image)
+        error = np.abs(z_image[known] - z_point[known])
+        confirmed += int((error < np.maximum(0.15, 0.03 * z_point[known])).sum())
+        total += int(known.sum())
+    return confirmed / total if total else float("nan")
+
+
+def _points(panorama: Panorama) -> NDArray[np.float64]:
+    return panorama.points_pano()[panorama.valid].astype(np.float64)
+
+
+def _cloud_to_panorama(frame: RigFrame, panorama: Panorama) -> float:
+    """Median distance of near LiDAR points to the panorama's nearest point."""
+    assert frame.cloud_rig is not None
+    T_pano_rig = invert_rigid(panorama.T_world_pano) @ frame.T_world_rig
+    cloud = transform_points(T_pano_rig, frame.cloud_rig.astype(np.float64))
+    near = np.linalg.norm(cloud, axis=1) < NEAR_M
+    return _median_nearest(cloud[near], _points(panorama))
+
+
+def _shared_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Median nearest distance over the part of ``a`` that ``b`` also sees closely (the nearest fifth).
+
+    Two vehicles see different sides of things, so most points have no partner; where both look at the same
+    surface, the distance is the sampling distance if and only if the poses are right.
+    """
+    if len(a) < 100 or len(b) < 100:
+        return float("nan")
+    distance = cKDTree(b).query(a[:: max(1, len(a) // 5000)])[0]
+    return float(np.median(np.sort(distance)[: max(1, len(distance) // 5)]))
+
+
+def _median_nearest(query: NDArray[np.float64], reference: NDArray[np.float64]) -> float:
+    if len(query) == 0 or len(reference) == 0:
+        return float("nan")
+    return float(np.median(cKDTree(reference).query(query[:: max(1, len(query) // 5000)])[0]))
+
+
+def examine_all(
+    make_dataset: Callable[[str], CooperativeDataset], names: Sequence[str], num_samples: int
+) -> list[Report]:
+    """Reports of several dataset nodes; a split that cannot be indexed is reported, not raised."""
+    reports = []
+    for name in names:
+        try:
+            reports.append(examine(make_dataset(name), num_samples))
+        except DataError as error:
+            reports.append(Report(name, {}, (), (str(error),)))
+    return reports

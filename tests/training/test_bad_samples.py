@@ -1,0 +1,97 @@
+"""Samples that cannot be read, code that raises, workers that die, numbers that are not: each has its name."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from support.toy_run import ToyDataset, ToyLoss, make_trainer
+
+from coop3d.conf import BadSamplePolicy
+from coop3d.training.checkpoint import LAST, load_checkpoint
+from coop3d.training.data import BadRecord, BadSampleLedger, BadSamplesError, SampleError
+from coop3d.training.step import NonFiniteError
+from coop3d.training.trainer import Outcome
+
+
+def bad_lines(run_dir):
+    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    return [r for r in lines if r["kind"] == "bad_sample"]
+
+
+def test_skip_counts_each_sample_once_and_logs_key_and_reason(tmp_path, caplog):
+    assert make_trainer(tmp_path, ToyDataset(bad=(4, 9)), epochs=5).fit() is Outcome.finished
+    state = load_checkpoint(tmp_path / LAST)
+    key = "town/0/000004 + town/1/000004"
+    assert state["bad_samples"][key] == "/data/4.png: truncated"
+    assert len(state["bad_samples"]) == 2
+    assert len(bad_lines(tmp_path)) > 2  # met in several passes, logged each time
+    assert caplog.text.count(f"Bad sample {key}: /data/4.png: truncated") == 1  # warned once
+
+
+def test_stop_at_the_first(tmp_path):
+    trainer = make_trainer(tmp_path, ToyDataset(bad=(4,)), on_bad_sample=BadSamplePolicy.stop)
+    with pytest.raises(BadSamplesError, match=r"000004: /data/4\.png: truncated\n.*on_bad_sample=stop"):
+        trainer.fit()
+
+
+def test_limit_stops_with_the_list(tmp_path):
+    trainer = make_trainer(tmp_path, ToyDataset(bad=(1, 2, 4, 5)), max_bad_samples=3, epochs=50)
+    with pytest.raises(BadSamplesError, match=r"These 4 samples .*max_bad_samples=3") as caught:
+        trainer.fit()
+    assert all(f"/data/{i}.png" in str(caught.value) for i in (1, 2, 4, 5))
+
+
+def test_a_run_on_nothing_but_bad_samples_ends(tmp_path):
+    trainer = make_trainer(tmp_path, ToyDataset(12, bad=tuple(range(12))), max_bad_samples=30)
+    with pytest.raises(BadSamplesError, match="none could be read"):
+        trainer.fit()
+    assert trainer.step == 0
+    assert 1 < trainer.skipped_batches < 12
+
+
+def test_a_good_sample_resets_the_run_of_bad_ones():
+    ledger = BadSampleLedger(BadSamplePolicy.skip, limit=2)
+    for _ in range(5):
+        ledger.add([BadRecord("a", "r"), BadRecord("a", "r")], good=0)
+        ledger.add([BadRecord("a", "r")], good=3)
+    assert list(ledger.reasons) == ["a"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_raising_dataset_is_reported_with_the_sample(tmp_path, num_workers):
+    trainer = make_trainer(tmp_path, ToyDataset(raises=7), num_workers=num_workers, epochs=9)
+    with pytest.raises(SampleError, match=r"town/0/000007 \+ town/1/000007 .*index 7\) failed: KeyError"):
+        trainer.fit()
+
+
+def test_a_killed_worker_is_reported_with_the_samples_in_flight(tmp_path):
+    dataset = ToyDataset()
+    dataset.kill_at = 7
+    with pytest.raises(SampleError, match=r"town/0/\d{6}.*lower machine\.num_workers"):
+        make_trainer(tmp_path, dataset, num_workers=1, epochs=9).fit()
+
+
+class Poisoned(ToyLoss):
+    """NaN once range gets near 5; which batch that is, the data decide."""
+
+    def __call__(self, prediction, targets):
+        output = super().__call__(prediction, targets)
+        factor = math.nan if targets.range_m.max() > 5.0 else 1.0
+        return type(output)(output.total * factor, output.terms)
+
+
+def test_non_finite_loss_stops_before_the_update_and_names_the_samples(tmp_path):
+    trainer = make_trainer(tmp_path, max_micro_batch=1)
+    trainer.task = type(trainer.task)(**{**vars(trainer.task), "loss_function": Poisoned()})
+    with pytest.raises(NonFiniteError, match="Among the samples: town/0/"):
+        trainer.fit()
+    record = json.loads(next(tmp_path.glob("non_finite_step_*.json")).read_text())
+    assert len(record["micro_batches"]) == 4
+    suspects = [m for m in record["micro_batches"] if math.isnan(m["loss"])]
+    index = int(suspects[0]["samples"][0][0].rpartition("/")[2])
+    epoch = record["position"]["epoch"] if record["position"]["batch"] else record["position"]["epoch"] - 1
+    assert ToyDataset()[(epoch, index)].batch.targets.range_m.max() > 5.0
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())

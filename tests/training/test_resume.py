@@ -1,0 +1,175 @@
+"""Stop, kill, damage, resume: the same losses to the last bit as a run that was left alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from support.toy_run import ToyDataset, make_trainer
+
+from coop3d.training.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    CheckpointError,
+    CheckpointStore,
+    load_checkpoint,
+    write_atomic,
+)
+from coop3d.training.trainer import Outcome, config_changes
+
+
+def records(run_dir: Path, kind: str) -> list[dict]:
+    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    return [r for r in lines if r["kind"] == kind]
+
+
+def losses(run_dir: Path) -> list[tuple]:
+    train = [(r["step"], r["loss"], r["grad_norm"]) for r in records(run_dir, "train")]
+    return train + [(r["step"], r["loss"]) for r in records(run_dir, "val")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("undisturbed")
+    assert make_trainer(run_dir, dropout=0.3).fit() is Outcome.finished
+    return run_dir
+
+
+@pytest.mark.parametrize("request_at", [(0, 3), (0, 6), (1, 5), (1, 20)])
+def test_sigterm_saves_and_resuming_repeats_every_bit(undisturbed, tmp_path, request_at):
+    dataset = ToyDataset()
+    dataset.sigterm_at = request_at
+    assert make_trainer(tmp_path, dataset, dropout=0.3).fit() is Outcome.stopped
+    stopped_at = load_checkpoint(tmp_path / LAST)["step"]
+    assert 0 < stopped_at < 12
+    assert make_trainer(tmp_path, dropout=0.3).fit() is Outcome.finished
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_sigusr1_stops_too(tmp_path):
+    trainer = make_trainer(tmp_path)
+    step = trainer._one_step
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGUSR1)
+        return step(*arguments)
+
+    trainer._one_step = interrupted
+    assert trainer.fit() is Outcome.stopped
+    assert load_checkpoint(tmp_path / LAST)["step"] == 1
+
+
+def _train_until_killed(run_dir: Path) -> None:
+    dataset = ToyDataset()
+    trainer = make_trainer(run_dir, dataset, dropout=0.3)
+    save = trainer.store.save
+
+    def save_then_die(payload, best=False):
+        if trainer.step == 6:  # after the checkpoint of step 4, in the middle of the next one
+            torch.save(payload, run_dir / ".checkpoint-next.pth")
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(payload, best)
+
+    trainer.store.save = save_then_die
+    trainer.fit()
+
+
+def test_kill_in_the_middle_of_a_checkpoint(undisturbed, tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=_train_until_killed, args=(tmp_path,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert load_checkpoint(tmp_path / LAST)["step"] == 4
+    assert [r["step"] for r in records(tmp_path, "train")] == [1, 2, 3, 4, 5, 6]  # two steps too many
+    assert make_trainer(tmp_path, dropout=0.3).fit() is Outcome.finished
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text"])
+def test_damaged_last_checkpoint_is_named_and_the_previous_one_used(undisturbed, tmp_path, damage, caplog):
+    dataset = ToyDataset()
+    dataset.sigterm_at = (1, 5)
+    make_trainer(tmp_path, dataset, dropout=0.3).fit()
+    content = bytearray((tmp_path / LAST).read_bytes())
+    if damage == "flipped":
+        weight = load_checkpoint(tmp_path / LAST)["model"]["encoder.weight"]
+        content[content.find(weight.numpy().tobytes()) + 5] ^= 0xFF
+    changed = {"truncated": content[:-2000], "flipped": content, "empty": b"", "text": b"not a checkpoint"}
+    (tmp_path / LAST).write_bytes(changed[damage])
+    assert make_trainer(tmp_path, dropout=0.3).fit() is Outcome.finished
+    assert str(tmp_path / LAST) in caplog.text
+    assert "used instead" in caplog.text
+    assert (tmp_path / "checkpoint-last.damaged").exists()
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_no_whole_checkpoint_left_is_an_error(tmp_path):
+    for name in (LAST, PREVIOUS):
+        (tmp_path / name).write_bytes(b"rubbish")
+    with pytest.raises(CheckpointError, match="start in another"):
+        CheckpointStore(tmp_path).load_latest()
+
+
+def test_checkpoints_never_execute_code(tmp_path):
+    torch.save({"format": "coop3d-checkpoint", "evil": os.system}, tmp_path / LAST)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / LAST)
+    torch.save({"weights": torch.zeros(1)}, tmp_path / LAST)
+    with pytest.raises(CheckpointError, match="not a checkpoint written by coop3d"):
+        load_checkpoint(tmp_path / LAST)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    write_atomic({"step": 1}, tmp_path / "x.pth")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"x\.pth.*No space left.*untouched"):
+        write_atomic({"step": 2}, tmp_path / "x.pth")
+    assert torch.load(tmp_path / "x.pth", weights_only=True) == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_finished_run_says_so(undisturbed, caplog):
+    caplog.set_level("INFO")
+    before = (undisturbed / "log.jsonl").read_bytes()
+    assert make_trainer(undisturbed, dropout=0.3).fit() is Outcome.already_finished
+    assert "is finished (12 of 12 steps)" in caplog.text
+    assert (undisturbed / "log.jsonl").read_bytes() == before
+
+
+def test_best_is_the_lowest_validation_loss(undisturbed):
+    best = min(records(undisturbed, "val"), key=lambda r: r["loss"])
+    assert load_checkpoint(undisturbed / BEST)["step"] == best["step"]
+    assert load_checkpoint(undisturbed / BEST)["best"] == best["loss"]
+
+
+def test_worker_processes_do_not_change_the_numbers(undisturbed, tmp_path):
+    assert make_trainer(tmp_path, dropout=0.3, num_workers=2).fit() is Outcome.finished
+    assert losses(tmp_path) == losses(undisturbed)
+
+
+def test_loss_falls(undisturbed):
+    train = [r["loss"] for r in records(undisturbed, "train")]
+    assert sum(train[-4:]) < sum(train[:4])
+
+
+def test_log_names_every_term(undisturbed):
+    record = records(undisturbed, "train")[0]
+    names = ("loss/range", "loss/pose", "lr/rest", "lr/encoder", "samples_per_s", "data_wait", "grad_norm")
+    assert all(name in record for name in names)
+    assert record["loss"] == pytest.approx(record["loss/range"] + record["loss/pose"], rel=1e-6)
+    assert list((undisturbed / "tensorboard").iterdir())
+
+
+def test_config_changes_are_listed_by_key():
+    old, new = {"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": 1, "c": 3}, "d": [1], "e": 4}
+    assert config_changes(old, new) == ["a.c: 2 -> 3", "e: None -> 4"]

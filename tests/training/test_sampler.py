@@ -1,0 +1,117 @@
+"""What a step is made of: coverage, equal view counts, independence of the number of processes, positions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coop3d.training.sampler import BatchSplit, GlobalBatchSampler, RankStream, SamplerState, fixed_batches
+
+
+class Sizes:
+    """A dataset that only knows its view counts, which may change with the pass."""
+
+    def __init__(self, views: list[int]) -> None:
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def num_views_of(self, epoch: int, index: int) -> int:
+        return self.views[(index + epoch) % len(self.views)]
+
+
+sizes = st.lists(st.integers(1, 4), min_size=8, max_size=60).map(Sizes)
+
+
+@given(sizes, st.integers(1, 6), st.integers(0, 5))
+def test_dropping_draws_each_sample_at_most_once_and_leaves_less_than_a_batch_per_view_count(
+    data, batch, epoch
+):
+    sampler = GlobalBatchSampler(data, batch, seed=3)
+    if all(data.views.count(views) < batch for views in data.views):
+        with pytest.raises(ValueError, match="No global batch"):
+            sampler.plan(epoch)
+        return
+    plan = sampler.plan(epoch)
+    drawn = [request for b in plan for request in b]
+    assert len(set(drawn)) == len(drawn)
+    assert all(len(b) == batch for b in plan)
+    for views in set(data.views):
+        total = data.views.count(views)
+        assert sum(data.num_views_of(*r) == views for r in drawn) == total // batch * batch
+
+
+@given(sizes, st.integers(1, 6))
+def test_padding_covers_every_sample_with_full_batches(data, batch):
+    plan = GlobalBatchSampler(data, batch, seed=3, pad_last=True).plan(0)
+    assert {r for b in plan for r in b} == {(0, i) for i in range(len(data))}
+    assert all(len(b) == batch for b in plan)
+
+
+@given(sizes)
+def test_samples_of_a_global_batch_have_equal_view_counts(data):
+    for batch in GlobalBatchSampler(data, 3, seed=0, pad_last=True).plan(1):
+        assert len({data.num_views_of(*r) for r in batch}) == 1
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_processes_together_do_the_same_global_batches(world_size):
+    data, steps = Sizes([2, 3] * 20), 13
+    sampler = GlobalBatchSampler(data, 8, seed=5, pad_last=True)
+    split = BatchSplit.plan(8, world_size, max_micro_batch=2)
+    streams = [iter(RankStream(sampler, split, rank, SamplerState())) for rank in range(world_size)]
+    expected = sampler.stream(SamplerState())
+    for _ in range(steps):
+        parts = [[next(s) for _ in range(split.accumulation)] for s in streams]
+        assert [r for rank in parts for micro in rank for r in micro] == next(expected)
+
+
+def test_stream_goes_on_from_any_position():
+    sampler = GlobalBatchSampler(Sizes([2] * 10 + [3] * 7), 4, seed=1)
+    whole = sampler.stream(SamplerState())
+    state = SamplerState()
+    for _ in range(9):  # more than two passes of three batches
+        next(whole)
+        state = sampler.advance(state)
+    assert state == SamplerState(3, 0)
+    fresh = GlobalBatchSampler(Sizes([2] * 10 + [3] * 7), 4, seed=1).stream(state)
+    assert [next(fresh) for _ in range(5)] == [next(whole) for _ in range(5)]
+
+
+def test_passes_and_seeds_differ():
+    data = Sizes([2] * 40)
+    orders = {
+        str([[i for _, i in b] for b in GlobalBatchSampler(data, 4, seed).plan(epoch)])
+        for seed in (0, 1)
+        for epoch in (0, 1)
+    }
+    assert len(orders) == 4
+
+
+def test_batch_split_says_what_fits():
+    assert BatchSplit.plan(40, 10, 1) == BatchSplit(40, 10, 4, 1)
+    assert BatchSplit.plan(12, 2, 4) == BatchSplit(12, 2, 2, 3)  # share 6: micro-batches of 3, not 4
+    with pytest.raises(
+        ValueError, match=r"global_batch=10 .* 4 processes.*1, 2, 5, 10 .*global_batch=8 or 12"
+    ):
+        BatchSplit.plan(10, 4, 1)
+
+
+def test_no_full_batch_is_an_error_not_an_endless_loop():
+    with pytest.raises(ValueError, match=r"\{2: 3, 3: 2\}.*pad_last=true"):
+        GlobalBatchSampler(Sizes([2, 2, 2, 3, 3]), 4, seed=0).plan(0)
+    with pytest.raises(ValueError, match="no samples"):
+        GlobalBatchSampler(Sizes([]), 4, seed=0)
+
+
+def test_view_counts_that_are_never_drawn_are_reported():
+    assert GlobalBatchSampler(Sizes([2] * 9 + [5] * 3), 4, seed=0).never_drawn() == {5: 3}
+    assert GlobalBatchSampler(Sizes([2] * 9 + [5] * 3), 4, seed=0, pad_last=True).never_drawn() == {}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_fixed_batches_are_the_same_samples_whatever_the_batch(batch):
+    batches = fixed_batches(Sizes([2, 3, 2, 2, 4] * 5), limit=7, batch=batch)
+    assert sorted(i for b in batches for _, i in b) == [0, 3, 7, 10, 14, 17, 21]

@@ -1,0 +1,62 @@
+"""Learning rates against the closed form at points computed by hand; parameter groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.toy_run import ToyModel
+
+from coop3d.training.schedule import (
+    load_optimizer_state,
+    lr_factor,
+    make_optimizer,
+    parameter_groups,
+    set_lr,
+)
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.1),  # the first update moves already
+        (4, 0.5),
+        (9, 1.0),
+        (10, 1.0),  # cos 0
+        (60, 0.2 + 0.8 * 0.5),  # half way: cos(pi/2) = 0
+        (35, 0.2 + 0.8 * 0.5 * (1 + 2**-0.5)),  # a quarter: cos(pi/4)
+        (110, 0.2),
+        (500, 0.2),  # stays there
+    ],
+)
+def test_warm_up_then_cosine(step, expected):
+    assert lr_factor(step, warmup_steps=10, total_steps=110, min_factor=0.2) == pytest.approx(
+        expected, abs=1e-12
+    )
+
+
+def test_parameter_groups_part_encoder_from_rest_and_matrices_from_vectors():
+    model = ToyModel()
+    model.pose.weight.requires_grad_(False)
+    groups = {g["name"]: g for g in parameter_groups(model, lr=1.0, weight_decay=0.1, encoder_lr_factor=0.05)}
+    assert {n: (g["base_lr"], g["weight_decay"], len(g["params"])) for n, g in groups.items()} == {
+        "encoder": (0.05, 0.1, 1),
+        "encoder_no_decay": (0.05, 0.0, 1),
+        "rest": (1.0, 0.1, 1),  # head.weight; pose.weight is frozen
+        "rest_no_decay": (1.0, 0.0, 4),  # norm weight and bias, head and pose bias
+    }
+
+
+def test_frozen_model_is_refused():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        parameter_groups(ToyModel().requires_grad_(False), 1.0, 0.1, 1.0)
+
+
+def test_restored_optimiser_keeps_the_rates_of_the_present_config():
+    def make(lr: float) -> torch.optim.AdamW:
+        torch.manual_seed(0)
+        return make_optimizer(parameter_groups(ToyModel(), lr, 0.1, 0.5), (0.9, 0.95), fused=False)
+
+    old, new = make(1.0), make(2.0)
+    load_optimizer_state(new, old.state_dict())
+    set_lr(new, 0.5)
+    assert [g["lr"] for g in new.param_groups] == [0.5, 0.5, 1.0, 1.0]
