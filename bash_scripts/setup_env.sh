@@ -8,38 +8,36 @@
 # build on. COOP3D_EXTRAS (default dev) are the extras of pyproject.toml to install.
 
 _coop3d_setup() {
-  local root venv stamp_file stamp python_base lock_fd
+  local root venv stamp_file lock_fd status
   root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)" || return 1
   venv="$root/.venv"
   stamp_file="$venv/.coop3d-setup"
   export COOP3D_PYTHON="$venv/bin/python"
-
-  stamp="$(_coop3d_stamp "$root")" || return 1
-  if _coop3d_is_ready "$stamp_file" "$stamp"; then return 0; fi
+  if _coop3d_is_ready "$root" "$stamp_file"; then return 0; fi
 
   exec {lock_fd}>"$root/.venv.lock" || return 1
   if ! flock -n "$lock_fd"; then
     echo "setup: another setup of $venv is running; waiting for it." >&2
     flock "$lock_fd" || return 1
   fi
-  if _coop3d_is_ready "$stamp_file" "$stamp"; then
-    exec {lock_fd}>&-
-    return 0
+  status=0
+  if ! _coop3d_is_ready "$root" "$stamp_file"; then
+    { _coop3d_install "$root" "$venv" && _coop3d_stamp "$root" >"$stamp_file"; } || status=1
   fi
-  _coop3d_install "$root" "$venv" && printf '%s\n' "$stamp" >"$stamp_file"
-  local status=$?
   exec {lock_fd}>&-
   return $status
 }
 
-# What the environment depends on: the project's requirements and what was asked for.
-_coop3d_stamp() {
-  { cat "$1/pyproject.toml" && printf '%s|' "$1" "${COOP3D_EXTRAS:-dev}" "${COOP3D_TORCH_SPEC:-}" \
-    "${COOP3D_PYTHON_BASE:-}"; } | sha256sum | cut -d' ' -f1
+# What the environment depends on: its Python, the project's requirements and what was asked for.
+_coop3d_stamp() { # root
+  {
+    "$COOP3D_PYTHON" -V && cat "$1/pyproject.toml" &&
+      printf '%s|' "$1" "${COOP3D_EXTRAS:-dev}" "${COOP3D_TORCH_SPEC:-}" "${COOP3D_PYTHON_BASE:-}"
+  } 2>/dev/null | sha256sum | cut -d' ' -f1
 }
 
-_coop3d_is_ready() {
-  [[ -x "$COOP3D_PYTHON" && -f "$1" && "$(<"$1")" == "$2" ]] && "$COOP3D_PYTHON" -c '' 2>/dev/null
+_coop3d_is_ready() { # root stamp_file
+  [[ -x "$COOP3D_PYTHON" && -f "$2" && "$(<"$2")" == "$(_coop3d_stamp "$1")" ]]
 }
 
 # First Python >= 3.10 that runs.
@@ -70,7 +68,12 @@ _coop3d_make_venv() { # python venv
     return 1
   fi
   echo "setup: making $2 with $1 ($("$1" -V))." >&2
-  "$1" -m venv "${options[@]}" "$2"
+  "$1" -m venv "${options[@]}" "$2" || return 1
+  if ((${#options[@]})) && ! _coop3d_has_torch "$2/bin/python"; then
+    # $1 is itself in a virtual environment, which --system-site-packages looks past.
+    "$1" -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])' \
+      >"$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/invoking_python.pth"
+  fi
 }
 
 _coop3d_install_torch() { # python
@@ -94,7 +97,8 @@ _coop3d_install() { # root venv
   export PIP_DISABLE_PIP_VERSION_CHECK=1
   _coop3d_install_torch "$venv/bin/python" || return 1
   constraints="$(mktemp)" || return 1
-  "$venv/bin/python" -c 'import torch; print("torch==" + torch.__version__)' >"$constraints"
+  "$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
+    >"$constraints"
   echo "setup: installing coop3d and what it needs." >&2
   "$venv/bin/python" -m pip install --quiet --constraint "$constraints" --editable "$root[${COOP3D_EXTRAS:-dev}]"
   status=$?

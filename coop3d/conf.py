@@ -177,7 +177,7 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Cal
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def main() -> None:
             register_schemas()
-            overrides = sys.argv[1:]
+            sys.argv[1:] = overrides = [_quoted(argument) for argument in sys.argv[1:]]
             if not any(o.startswith("-") for o in overrides):  # Hydra's own flags: let Hydra answer
                 try:
                     compose(config_name, overrides)
@@ -188,6 +188,15 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Cal
         return main
 
     return decorate
+
+
+def _quoted(argument: str) -> str:
+    """Hydra's grammar wants quotes around list items that hold a '=': add them to ``overrides=[a.b=c,d=e]``."""
+    match = re.fullmatch(r"overrides=\[([^'\"]*)\]", argument)
+    if not match or not match[1]:
+        return argument
+    items = re.split(r",(?=[\w.]+=)", match[1])
+    return f"overrides=[{','.join(repr(item) for item in items)}]"
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -209,18 +218,16 @@ def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _explain(config_name: str, overrides: Sequence[str], error: Exception) -> str:
-    message = " ".join(str(error).split())
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    full_key = getattr(cause, "full_key", None)
-    if not full_key:
-        return message
+    message = " ".join(str(error).split())
     if str(cause) not in str(error):
-        message = f"{message} {' '.join(str(cause).split())}"
-    keys = _sibling_keys(config_name, overrides, full_key)
-    name = full_key.rpartition(".")[2]
-    if name in keys:  # the key exists: its value is what is wrong
-        return message
-    return f"{message} {_suggest(full_key, keys)}"
+        message = f"{message}: {' '.join(str(cause).split())}"
+    full_key = getattr(cause, "full_key", None)
+    if full_key:
+        keys = _sibling_keys(config_name, overrides, full_key)
+        if full_key.rpartition(".")[2] not in keys:
+            return f"There is no config key '{full_key}'. {_suggest(full_key, keys)}"
+    return re.sub(r" (reference_type|object_type)=\S+", "", message)  # the key exists: its value is wrong
 
 
 def _sibling_keys(config_name: str, overrides: Sequence[str], full_key: str) -> list[str]:
@@ -270,7 +277,7 @@ def require_targets(cfg: DictConfig, keys: Sequence[str]) -> None:
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
-        if node._get_node("_target_") is not None:
+        if "_target_" in node:
             yield path, node
         for name in map(str, node):
             if not OmegaConf.is_missing(node, name):

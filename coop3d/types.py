@@ -191,6 +191,7 @@ class FactoredPrediction(_TensorRecord):
     confidence: Tensor  # [B, V, H, W] >= 1
     mask_logits: Tensor  # [B, V, H, W]; > 0 means non-ambiguous
     origins: Tensor | None = None  # [B, V, H, W, 3] metres; None = all zero
+    predicted_rays: Tensor | None = None  # [B, V, H, W, 3] the network's own, where `rays` are known ones
 
     @property
     def range_m(self) -> Tensor:

@@ -170,21 +170,23 @@ def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterab
         if frame.cloud_rig is not None:
             yield "LiDAR points on the depth image", _cloud_on_depth(frame)
             yield "LiDAR to panorama points, median", _cloud_to_panorama(frame, panorama)
-        worlds.append(transform_points(panorama.T_world_pano, _points(panorama)))
+        worlds.append((panorama.T_world_pano[:3, 3], transform_points(panorama.T_world_pano, _points(panorama))))
     for a, b in zip(worlds, worlds[1:], strict=False):
-        yield "panoramas of two vehicles, median", _shared_distance(a, b)
+        yield "panoramas of two vehicles, median", _shared_distance(*a, *b)
 
 
 def _calibration(entry: FrameEntry) -> Iterable[tuple[str, float]]:
     meta = load_yaml(entry.yaml_path, keys={"lidar_pose", *entry.camera_names})
     frame = load_rig_frame(entry, with_depth=False)
+    differences = []  # identity when both agree
     for view in frame.views:
-        if "extrinsic" not in meta[view.name]:
-            continue
-        written = carla_to_opencv(number_array(entry.yaml_path, meta, f"{view.name}.extrinsic", (4, 4)))
-        difference = written @ view.T_rig_cam  # identity when both agree
-        yield "extrinsic against cords, translation", float(np.linalg.norm(difference[:3, 3]))
-        yield "extrinsic against cords, rotation", float(np.degrees(rotation_angle(difference[:3, :3])))
+        if "extrinsic" in meta[view.name]:
+            written = carla_to_opencv(number_array(entry.yaml_path, meta, f"{view.name}.extrinsic", (4, 4)))
+            differences.append(written @ view.T_rig_cam)
+    if differences:  # the worst camera: one wrong among four must show
+        D = np.stack(differences)
+        yield "extrinsic against cords, translation", float(np.linalg.norm(D[:, :3, 3], axis=1).max())
+        yield "extrinsic against cords, rotation", float(np.degrees(rotation_angle(D[:, :3, :3])).max())
 
 
 def _cloud_on_depth(frame: RigFrame) -> float:
@@ -216,13 +218,18 @@ def _cloud_to_panorama(frame: RigFrame, panorama: Panorama) -> float:
     return _median_nearest(cloud[near], _points(panorama))
 
 
-def _shared_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Median nearest distance over the part of ``a`` that ``b`` also sees closely (the nearest fifth).
+def _shared_distance(
+    centre_a: NDArray[np.float64], a: NDArray[np.float64], centre_b: NDArray[np.float64], b: NDArray[np.float64]
+) -> float:
+    """Median nearest distance over the part of ``a`` that ``b`` also sees (the nearest fifth), in the world.
 
-    Two vehicles see different sides of things, so most points have no partner; where both look at the same
-    surface, the distance is the sampling distance if and only if the poses are right.
+    Two vehicles see different sides of things, so many points have no partner; where both look at the same
+    surface, the distance is the sampling distance if and only if the poses are right. Not measured for vehicles
+    whose surroundings do not overlap.
     """
-    if len(a) < 100 or len(b) < 100:
+    a = a[np.linalg.norm(a - centre_b, axis=1) < NEAR_M]
+    b = b[np.linalg.norm(b - centre_a, axis=1) < NEAR_M]
+    if len(a) < 500 or len(b) < 500:
         return float("nan")
     distance = cKDTree(b).query(a[:: max(1, len(a) // 5000)])[0]
     return float(np.median(np.sort(distance)[: max(1, len(distance) // 5)]))

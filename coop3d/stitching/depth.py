@@ -33,17 +33,11 @@ def sample_dense(
         seen: [H, W] uint8: SKY (all four pixels around the sample are sky), SURFACE (none is) or EDGE (mixed);
             meaningless where uncovered.
     """
-    inverse = np.concatenate([_padded_inverse(z, max(z.shape[1] for z in z_m)) for z in z_m])
-    sizes = np.array([z.shape for z in z_m], np.int64)
     range_m = np.full(table.source.shape, np.nan, np.float32)
     seen = np.zeros(table.source.shape, np.uint8)
-    _sample(inverse, sizes, table.row_offset, table.source, table.uv, table.range_per_z, range_m, seen)
+    images = tuple(np.ascontiguousarray(z) for z in z_m)
+    _sample(images, table.source, table.uv, table.range_per_z, range_m, seen)
     return range_m, seen
-
-
-def _padded_inverse(z: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    inverse = 1.0 / z
-    return np.pad(inverse, ((0, 0), (0, width - z.shape[1])), constant_values=np.nan)
 
 
 @njit(cache=True)
@@ -70,40 +64,45 @@ def _on_one_surface(before: float, a: float, b: float, after: float) -> bool:
 
 
 @njit(cache=True)
-def _sample(inverse, sizes, row_offset, source, uv, range_per_z, range_m, seen):  # type: ignore[no-untyped-def]
+def _line_is_smooth(z, row, column, d_row, d_column):  # type: ignore[no-untyped-def]
+    """`_on_one_surface` for the step from (row, column) along (d_row, d_column), which stays in the image."""
+    h, w = z.shape
+    before = after = np.nan
+    if row - d_row >= 0 and column - d_column >= 0:
+        before = 1.0 / z[row - d_row, column - d_column]
+    if row + 2 * d_row < h and column + 2 * d_column < w:
+        after = 1.0 / z[row + 2 * d_row, column + 2 * d_column]
+    return _on_one_surface(before, 1.0 / z[row, column], 1.0 / z[row + d_row, column + d_column], after)
+
+
+@njit(cache=True)
+def _sample(images, source, uv, range_per_z, range_m, seen):  # type: ignore[no-untyped-def]
     H, W = source.shape
     for i in range(H):
         for j in range(W):
-            k = source[i, j]
-            if k == NO_CAMERA:
+            if source[i, j] == NO_CAMERA:
                 continue
-            h, w = sizes[k, 0], sizes[k, 1]
+            z = images[source[i, j]]
             x, y = uv[i, j, 0] - 0.5, uv[i, j, 1] - 0.5  # index coordinates: integer at pixel centres
-            x0 = min(max(int(np.floor(x)), 0), w - 2)
-            y0 = min(max(int(np.floor(y)), 0), h - 2)
-            r = row_offset[k] + y0
-            w00, w01 = inverse[r, x0], inverse[r, x0 + 1]
-            w10, w11 = inverse[r + 1, x0], inverse[r + 1, x0 + 1]
-            unknown = int(np.isnan(w00)) + int(np.isnan(w01)) + int(np.isnan(w10)) + int(np.isnan(w11))
+            c = min(max(int(np.floor(x)), 0), z.shape[1] - 2)
+            r = min(max(int(np.floor(y)), 0), z.shape[0] - 2)
+            z00, z01, z10, z11 = z[r, c], z[r, c + 1], z[r + 1, c], z[r + 1, c + 1]
+            unknown = int(np.isnan(z00)) + int(np.isnan(z01)) + int(np.isnan(z10)) + int(np.isnan(z11))
             if unknown > 0:
                 seen[i, j] = SKY if unknown == 4 else EDGE
                 continue
             seen[i, j] = SURFACE
-            smooth = True
-            for dy in range(2):
-                before = inverse[r + dy, x0 - 1] if x0 > 0 else np.nan
-                after = inverse[r + dy, x0 + 2] if x0 + 2 < w else np.nan
-                smooth &= _on_one_surface(before, inverse[r + dy, x0], inverse[r + dy, x0 + 1], after)
-            for dx in range(2):
-                before = inverse[r - 1, x0 + dx] if y0 > 0 else np.nan
-                after = inverse[r + 2, x0 + dx] if y0 + 2 < h else np.nan
-                smooth &= _on_one_surface(before, inverse[r, x0 + dx], inverse[r + 1, x0 + dx], after)
-            if not smooth:
+            if not (
+                _line_is_smooth(z, r, c, 0, 1)
+                and _line_is_smooth(z, r + 1, c, 0, 1)
+                and _line_is_smooth(z, r, c, 1, 0)
+                and _line_is_smooth(z, r, c + 1, 1, 0)
+            ):
                 continue
-            a, b = x - x0, y - y0  # may lie up to half a pixel outside [0, 1] at the image border
-            inv = (w00 * (1 - a) + w01 * a) * (1 - b) + (w10 * (1 - a) + w11 * a) * b
-            if inv > 0:
-                range_m[i, j] = range_per_z[i, j] / inv
+            a, b = x - c, y - r  # may lie up to half a pixel outside [0, 1] at the image border
+            inverse = ((1 - a) / z00 + a / z01) * (1 - b) + ((1 - a) / z10 + a / z11) * b
+            if inverse > 0:
+                range_m[i, j] = range_per_z[i, j] / inverse
 
 
 def splat_sparse(z_m: Sequence[NDArray[np.float32]], table: RigTable) -> NDArray[np.float32]:

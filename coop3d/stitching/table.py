@@ -113,11 +113,11 @@ def _look(
 
 
 def _default_supersample(virtual: Camera, cameras: Sequence[PinholeCamera]) -> int:
-    """Photograph pixels per virtual pixel at the optical axis, rounded up, at most 4."""
+    """Photograph pixels per virtual pixel at the optical axis, rounded, 1 to 4."""
     rays = virtual.rays()
     row = rays[rays.shape[0] // 2]
     virtual_px_per_rad = 1.0 / np.arccos(np.clip((row[0] * row[1]).sum(), -1, 1))
-    return int(np.clip(np.ceil(max(c.fx for c in cameras) / virtual_px_per_rad), 1, 4))
+    return int(np.clip(np.round(max(c.fx for c in cameras) / virtual_px_per_rad), 1, 4))
 
 
 def _atlas_maps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -60,11 +61,14 @@ class Processes:
         """The model whose backward averages gradients over processes."""
         if self.world_size == 1:
             return model
+        arguments = inspect.signature(DistributedDataParallel).parameters  # renamed by newer torch
+        sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"
+        options: dict[str, Any] = {sync_buffers: False}
         return DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
             find_unused_parameters=self.find_unused_parameters,
+            **options,
         )
 
     def average_gradients(self, model: nn.Module) -> None:

@@ -72,9 +72,10 @@ def evaluate_run(
     device = _device(options.device)
     run = load_run(checkpoint, device, overrides)
     set_backend_flags(tf32=bool(run.config.train_params.tf32))
+    dataset = run.dataset(options.split)  # before the first slow step
     baselines = standard_baselines(_training_statistics(run, options))
     predictors: dict[str, Predictor] = {"model": run.model, **baselines}
-    evaluators, bad = _score(run, predictors, options, device)
+    evaluators, bad = _score(run, dataset, predictors, options, device)
     if not evaluators["model"].rows:
         raise ValueError(
             f"No sample of split {options.split} could be read: {'; '.join(b.reason for b in bad)}"
@@ -100,11 +101,14 @@ def _training_statistics(run: Run, options: EvaluationOptions) -> TrainingStatis
 
 @torch.no_grad()
 def _score(
-    run: Run, predictors: dict[str, Predictor], options: EvaluationOptions, device: torch.device
+    run: Run,
+    dataset: CoopDataset,
+    predictors: dict[str, Predictor],
+    options: EvaluationOptions,
+    device: torch.device,
 ) -> tuple[dict[str, Evaluator], list[BadRecord]]:
     evaluators, bad = {name: Evaluator() for name in predictors}, list[BadRecord]()
     autocast = make_autocast(Precision[run.config.train_params.precision], device)
-    dataset = run.dataset(options.split)
     for batch, unread in _batches(dataset, options.max_samples, options, device, options.split):
         bad += unread
         if batch is None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from coop3d.conf import (
@@ -30,6 +32,7 @@ from coop3d.training.validation import LoaderOptions
 
 log = logging.getLogger(__name__)
 
+ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
 EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, SampleError, BadSamplesError, NonFiniteError)
 
 
@@ -40,7 +43,7 @@ def train_from_config(cfg: DictConfig) -> Outcome:
     """
     try:
         require_complete(cfg)
-        require_targets(cfg, ("dataset", "model", "loss"))
+        require_targets(cfg, ("machine", "dataset", "model", "loss"))
         with processes(OmegaConf.to_object(cfg.distributed)) as me:  # type: ignore[arg-type]
             return _train(cfg, Path(HydraConfig.get().runtime.output_dir), me)
     except EXPECTED_ERRORS as error:
@@ -91,17 +94,22 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     return out
 
 
-def prepare_machine(cfg: DictConfig, me: Processes) -> None:
-    """Make what is absent of the machine's synthetic data, if it has such; one process does, all wait."""
+def prepare_machine(cfg: DictConfig, me: Processes = ALONE) -> None:
+    """Make what is absent of the machine's synthetic data, if it has such; one process does, all wait.
+
+    Raises:
+        ConfigError: if the roots hold something else, or data made with other settings.
+    """
     machine: MachineConf = cfg.machine
     if machine.synthetic is not None and me.is_main:
         from coop3d.datasets.synthetic import make_synthetic_opv2v  # a ray tracer: only where it is used
 
-        make_synthetic_opv2v(
-            Path(machine.opv2v_images_root),
-            None if machine.opv2v_depth_root is None else Path(machine.opv2v_depth_root),
-            hydra.utils.instantiate(cfg.machine.synthetic),
-        )
+        images_root, depth_root = Path(machine.opv2v_images_root), machine.opv2v_depth_root
+        try:
+            settings = hydra.utils.instantiate(cfg.machine.synthetic)
+            make_synthetic_opv2v(images_root, None if depth_root is None else Path(depth_root), settings)
+        except (ValueError, InstantiationException) as error:
+            raise ConfigError(f"machine.synthetic: {error}") from error
     me.barrier()
 
 

@@ -178,7 +178,10 @@ class Trainer:
                 interval = _Interval.start()
             elif self.step % params.checkpoint_every_steps == 0:
                 self._save()
-        log.info("Finished: %d steps. Best %s: %s.", self.step, params.best_metric, self.best)
+        log.info(
+            "%s: finished, %d steps. Best validation %s: %s.",
+            self.run_dir, self.step, params.best_metric, "none" if self.best is None else f"{self.best:.4f}",
+        )  # fmt: skip
         return Outcome.finished
 
     def _at_epoch_end(self) -> bool:

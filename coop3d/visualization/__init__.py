@@ -1,11 +1,12 @@
 """Pages and pictures made from the door types; no inference, no display, no network."""
 
 from coop3d.visualization.colour import ERROR_SCALE, RANGE_SCALE, LogScale
-from coop3d.visualization.figures import panorama_figure, prediction_figure, save_png
+from coop3d.visualization.figures import contact_sheet, panorama_figure, prediction_figure, save_png
 from coop3d.visualization.panorama_page import write_panorama_html
 from coop3d.visualization.render import Viewpoint, look_at, preset, render_scene
 from coop3d.visualization.scene import PointSet, Scene, SceneView, scene_from_prediction, upright
 from coop3d.visualization.scene_page import write_scene_html
+from coop3d.visualization.selection import select_entries
 
 __all__ = [
     "ERROR_SCALE",
@@ -15,6 +16,7 @@ __all__ = [
     "Scene",
     "SceneView",
     "Viewpoint",
+    "contact_sheet",
     "look_at",
     "panorama_figure",
     "prediction_figure",
@@ -22,6 +24,7 @@ __all__ = [
     "render_scene",
     "save_png",
     "scene_from_prediction",
+    "select_entries",
     "upright",
     "write_panorama_html",
     "write_scene_html",

@@ -82,7 +82,9 @@ def colourise(
     return palette[scale.indices(values)]
 
 
-def quantise_colours(rgb: NDArray[np.uint8], colours: int = 256) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def quantise_colours(
+    rgb: NDArray[np.uint8], colours: int = 256
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Median-cut palette of point colours, deterministic.
 
     Args:

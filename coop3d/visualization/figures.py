@@ -38,9 +38,9 @@ def range_image(range_m: NDArray[np.floating], scale: LogScale = RANGE_SCALE) ->
 
 def mask_image(mask: NDArray[np.bool_], known: NDArray[np.bool_] | None = None) -> RGB:
     """[H, W] mask to [H, W, 3]: green = True, dark = False, light grey = not known."""
-    image = np.where(mask[..., None], np.uint8(MASK_YES), np.uint8(MASK_NO))
+    image = np.where(mask[..., None], np.array(MASK_YES), np.array(MASK_NO))
     if known is not None:
-        image = np.where(known[..., None], image, np.uint8(MASK_UNKNOWN))
+        image = np.where(known[..., None], image, np.array(MASK_UNKNOWN))
     return image.astype(np.uint8)
 
 
@@ -134,6 +134,16 @@ def panorama_figure(panorama: Panorama, columns: int = 2) -> RGB:
     return grid(panels, columns)
 
 
+def contact_sheet(panoramas: Sequence[Panorama]) -> RGB:
+    """Colour and range of several panoramas, one below the other."""
+    rows = []
+    for p in panoramas:
+        known = f"range known at {100 * np.isfinite(p.range_m).mean():.0f} % of pixels"
+        rows.append(caption(p.rgb, f"{p.key}, {p.kind}"))
+        rows.append(caption(with_bar(range_image(p.range_m), RANGE_SCALE), known))
+    return grid(rows, columns=2)
+
+
 def view_layers(
     inputs: ViewInputs,
     targets: ViewTargets | None,
@@ -162,7 +172,9 @@ def view_layers(
             layers["Predicted mask"] = mask_image(mask)
         else:
             known = targets.mask_known[sample, view].cpu().numpy()
-            layers["Mask"] = mask_comparison_image(mask, targets.non_ambiguous[sample, view].cpu().numpy(), known)
+            layers["Mask"] = mask_comparison_image(
+                mask, targets.non_ambiguous[sample, view].cpu().numpy(), known
+            )
     return layers
 
 

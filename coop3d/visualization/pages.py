@@ -49,8 +49,8 @@ def embed_json(value: Any) -> Markup:
 
 
 def data_uri(image: RGB, lossless: bool) -> Markup:
-    """[H, W, 3] as a data: URI, PNG for flat colours or JPEG for photographs."""
-    kind, options = ("png", []) if lossless else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 82])
+    """[H, W, 3] as a data: URI, PNG for flat colours or WebP for photographs."""
+    kind, options = ("png", []) if lossless else ("webp", [cv2.IMWRITE_WEBP_QUALITY, 75])
     done, data = cv2.imencode(f".{kind}", np.ascontiguousarray(image[..., ::-1]), options)
     assert done, "encoding a uint8 RGB image cannot fail"
     return Markup(f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}")
@@ -77,9 +77,8 @@ def format_number(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, (int, np.integer)):
         return str(int(value))
-    if isinstance(value, (float, np.floating)) or (hasattr(value, "ndim") and value.ndim == 0):
-        number = float(value)
-        return f"{number:.4g}" if math.isfinite(number) else "–"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.4g}" if math.isfinite(value) else "–"
     return str(value)
 
 

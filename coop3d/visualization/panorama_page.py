@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coop3d.geometry import PinholeCamera
 from coop3d.types import Panorama
 from coop3d.visualization.colour import RANGE_SCALE, turbo_palette
 from coop3d.visualization.figures import RGB, mask_image, range_image, source_image
@@ -28,7 +29,12 @@ def write_panorama_html(path: Path, panorama: Panorama, note: str = "") -> Path:
 
     Returns:
         ``path``.
+
+    Raises:
+        ValueError: for a single photograph (`PinholeCamera`), where a column has no one azimuth.
     """
+    if isinstance(panorama.camera, PinholeCamera):
+        raise ValueError(f"{panorama.key} is a pinhole photograph; this page shows panoramas only")
     page = fill(
         asset("panorama.html"),
         {
@@ -53,7 +59,8 @@ def panorama_payload(panorama: Panorama) -> dict[str, Any]:
         "width": panorama.camera.width,
         "height": panorama.camera.height,
         "layers": [
-            {"title": title, "src": data_uri(image, lossless=True)} for title, image in _layers(panorama).items()
+            {"title": title, "src": data_uri(image, lossless=True)}
+            for title, image in _layers(panorama).items()
         ],
         "azimuth": typed_array(azimuth.astype(np.float32)),
         "elevation": typed_array(elevation.astype(np.float32)),

@@ -31,7 +31,10 @@ class Viewpoint:
 
 
 def look_at(
-    eye: NDArray[np.float64], target: NDArray[np.float64], size: tuple[int, int] = (1280, 720), hfov_deg: float = 60.0
+    eye: NDArray[np.float64],
+    target: NDArray[np.float64],
+    size: tuple[int, int] = (1280, 720),
+    hfov_deg: float = 60.0,
 ) -> Viewpoint:
     """A viewpoint at ``eye`` that looks at ``target`` ([3] metres, reference frame), road side down.
 
@@ -42,18 +45,20 @@ def look_at(
     right = np.cross(down, forward)
     right /= np.linalg.norm(right)
     R_ref_eye = np.stack([right, np.cross(forward, right), forward], axis=-1)
-    return Viewpoint(PinholeCamera.from_hfov(*size, hfov_deg), invert_rigid(make_rigid(R_ref_eye, eye)))
+    return Viewpoint(
+        PinholeCamera.from_hfov(*size, hfov_deg), invert_rigid(make_rigid(R_ref_eye, eye)).astype(np.float64)
+    )
 
 
 def preset(scene: Scene, name: Literal["oblique", "top"], size: tuple[int, int] = (1280, 720)) -> Viewpoint:
     """Above and behind the reference vehicle, or straight above, so that all vehicles are in the picture."""
-    positions = np.array([T[:3, 3] for T in scene.poses] or [[0.0, 0.0, 0.0]])
+    positions = np.array([T[:3, 3] for T in scene.poses] or [np.zeros(3)])
     centre = (positions.min(axis=0) + positions.max(axis=0)) / 2
     centre[1] = -scene.ground_height()
     radius = max(18.0, float(np.linalg.norm(positions - centre, axis=-1).max()))
     if name == "top":
-        return look_at(centre + [0.0, -3.4 * radius, 0.0], centre, size)
-    return look_at(centre + np.array([-1.0, -1.45, -1.75]) * radius, centre, size)
+        return look_at(centre + np.array([0.0, -3.4, 0.0]) * radius, centre, size)
+    return look_at(centre + np.array([-1.15, -1.65, -2.0]) * radius, centre, size)
 
 
 def render_scene(
@@ -81,7 +86,7 @@ def render_scene(
         cloud = view.predicted if kind == "predicted" else view.truth
         if cloud is None or not cloud.kept.any():
             continue
-        flat = np.broadcast_to(np.uint8(vehicle_rgb(k)), cloud.rgb.shape)
+        flat = np.broadcast_to(np.array(vehicle_rgb(k), np.uint8), cloud.rgb.shape)
         _splat(image, depth, cloud, cloud.rgb if colour == "photo" else flat, viewpoint)
     shaded = _eye_dome_lighting(image, depth)
     for k, view in enumerate(scene.views):

@@ -41,7 +41,9 @@ class PointSet:
     range_m: NDArray[np.float32]  # [N] along the ray
     kept: NDArray[np.bool_]  # [N] the mask says that a surface is here
     confidence: NDArray[np.float32] | None = None  # [N] >= 1
-    error_m: NDArray[np.float32] | None = None  # [N] distance to the true point of the same pixel, NaN = unknown
+    error_m: NDArray[np.float32] | None = (
+        None  # [N] distance to the true point of the same pixel, NaN = unknown
+    )
     pixel_angle_rad: float = 0.006  # between neighbouring pixels
     density: float = 1.0  # a pixel at range r was drawn with probability min(1, density * r)
 
@@ -143,11 +145,12 @@ def scene_from_prediction(
     rng = np.random.default_rng(seed)
     true_points = None if targets is None else _numpy(targets.points_ref[sample])  # [V, H, W, 3]
     pred_points = None if prediction is None else _numpy(prediction.points_ref[sample])
+    angle = _pixel_angle(inputs, sample)
     views = []
-    for v, key in enumerate(keys[sample]):
+    for v, name in enumerate(_names(keys[sample])):
         rgb = to_uint8(_numpy(inputs.image[sample, v]))
-        seen = rgb.any(axis=-1) if targets is None else _numpy(targets.covered[sample, v])
-        draw = _Draw(rng.random(seen.shape), budget)
+        seen = _seen(inputs, targets, sample, v)
+        draw = _Draw(rng.random(seen.shape), budget, angle)
         truth = predicted = None
         if targets is not None and true_points is not None:
             valid = seen & _numpy(targets.valid[sample, v])
@@ -167,7 +170,7 @@ def scene_from_prediction(
             )
         views.append(
             SceneView(
-                name=key.agent,
+                name=name,
                 predicted=predicted,
                 truth=truth,
                 T_ref_view_pred=None if prediction is None else _pose(prediction.T_ref_view[sample, v]),
@@ -186,6 +189,7 @@ class _Draw:
 
     ticket: NDArray[np.float64]  # [H, W] uniform in [0, 1)
     budget: int
+    pixel_angle_rad: float
 
     def cloud(
         self,
@@ -201,7 +205,8 @@ class _Draw:
         finite = np.isfinite(points).all(axis=-1) & np.isfinite(range_m)
         rejected = self._pick(candidate & finite & ~kept, range_m, int(self.budget * _MASKED_SHARE))
         chosen = self._pick(candidate & finite & kept, range_m, self.budget - len(rejected))
-        weight = np.clip(range_m[candidate & finite & kept], NEAREST_WEIGHT_M, FARTHEST_WEIGHT_M)
+        available = range_m[candidate & finite & kept]
+        weight = np.clip(available, NEAREST_WEIGHT_M, FARTHEST_WEIGHT_M)
         index = np.concatenate([chosen, rejected])  # kept first: a page hides the rest by drawing fewer
 
         def flat(a: FloatArray | None) -> NDArray[np.float32] | None:
@@ -214,8 +219,8 @@ class _Draw:
             kept=kept.reshape(-1)[index],
             confidence=flat(confidence),
             error_m=flat(error_m),
-            pixel_angle_rad=2 * np.pi / range_m.shape[1],
-            density=float(len(chosen) / weight.sum()) if len(chosen) else 1.0,
+            pixel_angle_rad=self.pixel_angle_rad,
+            density=float(len(chosen) / weight.sum()) if len(chosen) < len(available) else 1.0,
         )
 
     def _pick(self, candidate: NDArray[np.bool_], range_m: FloatArray, count: int) -> NDArray[np.int64]:
@@ -231,9 +236,30 @@ class _Draw:
         return np.sort(index[np.argpartition(-keys, count)[:count]])
 
 
+def _names(keys: Sequence[SampleKey]) -> list[str]:
+    """The agents; with several views of one vehicle (the pinhole baseline) also which view."""
+    agents = [key.agent for key in keys]
+    return [a if agents.count(a) == 1 else f"{a} view {v}" for v, a in enumerate(agents)]
+
+
+def _pixel_angle(inputs: ViewInputs, sample: int) -> float:
+    """Angle between neighbouring pixels on the middle row, radians; a panorama's when no rays are given."""
+    if inputs.rays is None:
+        return 2 * np.pi / inputs.shape[3]
+    row = _numpy(inputs.rays[sample, 0, inputs.shape[2] // 2])
+    return float(np.median(np.linalg.norm(np.diff(row, axis=0), axis=-1)))
+
+
 def _numpy(x: Tensor) -> NDArray:
     x = x.detach().cpu()
     return (x.float() if x.dtype == torch.bfloat16 or x.dtype == torch.float16 else x).numpy()
+
+
+def _seen(inputs: ViewInputs, targets: ViewTargets | None, sample: int, view: int) -> NDArray[np.bool_]:
+    """[H, W] pixels with colour from a photograph; without targets, those that are not black."""
+    if targets is not None:
+        return _numpy(targets.covered[sample, view])
+    return np.asarray(_numpy(inputs.image[sample, view]).any(axis=0))
 
 
 def _pose(T: Tensor) -> NDArray[np.float64] | None:
@@ -242,9 +268,7 @@ def _pose(T: Tensor) -> NDArray[np.float64] | None:
     return T_numpy if np.isfinite(T_numpy).all() else None
 
 
-def _rig_cameras(
-    inputs: ViewInputs, sample: int, view: int, seen: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def _rig_cameras(inputs: ViewInputs, sample: int, view: int, seen: NDArray[np.bool_]) -> NDArray[np.float32]:
     """[K, 2, 3] centre and mean direction of the cameras behind a panorama; none where all rays start at 0."""
     if inputs.origins is None or inputs.rays is None or not seen.any():
         return np.zeros((0, 2, 3), np.float32)

@@ -29,11 +29,18 @@ from coop3d.visualization.pages import (
     typed_array,
     write_atomic,
 )
-from coop3d.visualization.scene import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M, PointSet, Scene, SceneView, upright
+from coop3d.visualization.scene import (
+    FARTHEST_WEIGHT_M,
+    NEAREST_WEIGHT_M,
+    PointSet,
+    Scene,
+    SceneView,
+    upright,
+)
 
 Numbers = Mapping[str, object]
 
-_FLAT = {"Mask", "Predicted mask"}  # PNG; pictures with gradients or noise are JPEG
+_FLAT = {"Mask", "Predicted mask"}  # PNG; pictures with gradients or noise are WebP
 
 
 def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, note: str = "") -> Path:
@@ -112,8 +119,12 @@ def scene_payload(scene: Scene) -> dict[str, Any]:
 
 
 def _cloud_payload(cloud: PointSet, photo: NDArray[np.uint8], confidence: LogScale) -> dict[str, Any]:
-    """One cloud, points that the mask keeps first: the page hides the others by drawing fewer."""
-    order = np.argsort(~cloud.kept, kind="stable")
+    """One cloud in random order, except that points which the mask keeps come first.
+
+    So the page hides what the mask rejects, and thins a cloud evenly while it moves, by drawing fewer.
+    """
+    order = np.random.default_rng(0).permutation(len(cloud.points))
+    order = order[np.argsort(~cloud.kept[order], kind="stable")]
     payload: dict[str, Any] = {
         "xyz": typed_array(upright(cloud.points[order])),
         "photo": typed_array(photo[order]),
@@ -171,7 +182,9 @@ def _numbers_html(numbers: Numbers) -> Markup:
     """Two tables: single numbers, and those with one value per vehicle."""
     single = {k: v for k, v in numbers.items() if not isinstance(v, Mapping)}
     per_vehicle = {k: v for k, v in numbers.items() if isinstance(v, Mapping)}
-    rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(format_number(v))}</td></tr>" for k, v in single.items())
+    rows = "".join(
+        f"<tr><th>{escape(k)}</th><td>{escape(format_number(v))}</td></tr>" for k, v in single.items()
+    )
     text = f"<table>{rows}</table>" if rows else ""
     if per_vehicle:
         names = list(dict.fromkeys(name for column in per_vehicle.values() for name in column))

@@ -29,7 +29,7 @@ class Light:
     ambient_down: NDArray[np.float64]
     zenith: NDArray[np.float64]
     horizon: NDArray[np.float64]
-    haze_m: float  # distance over which 63 % of the contrast is lost
+    haze_m: float  # distance at which a quarter of the contrast is lost
     cloud_cover: float  # 0..1
     cloud_offset: NDArray[np.float64]  # [2]
     exposure: float
@@ -61,22 +61,23 @@ class ShadowMap:
         self.height = np.full((n, n), _NOTHING, np.float32)
         self.origin = np.asarray(center_xy, np.float64) - SHADOW_HALF_M
         self.shear = sun[:2] / sun[2]
+        self._work: NDArray[np.float32] | None = None
+        self._dirty: list[tuple[slice, slice]] = []
         _cast(triangles, self.shear, self.origin, self.height)
 
-    def with_movers(self, triangles: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Heights with further triangles added; the returned array is only valid until the next call."""
-        if not hasattr(self, "_work"):
-            self._work, self._dirty = self.height.copy(), []
-        for y0, y1, x0, x1 in self._dirty:
-            self._work[y0:y1, x0:x1] = self.height[y0:y1, x0:x1]
+    def with_movers(self, movers: list[NDArray[np.float64]]) -> NDArray[np.float32]:
+        """Heights with further solids added, each [n, 3, 3]; the result is only valid until the next call."""
+        if self._work is None:
+            self._work = self.height.copy()
+        for area in self._dirty:
+            self._work[area] = self.height[area]
         self._dirty = []
-        if len(triangles):
-            cells = (triangles[..., :2] - triangles[..., 2:] * self.shear - self.origin) / SHADOW_CELL_M
-            lo, hi = cells.min(axis=1).astype(int) - 2, cells.max(axis=1).astype(int) + 3
-            n = self.height.shape[0]
-            lo, hi = np.clip(lo, 0, n), np.clip(hi, 0, n)
-            self._dirty = [(a[1], b[1], a[0], b[0]) for a, b in zip(lo, hi, strict=True)]
-            _cast(triangles, self.shear, self.origin, self._work)
+        for triangles in movers:
+            flat = (triangles[..., :2] - triangles[..., 2:] * self.shear - self.origin).reshape(-1, 2) / SHADOW_CELL_M
+            (x0, y0), (x1, y1) = np.clip([flat.min(axis=0) - 1, flat.max(axis=0) + 2], 0, len(self.height)).astype(int)
+            if x1 > x0 and y1 > y0:
+                self._dirty.append((slice(y0, y1), slice(x0, x1)))
+                _cast(triangles, self.shear, self.origin, self._work)
         return self._work
 
 

@@ -74,12 +74,10 @@ class MeshBuilder:
 
     def box(self, T, size, layer: int, tint, *, kind: int = PLAIN, period: float = 1.0, tag: int = 0) -> None:
         """A box of full ``size`` (x, y, z) standing on the local plane z = 0, centred in x and y."""
-        s = np.asarray(size, np.float64)
-        local = _BOX_CORNERS * s * [0.5, 0.5, 1.0]
+        local = _BOX_CORNERS * (np.asarray(size, np.float64) * [0.5, 0.5, 1.0])
         corners = local @ T[:3, :3].T + T[:3, 3]
-        for face, (a, b) in zip(_BOX_FACES, _BOX_UV_AXES, strict=True):
-            uv = np.stack([local[face, a], -local[face, b]], axis=1) / period
-            self.quad(corners[face], uv, kind, layer, tint, tag)
+        uv = local[_BOX_TRIANGLES[:, :, None], _BOX_UV_AXES[:, None, :]] * ([1.0, -1.0] / np.float64(period))
+        self.add(corners[_BOX_TRIANGLES], uv, kind, layer, tint, tag)
 
     def prism(self, bottom, top, layer: int, tint, *, kind: int = PLAIN, period: float = 1.0, tag: int = 0) -> None:
         """A tube between two rings [n, 3] with both ends closed; rings run from x towards y seen as coordinates."""
@@ -94,7 +92,7 @@ class MeshBuilder:
                        np.stack([u1, 0 * u0 - high], 1), np.stack([u0, 0 * u0 - high], 1)], axis=1)  # fmt: skip
         self.add(quads[:, _QUAD].reshape(-1, 3, 3), uv[:, _QUAD].reshape(-1, 3, 2), kind, layer, tint, tag)
         for ring, flip in ((top, False), (bottom, True)):
-            fan = np.stack([np.repeat(ring.mean(0)[None], n, 0), ring, ring[nxt]], axis=1)
+            fan = np.stack([np.repeat(ring[:1], n - 2, 0), ring[1:-1], ring[2:]], axis=1)
             fan = fan[:, ::-1] if flip else fan
             self.add(fan, fan[:, :, :2] / period, kind, layer, tint, tag)
 
@@ -128,5 +126,6 @@ def ring(radius, n: int, T: NDArray[np.float64], z: float, phase: float = 0.0) -
 _QUAD = np.array([[0, 1, 2], [0, 2, 3]])
 _BOX_CORNERS = np.array([[x, y, z] for z in (0, 1) for y in (-1, 1) for x in (-1, 1)], dtype=np.float64)
 # Corner numbers: bit 0 = +x, bit 1 = +y, bit 2 = top.
-_BOX_FACES = [[1, 3, 7, 5], [2, 0, 4, 6], [3, 2, 6, 7], [0, 1, 5, 4], [4, 5, 7, 6], [0, 2, 3, 1]]
-_BOX_UV_AXES = [(1, 2), (1, 2), (0, 2), (0, 2), (0, 1), (0, 1)]
+_BOX_FACES = np.array([[1, 3, 7, 5], [2, 0, 4, 6], [3, 2, 6, 7], [0, 1, 5, 4], [4, 5, 7, 6], [0, 2, 3, 1]])
+_BOX_TRIANGLES = _BOX_FACES[:, _QUAD].reshape(12, 3)
+_BOX_UV_AXES = np.repeat([(1, 2), (1, 2), (0, 2), (0, 2), (0, 1), (0, 1)], 2, axis=0)  # [12, 2]

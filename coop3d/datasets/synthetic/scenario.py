@@ -53,11 +53,9 @@ class Scenario:
         self.light_numbers = shading.pack_light(light)
         self._drivers = drivers
         self._parked = {
-            c.id: VehicleState(
-                c.id, ground_pose(town.layout, *c.street, c.across, c.along, c.forward), c.body, 0.0
-            )
+            c.id: VehicleState(c.id, ground_pose(town.layout, *c.street, c.across, c.along, c.forward), c.body, 0.0)
             for c in town.parked
-        }  # fmt: skip
+        }
         cars = [v.body.mesh.transformed(v.T_world_vehicle).owned_by(v.id) for v in self._parked.values()]
         static = mesh.concatenate([town.mesh, *cars])
         self.static = build_bvh(static.triangles)
@@ -120,10 +118,12 @@ class Instant:
     def __init__(self, scenario: Scenario, frame: int):
         self.scenario, self.frame = scenario, frame
         self.vehicles = scenario.vehicles(frame)
-        moving = mesh.concatenate([
+        movers = [
             v.body.mesh.transformed(v.T_world_vehicle).owned_by(v.id)
-            for v in self.vehicles.values() if v.id not in scenario._parked
-        ])  # fmt: skip
+            for v in self.vehicles.values()
+            if v.id not in scenario._parked
+        ]
+        moving = mesh.concatenate(movers)
         self.moving = build_bvh(moving.triangles)
         moving = moving.reordered(self.moving.order)
         self.surface, self.owner = scenario._surface, scenario._owner
@@ -131,7 +131,7 @@ class Instant:
         for f in fields(surface):
             getattr(self.surface, f.name)[scenario._n_static :] = getattr(surface, f.name)
         self.owner[scenario._n_static :] = moving.owner
-        self.shadow_height = scenario.shadows.with_movers(self.moving.triangles)
+        self.shadow_height = scenario.shadows.with_movers([m.triangles for m in movers])
 
     def hierarchies(self) -> tuple:
         """Both hierarchies and their owners, in the order the compiled tracers take them."""
@@ -194,5 +194,4 @@ def build_scenario(
     first_tick = int(rng.integers(60, 900))
     town = make_town(_rng(*key, 2))
     drivers, agents = make_traffic(_rng(*key, 3), town, n, frames)
-    # Ids are as arbitrary as the simulator's: spread them out, and sort agents as folders will be.
     return Scenario(town, make_light(_rng(*key, 4)), drivers, agents, frames, first_tick)

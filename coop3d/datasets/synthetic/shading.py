@@ -85,13 +85,35 @@ def _sample(texels, offset, layer, u, v, footprint):
     x1, y1 = (x0 + 1) & (side - 1), (y0 + 1) & (side - 1)
     base = offset[level] + layer * side * side
     p, q = base + y0 * side, base + y1 * side
-    w00, w01, w10, w11 = (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy
     s = 1.0 / 255.0
-    r = (texels[p + x0, 0] * w00 + texels[p + x1, 0] * w01 + texels[q + x0, 0] * w10 + texels[q + x1, 0] * w11) * s
-    g = (texels[p + x0, 1] * w00 + texels[p + x1, 1] * w01 + texels[q + x0, 1] * w10 + texels[q + x1, 1] * w11) * s
-    b = (texels[p + x0, 2] * w00 + texels[p + x1, 2] * w01 + texels[q + x0, 2] * w10 + texels[q + x1, 2] * w11) * s
-    a = (texels[p + x0, 3] * w00 + texels[p + x1, 3] * w01 + texels[q + x0, 3] * w10 + texels[q + x1, 3] * w11) * s
+    w00, w01, w10, w11 = (1 - fx) * (1 - fy) * s, fx * (1 - fy) * s, (1 - fx) * fy * s, fx * fy * s
+    c00, c01, c10, c11 = texels[p + x0], texels[p + x1], texels[q + x0], texels[q + x1]
+    r = (c00 & 255) * w00 + (c01 & 255) * w01 + (c10 & 255) * w10 + (c11 & 255) * w11
+    g = ((c00 >> 8) & 255) * w00 + ((c01 >> 8) & 255) * w01 + ((c10 >> 8) & 255) * w10 + ((c11 >> 8) & 255) * w11
+    b = ((c00 >> 16) & 255) * w00 + ((c01 >> 16) & 255) * w01 + ((c10 >> 16) & 255) * w10 + ((c11 >> 16) & 255) * w11
+    a = (c00 >> 24) * w00 + (c01 >> 24) * w01 + (c10 >> 24) * w10 + (c11 >> 24) * w11
     return r, g, b, a
+
+
+@njit(cache=True, fastmath=_FAST)
+def _sample_red(texels, offset, layer, u, v, footprint):
+    """The red channel of :func:`_sample` alone, for noise."""
+    f = footprint * _SIZE
+    level = 0
+    while f > 1.35 and level < _LEVELS - 1:
+        f *= 0.5
+        level += 1
+    side = _SIZE >> level
+    x, y = u * side - 0.5, v * side - 0.5
+    fx0, fy0 = np.floor(x), np.floor(y)
+    fx, fy = x - fx0, y - fy0
+    x0, y0 = np.int64(fx0) & (side - 1), np.int64(fy0) & (side - 1)
+    x1, y1 = (x0 + 1) & (side - 1), (y0 + 1) & (side - 1)
+    base = offset[level] + layer * side * side
+    p, q = base + y0 * side, base + y1 * side
+    top = (texels[p + x0] & 255) * (1 - fx) + (texels[p + x1] & 255) * fx
+    low = (texels[q + x0] & 255) * (1 - fx) + (texels[q + x1] & 255) * fx
+    return (top * (1 - fy) + low * fy) * (1.0 / 255.0)
 
 
 @njit(cache=True, inline="always")
@@ -238,12 +260,12 @@ def shade(
                 tr, tg, tb = float(tint[t, 0]), float(tint[t, 1]), float(tint[t, 2])
                 shine, emit = 0.0, 0.0
                 if what == _ROAD or what == _ZEBRA or what == _STOP:
-                    gx, gy = px * 0.3226, py * 0.3226
-                    foot = 0.3226 * np.sqrt(np.sqrt((rx * rx + ry * ry) * (wx * wx + wy * wy))) + 1e-5
+                    gx, gy = px * 0.55, py * 0.55
+                    foot = 0.55 * np.sqrt(np.sqrt((rx * rx + ry * ry) * (wx * wx + wy * wy))) + 1e-5
                     r, g, b, _ = _sample(texels, offset, lay, gx, gy, foot)
                     # Patches and stains: the same plaster noise at two very different scales, fixed to the world.
-                    w1, _, _, _ = _sample(texels, offset, _PLASTER, px * 0.021, py * 0.021, foot * 0.07)
-                    w2, _, _, _ = _sample(texels, offset, _PLASTER, px * 0.127 + 0.37, py * 0.127, foot * 0.4)
+                    w1 = _sample_red(texels, offset, _PLASTER, px * 0.021, py * 0.021, foot * 0.04)
+                    w2 = _sample_red(texels, offset, _PLASTER, px * 0.127 + 0.37, py * 0.127, foot * 0.25)
                     stain = 1.0 + 2.2 * (w1 - 0.66) + 1.6 * (w2 - 0.66)
                     white, yellow = 0.0, 0.0
                     if what == _ROAD:
@@ -255,7 +277,7 @@ def shade(
                         white = _dashes(u + 0.25, 1.0, 0.5, fu)
                     elif u * tag[t] > 0.1 and abs(u) < 2 * LANE_M:
                         white = 1.0
-                    worn = min(max(1.55 - 3.0 * abs(w2 - 0.63) - 9.0 * max(0.0, 0.19 - r), 0.25), 0.95)
+                    worn = min(max(1.55 - 3.0 * abs(w2 - 0.63) - 5.0 * max(0.0, 0.2 - r), 0.25), 0.95)
                     white, yellow = white * worn, yellow * worn
                     r, g, b = r * stain, g * stain, b * stain
                     r += (0.72 - r) * white + (0.66 - r) * yellow
@@ -287,8 +309,8 @@ def shade(
                     foot = np.sqrt(fu * fv) + 1e-6
                     r, g, b, _ = _sample(texels, offset, lay, u, v, foot)
                     if what == _GROUND:
-                        w1, _, _, _ = _sample(texels, offset, _PLASTER, px * 0.031, py * 0.031, foot * 0.1)
-                        w2, _, _, _ = _sample(texels, offset, _PLASTER, px * 0.17, py * 0.17, foot * 0.5)
+                        w1 = _sample_red(texels, offset, _PLASTER, px * 0.031, py * 0.031, foot * 0.1)
+                        w2 = _sample_red(texels, offset, _PLASTER, px * 0.17, py * 0.17, foot * 0.5)
                         stain = 1.0 + 2.4 * (w1 - 0.66) + 2.0 * (w2 - 0.66)
                         r, g, b = r * stain, g * stain, b * stain
                     elif what == _PAINTWORK:
@@ -323,7 +345,8 @@ def shade(
                     if qz < 0.0:
                         sr_, sg_, sb_ = 0.3 * sr_, 0.3 * sg_, 0.3 * sb_
                     r, g, b = r + fresnel * sr_, g + fresnel * sg_, b + fresnel * sb_
-                haze = 1.0 - np.exp(-z * length * light[18])
+                haze = z * length * light[18]
+                haze = haze / (1.0 + haze)
                 haze = haze * haze
                 r += (light[15] * 0.9 - r) * haze
                 g += (light[16] * 0.9 - g) * haze

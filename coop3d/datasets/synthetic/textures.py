@@ -32,9 +32,9 @@ PERIOD_M = {
 
 @dataclass(frozen=True)
 class Atlas:
-    """All textures of a town: ``texels`` [total, 4] uint8, level ``l`` of layer ``i`` from ``offset[l] + i * side^2``."""
+    """All textures of a town, one uint32 (0xAABBGGRR) a texel; level ``l`` of layer ``i`` from ``offset[l] + i side^2``."""
 
-    texels: NDArray[np.uint8]
+    texels: NDArray[np.uint32]  # [total]
     offset: NDArray[np.int64]  # [LEVELS]
 
 
@@ -50,7 +50,7 @@ def make_atlas(rng: Generator) -> Atlas:
         if layers.shape[1] > 1:
             s = layers.shape[1] // 2
             layers = layers.reshape(N_LAYERS, s, 2, s, 2, 4).mean(axis=(2, 4))
-    return Atlas(np.concatenate(parts), np.array(offset, dtype=np.int64))
+    return Atlas(np.concatenate(parts).view("<u4").ravel(), np.array(offset, dtype=np.int64))
 
 
 def _noise(rng: Generator, octaves: tuple[int, ...], gain: float = 0.6) -> NDArray[np.float32]:
@@ -91,8 +91,9 @@ def _bricks(rng: Generator, rows: int, cols: int, mortar: float, spread: float):
 def _layer(i: int, rng: Generator) -> NDArray[np.float32]:
     fine = _noise(rng, (16, 32, 64, 128), 0.8)
     if i == ASPHALT:
-        tex = _flat([0.23, 0.23, 0.235], _noise(rng, (64, 128), 1.1), 0.16)
-        tex[..., :3] *= (1.0 + 0.06 * _noise(rng, (4, 8, 16)))[..., None]
+        grain = rng.standard_normal((SIZE, SIZE)).astype(np.float32) * 0.6 + _noise(rng, (64, 128), 1.1)
+        tex = _flat(np.array([0.215, 0.215, 0.22]) * rng.uniform(0.85, 1.2), grain, 0.085)
+        tex[..., :3] *= (1.0 + 0.035 * _noise(rng, (4, 8, 16)))[..., None]
         return tex
     if i in (PAVING, CONCRETE):
         tone, gap = _bricks(rng, int(rng.choice([2, 3, 4])), 2, 0.02 if i == CONCRETE else 0.04, 0.07)

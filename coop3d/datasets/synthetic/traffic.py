@@ -8,7 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .layout import LANE_M, STOP_GAP_M, STOP_WIDTH_M, Layout
+from .layout import LANE_M, OUTSKIRTS_M, STOP_GAP_M, STOP_WIDTH_M, Layout
 from .town import Town
 from .vehicles import Body, make_body
 
@@ -168,8 +168,9 @@ def _place_background(rng: Generator, layout: Layout, taken: list[_Car]) -> list
             density = rng.uniform(15.0, 60.0)
             for lane in _lanes_of(layout, axis, street):
                 own = [c.mid for c in taken if c.lane == lane]
-                s = -layout.edge + 60.0 + rng.uniform(0, density)
-                while s < layout.edge - 60.0:
+                reach = layout.edge - OUTSKIRTS_M + 25.0
+                s = -reach + rng.uniform(0, density)
+                while s < reach:
                     open_here = layout.segment_is_open(axis, street, lane.forward * s)
                     if open_here and min((abs(s - m) for m in own), default=99.0) > 13.0:
                         cars.append(_Car(lane, s, make_body(rng, False), False))

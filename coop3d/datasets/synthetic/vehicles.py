@@ -5,7 +5,8 @@ Vehicle frame: UE axes, origin on the ground below the middle of the body, x for
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.random import Generator
@@ -68,7 +69,10 @@ def make_body(rng: Generator, connected: bool) -> Body:
         shares = shares * keep / (shares * keep).sum()
     style = STYLES[rng.choice(len(STYLES), p=shares)]
     paint = np.clip(_PAINTS[rng.integers(len(_PAINTS))] * rng.uniform(0.75, 1.25, 3), 0.02, 0.85)
-    built = _build(style, paint, rng.uniform(0.96, 1.04, 3))
+    plain = _template(style)
+    tint = plain.tint.copy()
+    tint[plain.kind == mesh.PAINTWORK] = paint
+    built = replace(plain, triangles=plain.triangles * rng.uniform(0.96, 1.04, 3), tint=tint)
     lo, hi = built.triangles.min(axis=(0, 1)), built.triangles.max(axis=(0, 1))
     return Body(style.name, built, 0.5 * (lo + hi), 0.5 * (hi - lo))
 
@@ -88,10 +92,12 @@ def _loft(b: MeshBuilder, sections: list[NDArray[np.float64]], look) -> None:
     b.quad(sections[-1][::-1], uv, *look(len(sections) - 2, 5))
 
 
-def _build(s: BodyStyle, paint: NDArray[np.float64], scale: NDArray[np.float64]) -> Mesh:
+@lru_cache(maxsize=len(STYLES))
+def _template(s: BodyStyle) -> Mesh:
+    """The unpainted mesh of a style; its PAINTWORK takes the car's colour."""
     b = MeshBuilder()
     half_l, half_w = s.length / 2, s.width / 2
-    body = (mesh.PAINTWORK, textures.METAL, paint)
+    body = (mesh.PAINTWORK, textures.METAL, (0.5, 0.5, 0.5))
     trim = (mesh.PLAIN, textures.METAL, (0.05, 0.05, 0.055))
     glass = (mesh.GLASS, textures.METAL, (0.03, 0.035, 0.04))
     f_belt, f_roof, r_roof, r_belt = s.cabin
@@ -106,8 +112,8 @@ def _build(s: BodyStyle, paint: NDArray[np.float64], scale: NDArray[np.float64])
     _loft(b, hull, lambda i, face: trim if face == 0 else body)
     roof_w = half_w - s.tuck
     mid = 0.5 * (f_roof + r_roof)
-    cabin_paint = body if s.name != "truck" else (mesh.PLAIN, textures.METAL, tuple(0.6 + 0.4 * paint))
-    windows = glass if s.name not in ("truck",) else cabin_paint
+    cabin_paint = body if s.name != "truck" else (mesh.PLAIN, textures.METAL, (0.85, 0.84, 0.8))
+    windows = glass if s.name != "truck" else cabin_paint
     # The cabin: glass all round below, a painted roof above; pillars are thin painted posts.
     sill, roof = s.belt - 0.03, s.height - 0.07
     cabin = np.array([[f_belt, half_w - 0.06], [r_belt, half_w - 0.06], [f_roof, roof_w], [r_roof, roof_w]])
@@ -127,8 +133,7 @@ def _build(s: BodyStyle, paint: NDArray[np.float64], scale: NDArray[np.float64])
                [[0, 0]] * 4, *glass)  # fmt: skip
     _wheels(b, s, half_l, half_w)
     _fittings(b, s, half_l, half_w, trim)
-    built = b.build()
-    return Mesh(built.triangles * scale, *(getattr(built, n) for n in list(Mesh.__dataclass_fields__)[1:]))
+    return b.build()
 
 
 def _post(b: MeshBuilder, x0, x1, y0, y1, z0, z1, look) -> None:
@@ -139,17 +144,18 @@ def _post(b: MeshBuilder, x0, x1, y0, y1, z0, z1, look) -> None:
 
 
 def _wheels(b: MeshBuilder, s: BodyStyle, half_l: float, half_w: float) -> None:
-    n = 12
+    n, tyre, hub = 11, (0.035,) * 3, (0.38,) * 3
+    a = np.arange(n) * (2 * np.pi / n)
     for x in (half_l * 0.62, -half_l * 0.6):
+        circle = np.stack([np.cos(a), np.zeros(n), np.sin(a)], axis=1) * s.wheel_radius
+        middle = np.array([x, 0.0, s.wheel_radius])
         for side in (-1, 1):
-            a = np.arange(n) * (2 * np.pi / n)
-            for radius, inner, outer, tint in ((1.0, 0.2, 0.0, 0.035), (0.6, 0.02, -0.012, 0.38)):
-                r = radius * s.wheel_radius
-                disc = np.stack([x + r * np.cos(a), np.zeros(n), s.wheel_radius + r * np.sin(a)], axis=1)
-                y_in, y_out = side * (half_w - inner), side * (half_w - outer - 0.004)
-                # Seen as x -> z the ring turns about -y, so the tube starts on the +y side.
-                ends = sorted((y_in, y_out), reverse=True)
-                b.prism(disc + [0, ends[0], 0], disc + [0, ends[1], 0], textures.METAL, (tint,) * 3)
+            # Seen as x -> z the ring turns about -y, so the tube starts on the +y side.
+            ends = sorted((side * (half_w - 0.2), side * (half_w - 0.004)), reverse=True)
+            b.prism(circle + middle + [0, ends[0], 0], circle + middle + [0, ends[1], 0], textures.METAL, tyre)
+            face = 0.6 * circle + middle + [0, side * (half_w + 0.006), 0]
+            fan = np.stack([np.repeat(face[:1], n - 2, 0), face[1:-1], face[2:]], axis=1)
+            b.add(fan[:, ::-1] if side > 0 else fan, np.zeros((n - 2, 3, 2)), mesh.PLAIN, textures.METAL, hub)
 
 
 def _fittings(b: MeshBuilder, s: BodyStyle, half_l: float, half_w: float, trim) -> None:

@@ -65,7 +65,7 @@ class CloudViewer {
   /* `beforeDraw()` returns {clouds: [{cloud, mode, flatColour, ...uniforms, count}], lines: [...]} */
   constructor(canvas, shared, beforeDraw) {
     this.canvas = canvas;
-    this.gl = canvas.getContext("webgl2", { antialias: true, preserveDrawingBuffer: false });
+    this.gl = canvas.getContext("webgl2", { antialias: false, preserveDrawingBuffer: false });
     if (!this.gl) throw new Error("This browser has no WebGL2");
     this.points = twgl.createProgramInfo(this.gl, POINT_SHADER);
     this.lines = twgl.createProgramInfo(this.gl, LINE_SHADER);
@@ -77,7 +77,8 @@ class CloudViewer {
     this.beforeDraw = beforeDraw;
     this.camera = { target: [0, 0, 0], distance: 60, azimuth: 0, elevation: 0.6 };
     this.afterDraw = () => {};
-    this.stats = { draws: 0, points: 0 };
+    this.stats = { draws: 0, points: 0, milliseconds: 0 };
+    this.share = 1; // of the points, drawn while the view moves: adapts to what the machine can do
     this.listen();
     new ResizeObserver(() => this.redraw()).observe(canvas);
   }
@@ -120,16 +121,53 @@ class CloudViewer {
     return twgl.m4.multiply(projection, twgl.m4.inverse(twgl.m4.lookAt(this.eye(), target, [0, 0, 1])));
   }
 
+  /* Ask for a frame. One is in the making at a time, so that a slow GPU never works off a queue of old views. */
   redraw() {
-    if (this.waiting) return;
-    this.waiting = true;
-    requestAnimationFrame(() => {
-      this.waiting = false;
-      this.draw();
-    });
+    this.dirty = true;
+    if (this.busy) return;
+    this.busy = true;
+    requestAnimationFrame(() => this.frame());
   }
 
-  draw() {
+  frame() {
+    const { gl } = this;
+    const started = performance.now();
+    const moving = this.moving;
+    this.dirty = false;
+    this.draw(moving ? this.share : 1);
+    const fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    const finish = () => {
+      if (gl.clientWaitSync(fence, gl.SYNC_FLUSH_COMMANDS_BIT, 0) === gl.TIMEOUT_EXPIRED) return setTimeout(finish, 4);
+      gl.deleteSync(fence);
+      this.stats.milliseconds = performance.now() - started;
+      if (moving) this.adapt(this.stats.milliseconds);
+      this.busy = false;
+      if (this.dirty) this.redraw();
+    };
+    setTimeout(finish, 0);
+  }
+
+  /* Call back once the GPU has finished what was asked for. */
+  whenIdle(callback) {
+    if (this.busy || this.dirty) setTimeout(() => this.whenIdle(callback), 5);
+    else callback();
+  }
+
+  /* Draw as many points while moving as take about 50 ms. */
+  adapt(milliseconds) {
+    const change = Math.min(1.3, Math.max(0.3, 50 / milliseconds));
+    this.share = Math.min(1, Math.max(0.02, this.share * change));
+  }
+
+  /* Redraw while the pointer moves things; all points again once it rests. */
+  move() {
+    this.moving = true;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => ((this.moving = false), this.redraw()), 250);
+    this.redraw();
+  }
+
+  draw(share) {
     const { gl, canvas } = this;
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
     canvas.width = Math.max(1, Math.round(canvas.clientWidth * ratio));
@@ -146,11 +184,12 @@ class CloudViewer {
     const pixelsPerMetre = canvas.height / (2 * Math.tan(FIELD_OF_VIEW / 2));
     for (const { cloud, count, ...uniforms } of frame.clouds) {
       twgl.setBuffersAndAttributes(gl, this.points, cloud.vertices);
-      twgl.setUniforms(this.points, { ...this.shared, viewProjection, pixelsPerMetre, ...uniforms });
-      gl.drawArrays(gl.POINTS, 0, count);
+      const density = uniforms.density * share; // fewer points are drawn larger
+      twgl.setUniforms(this.points, { ...this.shared, viewProjection, pixelsPerMetre, ...uniforms, density });
+      gl.drawArrays(gl.POINTS, 0, Math.ceil(count * share));
     }
     gl.bindVertexArray(null);
-    this.stats = { draws: this.stats.draws + 1, points: frame.clouds.reduce((n, c) => n + c.count, 0) };
+    this.stats = { ...this.stats, draws: this.stats.draws + 1, points: frame.clouds.reduce((n, c) => n + c.count, 0) };
     this.afterDraw();
   }
 
@@ -207,7 +246,7 @@ class CloudViewer {
     const limit = Math.PI / 2 - 0.001;
     this.camera.azimuth += dx * 0.006;
     this.camera.elevation = Math.min(limit, Math.max(-limit, this.camera.elevation + dy * 0.006));
-    this.redraw();
+    this.move();
   }
 
   pan(dx, dy) {
@@ -217,12 +256,12 @@ class CloudViewer {
     const s = Math.sin(elevation);
     const up = [Math.sin(azimuth) * s, Math.cos(azimuth) * s, Math.cos(elevation)];
     this.camera.target = this.camera.target.map((t, k) => t - right[k] * dx * scale + up[k] * dy * scale);
-    this.redraw();
+    this.move();
   }
 
   zoom(amount) {
     this.camera.distance = Math.min(2000, Math.max(0.5, this.camera.distance * Math.exp(amount)));
-    this.redraw();
+    this.move();
   }
 
   listen() {

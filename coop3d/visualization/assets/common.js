@@ -2,7 +2,9 @@
 
 /* Decode {dtype, bdata, shape} (Plotly's spelling; little-endian like every machine with a browser). */
 function decodeArray(packed) {
-  const bytes = Uint8Array.from(atob(packed.bdata), (c) => c.charCodeAt(0));
+  const text = atob(packed.bdata);
+  const bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
   return new { f4: Float32Array, u1: Uint8Array, u2: Uint16Array }[packed.dtype](bytes.buffer);
 }
 

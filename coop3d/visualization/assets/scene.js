@@ -306,9 +306,7 @@ function start() {
   viewer.canvas.addEventListener("pointerleave", () => (byId("tip").style.display = "none"));
   viewer.canvas.addEventListener("dblclick", centreOn);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (buildGrid(), viewer.redraw()));
-  requestAnimationFrame(() => requestAnimationFrame(() => {
-    document.documentElement.dataset.ready = String(Math.round(performance.now())); // first paint, for tests
-  }));
+  viewer.whenIdle(() => (document.documentElement.dataset.ready = String(Math.round(performance.now())))); // for tests
 }
 
 try {

@@ -30,7 +30,15 @@ BOXES = np.array(
     dtype=float,
 )
 BOX_RGB = np.array(
-    [[176, 96, 74], [214, 190, 150], [120, 130, 150], [196, 164, 88], [190, 30, 40], [40, 70, 170], [30, 30, 30]]
+    [
+        [176, 96, 74],
+        [214, 190, 150],
+        [120, 130, 150],
+        [196, 164, 88],
+        [190, 30, 40],
+        [40, 70, 170],
+        [30, 30, 30],
+    ]
 )
 CAMERAS = np.array([[0.0, 0.3, 2.0], [1.0, 0.2, 0.0], [0.0, 0.3, -2.0], [-1.0, 0.2, 0.0]])  # pano frame
 MAX_RANGE_M = 150.0
@@ -111,7 +119,10 @@ def batch(agents: tuple[str, ...] = ("641", "650"), width: int = 252) -> CoopBat
     origins = stack([p.origin_map() for p in panoramas])
     image = stack([p.rgb.transpose(2, 0, 1).astype(np.float32) / 255 for p in panoramas])
     T_ref_view = stack([(T_ref_world @ p.T_world_pano).astype(np.float32) for p in panoramas])
-    masks = {k: stack([getattr(p, k) for p in panoramas]) for k in ("covered", "valid", "non_ambiguous", "mask_known")}
+    masks = {
+        k: stack([getattr(p, k) for p in panoramas])
+        for k in ("covered", "valid", "non_ambiguous", "mask_known")
+    }
     targets = ViewTargets(
         range_m=stack([p.range_m for p in panoramas]),
         rays=rays,
@@ -127,7 +138,9 @@ def batch(agents: tuple[str, ...] = ("641", "650"), width: int = 252) -> CoopBat
     return CoopBatch(inputs=inputs, targets=targets, keys=(tuple(p.key for p in panoramas),))
 
 
-def prediction(truth: CoopBatch, noise: float = 0.03, shift_m: float = 0.8, seed: int = 0) -> FactoredPrediction:
+def prediction(
+    truth: CoopBatch, noise: float = 0.03, shift_m: float = 0.8, seed: int = 0
+) -> FactoredPrediction:
     """The truth, spoilt: relative range noise, other vehicles shifted to the right; exact at ``noise = shift = 0``."""
     targets, scale = truth.targets, 20.0
     generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,204 @@
+"""MapAnything: photographs of several views to factored metric geometry in the first view's frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from coop3d.models.adaptors import DensePrediction, adapt_dense, adapt_quaternion, adapt_scale
+from coop3d.models.blocks import LAYER_NORM_EPS
+from coop3d.models.config import MapAnythingConfig
+from coop3d.models.encoder import ImageEncoder
+from coop3d.models.geometric_encoders import DenseEncoder, GlobalEncoder
+from coop3d.models.geometric_inputs import GeometricEncoders, GeometricInputs, fuse_geometry
+from coop3d.models.heads import DptFeatures, DptRegressor, PoseHead, ScaleHead, to_map
+from coop3d.models.info_sharing import AlternatingAttention, SharedFeatures
+from coop3d.models.initialisation import initialise
+from coop3d.models.position_table import ray_turns
+from coop3d.types import FactoredPrediction, ViewInputs
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)  # what DINOv2 was trained with
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+# Encoders of each modality, under the names of the published checkpoints.
+MODALITY_ENCODERS = {
+    "ray_dirs": ("ray_dirs_encoder",),
+    "depth": ("depth_encoder", "depth_scale_encoder"),
+    "pose": ("cam_rot_encoder", "cam_trans_encoder", "cam_trans_scale_encoder"),
+}
+
+
+class MapAnything(nn.Module):
+    """See docs/model.md for the picture. Parameter names are those of the published checkpoints."""
+
+    def __init__(self, config: MapAnythingConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder, sharing, head = config.encoder, config.info_sharing.module_args, config.pred_head
+        wrap, Ce, Ct = config.panorama.wrap_around, encoder.embed_dim, sharing.dim
+        self.scale_token = nn.Parameter(torch.zeros(Ce))
+        self.encoder = ImageEncoder(encoder, wrap)
+        self._add_geometric_encoders()
+        self.fusion_norm_layer = nn.LayerNorm(Ce, eps=LAYER_NORM_EPS)
+        self.info_sharing = AlternatingAttention(Ce, sharing, config.panorama.view_role_embedding)
+        self.dpt_feature_head = DptFeatures((Ce, Ct, Ct, Ct), head.layer_dims, head.feature_dim, wrap)
+        self.dpt_regressor_head = DptRegressor(head.feature_dim, wrap)
+        self.pose_head = PoseHead(Ct, head.pose_hidden_dim)
+        self.scale_head = ScaleHead(Ct, head.scale_hidden_dim)
+        if not self.scale_token.is_meta:
+            initialise(self, config)
+
+    def _add_geometric_encoders(self) -> None:
+        inputs, Ce, P = self.config.geometric_inputs, self.config.encoder.embed_dim, self.config.encoder.patch_size
+        dense = {"ray_dirs_encoder": 3, "depth_encoder": 1}
+        vectors = {"depth_scale_encoder": 1, "cam_rot_encoder": 4, "cam_trans_encoder": 3, "cam_trans_scale_encoder": 1}
+        wrap = self.config.panorama.wrap_around
+        for modality in inputs.modalities:
+            for name in MODALITY_ENCODERS[modality]:
+                if name in dense:
+                    self.add_module(name, DenseEncoder(dense[name], Ce, inputs.dense_dims, P, wrap))
+                else:
+                    self.add_module(name, GlobalEncoder(vectors[name], Ce, inputs.global_dims))
+        if self.config.panorama.known_rays_input:
+            self.ray_origins_encoder = DenseEncoder(3, Ce, inputs.dense_dims, P, wrap)
+
+    def get_additions(self) -> dict[str, nn.Module]:
+        """Sub-modules that MapAnything's checkpoints do not have, by name."""
+        names = ("ray_origins_encoder", "info_sharing.view_role")
+        found = {name: module for name, module in self.named_modules() if name in names}
+        return {name: found[name] for name in names if name in found}
+
+    def absent_encoders(self) -> list[str]:
+        """Names of published encoders that this configuration leaves out."""
+        every = [name for names in MODALITY_ENCODERS.values() for name in names]
+        return [name for name in every if not hasattr(self, name)]
+
+    def freeze_unreachable(self) -> list[str]:
+        """Stop gradients of encoders whose input `ViewInputs` cannot carry; returns their names.
+
+        They never run, so an optimiser should not hold state for them nor a parallel wrapper wait for them.
+        """
+        reachable = ("ray_dirs_encoder",) if self.config.panorama.known_rays_input else ()
+        every = [name for names in MODALITY_ENCODERS.values() for name in names]
+        frozen = [name for name in every if hasattr(self, name) and name not in reachable]
+        for name in frozen:
+            self.get_submodule(name).requires_grad_(False)
+        return frozen
+
+    def forward(self, inputs: ViewInputs) -> FactoredPrediction:
+        """The door: what the network may see to what it predicts.
+
+        Args:
+            inputs: ``image`` [B, V, 3, H, W] RGB in [0, 1], H and W multiples of the patch size; view 0 is the
+                reference. ``rays`` and ``origins`` are needed as the panorama options say.
+
+        Raises:
+            ValueError: for shapes or values the network cannot take, or rays that are missing.
+        """
+        options = self.config.panorama
+        self._check_inputs(inputs)
+        image = normalise_image(inputs.image)
+        geometry, turns = GeometricInputs(), None
+        if options.known_rays_input:
+            assert inputs.rays is not None
+            origins = torch.zeros_like(inputs.rays) if inputs.origins is None else inputs.origins
+            geometry = GeometricInputs(ray_dirs=inputs.rays, ray_origins=origins / options.origin_unit_m)
+            turns = ray_turns(inputs.rays, self.config.encoder.patch_size) if options.wrap_around else None
+        prediction = self.predict(image, geometry, turns)
+        return self._compose(prediction, inputs)
+
+    def predict(
+        self, image: Tensor, geometry: GeometricInputs | None = None, turns: Tensor | None = None
+    ) -> FactoredPrediction:
+        """MapAnything itself: normalised images and optional geometry to its own prediction.
+
+        Args:
+            image: [B, V, 3, H, W] normalised with DINOv2's mean and standard deviation.
+            geometry: known rays, depths and poses; None for images only.
+            turns: [B, V, w] place on the circle of each patch column (``wrap_around``), None = upright.
+        """
+        B, V, _, H, W = image.shape
+        P = self.config.encoder.patch_size
+        h, w = H // P, W // P
+        encoded = self.encoder(image.flatten(0, 1), None if turns is None else turns.flatten(0, 1))
+        patches = encoded.patches.unflatten(0, (B, V))
+        with torch.autocast(image.device.type, enabled=False):
+            fused = fuse_geometry(patches.float(), geometry or GeometricInputs(), self._geometric_encoders())
+            fused = self.fusion_norm_layer(fused)
+        cls = encoded.cls.unflatten(0, (B, V)) if self.config.encoder.pass_cls_token else None
+        shared = self.info_sharing(fused, cls, self.scale_token)
+        with torch.autocast(image.device.type, enabled=False):
+            return self._decode(fused, shared, (h, w), (H, W))
+
+    def _geometric_encoders(self) -> GeometricEncoders:
+        names = ("ray_dirs", "ray_origins", "depth", "depth_scale", "cam_rot", "cam_trans", "cam_trans_scale")
+        return GeometricEncoders(*(getattr(self, f"{name}_encoder", None) for name in names))
+
+    def _decode(
+        self, fused: Tensor, shared: SharedFeatures, grid: tuple[int, int], size: tuple[int, int]
+    ) -> FactoredPrediction:
+        """[B, V, T, C] token levels to a prediction, in float32."""
+        views = fused.shape[:2]
+        levels = tuple(to_map(x.float(), *grid) for x in (fused, *shared.taps, shared.final))
+        limit = self.config.pred_head.log_limit
+        dense = adapt_dense(self._dense(levels, size, views[1]).unflatten(0, views), limit)
+        trans, quat = self.pose_head(levels[-1])
+        return FactoredPrediction(
+            **_dense_fields(dense),
+            trans=trans.unflatten(0, views),
+            quat_xyzw=adapt_quaternion(quat).unflatten(0, views),
+            scale=adapt_scale(self.scale_head(shared.scale_token.float()), limit),
+        )
+
+    def _dense(self, levels: tuple[Tensor, ...], size: tuple[int, int], views: int) -> Tensor:
+        """Four [N, C, h, w] to raw [N, 6, H, W]; one view at a time when memory matters more than time."""
+
+        def run(*part: Tensor) -> Tensor:
+            return self.dpt_regressor_head(self.dpt_feature_head(part), size)
+
+        if not (self.config.pred_head.gradient_checkpointing and torch.is_grad_enabled()):
+            return run(*levels)
+        parts = zip(*(level.chunk(views) for level in levels), strict=True)
+        raw = [checkpoint(run, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        return torch.cat(raw)
+
+    def _compose(self, prediction: FactoredPrediction, inputs: ViewInputs) -> FactoredPrediction:
+        """Attach known origins and, where configured, known rays."""
+        fields = dict(vars(prediction), origins=inputs.origins)
+        if self.config.panorama.compose_with == "known":
+            fields.update(rays=inputs.rays, predicted_rays=prediction.rays)
+        return FactoredPrediction(**fields)
+
+    def _check_inputs(self, inputs: ViewInputs) -> None:
+        options, P = self.config.panorama, self.config.encoder.patch_size
+        image = inputs.image
+        if image.ndim != 5 or image.shape[2] != 3 or not image.is_floating_point():
+            raise ValueError(
+                f"image is {tuple(image.shape)} {image.dtype}, expected floating [B, V, 3, H, W] in [0, 1]"
+            )
+        B, V, H, W = inputs.shape
+        if H % P or W % P or not H * W:
+            raise ValueError(
+                f"image is {H} x {W} (height x width); both must be multiples of the patch size {P}, such as "
+                f"{max(P, round(H / P) * P)} x {max(P, round(W / P) * P)}"
+            )
+        if inputs.rays is None and (options.known_rays_input or options.compose_with == "known"):
+            raise ValueError(
+                "inputs.rays is None, but panorama.known_rays_input or compose_with=known needs the rig's rays"
+            )
+        for name in ("rays", "origins"):
+            value = getattr(inputs, name)
+            if value is not None and value.shape != (B, V, H, W, 3):
+                raise ValueError(f"{name} is {tuple(value.shape)}, expected {(B, V, H, W, 3)} as the image")
+
+
+def normalise_image(image: Tensor) -> Tensor:
+    """[..., 3, H, W] RGB in [0, 1] to DINOv2's mean 0 and standard deviation 1."""
+    mean = torch.tensor(IMAGE_MEAN, dtype=image.dtype, device=image.device)[:, None, None]
+    std = torch.tensor(IMAGE_STD, dtype=image.dtype, device=image.device)[:, None, None]
+    return (image - mean) / std
+
+
+def _dense_fields(dense: DensePrediction) -> dict[str, Tensor]:
+    return dense._asdict()

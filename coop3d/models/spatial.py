@@ -1,0 +1,78 @@
+"""Convolution and upsampling on images whose left and right borders may touch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def wrap_columns(x: Tensor, margin: int) -> Tensor:
+    """[..., W] to [..., W + 2 margin]: each side continued by the opposite one, turns repeated if narrow."""
+    W = x.shape[-1]
+    if margin <= W:
+        return torch.cat([x[..., W - margin :], x, x[..., :margin]], dim=-1)
+    index = torch.arange(-margin, W + margin, device=x.device).remainder(W)
+    return x[..., index]
+
+
+class WrapConv2d(nn.Conv2d):
+    """Convolution with zero padding above and below and, if ``wrap``, circular padding left and right.
+
+    ``wrap`` changes no parameter, so weights of the plain convolution fit.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        wrap: bool = False,
+        stride: tuple[int, int] = (1, 1),
+        column_dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
+        padding = (kernel_size // 2, kernel_size // 2 * column_dilation)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=(1, column_dilation),
+            bias=bias,
+        )
+        self.wrap = wrap
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] to [N, C', H', W']."""
+        rows, columns = self.padding
+        if not self.wrap or columns == 0:
+            return super().forward(x)
+        x = wrap_columns(x, int(columns))
+        return F.conv2d(x, self.weight, self.bias, self.stride, (int(rows), 0), self.dilation)
+
+
+def upsample(x: Tensor, size: tuple[int, int], wrap: bool) -> Tensor:
+    """Bilinear [N, C, H, W] to [N, C, *size].
+
+    Rows always follow the official ``align_corners=True``. Columns do too, unless ``wrap``: then pixel areas
+    correspond (``align_corners=False``) on a circle, the only rule under which a roll of the input by whole
+    pixels is a roll of the output.
+    """
+    if not wrap:
+        return F.interpolate(x, size, mode="bilinear", align_corners=True)
+    H, W = x.shape[-2:]
+    if size[0] != H:
+        x = F.interpolate(x, (size[0], W), mode="bilinear", align_corners=True)
+    if size[1] == W:
+        return x
+    margin = W // math.gcd(W, size[1])  # fewest columns that become a whole number of output columns
+    crop = margin * size[1] // W
+    wide = F.interpolate(
+        wrap_columns(x, margin), (size[0], size[1] + 2 * crop), mode="bilinear", align_corners=False
+    )
+    return wide[..., crop : crop + size[1]]

@@ -1,0 +1,72 @@
+"""A zoomable page of one stitched panorama; hovering shows azimuth, elevation, range and camera of a pixel."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from coop3d.datasets.errors import DataError
+from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
+from coop3d.geometry import CylindricalCamera, EquirectangularCamera
+from coop3d.stitching import PanoramaStitcher
+from coop3d.visualization import select_entries, write_panorama_html
+
+EXAMPLES = """examples:
+  python scripts/visualize_opv2v_cyl_html.py --images-root data/synthetic_opv2v \\
+      --depth-root data/synthetic_opv2v_depth --split train --index 0 --output-html panorama.html
+
+  # a true cylinder (rows linear in the tangent of elevation) of a named frame
+  python scripts/visualize_opv2v_cyl_html.py --images-root /data/OPV2V --split test --projection cylindrical \\
+      --scenario 2021_08_18_19_48_05 --agent 1045 --frame 000068 --output-html panorama.html
+
+The page is one file and needs no network: open it from disk, or serve its folder with "python -m http.server".
+"""
+
+log = logging.getLogger("panorama_page")
+CAMERAS = {"equirectangular": EquirectangularCamera, "cylindrical": CylindricalCamera}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images-root", type=Path, required=True, help="folder that holds the splits")
+    parser.add_argument(
+        "--depth-root", type=Path, help="folder of *_depth.npy files; without it, colour only"
+    )
+    parser.add_argument("--split", default="train", help="sub-folder of the roots (default: %(default)s)")
+    parser.add_argument("--scenario", help="only this scenario")
+    parser.add_argument("--agent", help="only this vehicle")
+    parser.add_argument("--frame", help="only this frame, e.g. 000069")
+    parser.add_argument("--index", type=int, help="the N-th frame of the split instead of names")
+    parser.add_argument(
+        "--projection", choices=CAMERAS, default="equirectangular", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--width", type=int, default=1008, help="panorama width, height is a quarter (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output-html", type=Path, default=Path("panorama.html"), help="(default: %(default)s)"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        index = OPV2VIndex(args.images_root, args.split, args.depth_root)
+        (entry,) = select_entries(index.frames, args.scenario, args.agent, args.frame, args.index)
+        stitch = PanoramaStitcher(CAMERAS[args.projection](args.width, args.width // 4))
+        write_panorama_html(
+            args.output_html, stitch(load_rig_frame(entry)), f"{args.projection}, {args.split}"
+        )
+    except (DataError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Configs compose, and what is wrong with one is said with the key to change."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from coop3d.conf import (
+    CONFIG_DIR,
+    ConfigError,
+    TrainParamsConf,
+    compose,
+    hydra_main,
+    require_complete,
+    require_paths,
+    require_targets,
+)
+
+TEAM = (
+    "machine=local3090",
+    "model=mapanything",
+    "dataset=opv2v_cyl_coop_ft",
+    "train_params=opv2v_cyl_coop",
+    "loss=opv2v_pose_loss",
+    "model.model_config.pretrained_checkpoint_path=/weights/map-anything.pth",
+    "model.encoder.gradient_checkpointing=true",
+    "model.info_sharing.module_args.gradient_checkpointing=true",
+    "model.pred_head.gradient_checkpointing=true",
+    "hydra.run.dir=/experiments/run",
+    "hydra.job.name=run",
+)
+DEMO = ("machine=demo", "dataset=opv2v_cyl_coop_demo", "model=tiny", "loss=cyl_loss", "train_params=demo")
+GROUPS = ("machine", "dataset", "model", "loss", "train_params", "distributed")
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in options(group)])
+def test_every_group_file_composes_completely_with_targets_that_exist(choice):
+    base = [o for o in DEMO if o.split("=")[0] != choice.split("=")[0]]
+    cfg = compose("train", [*base, choice])
+    require_complete(cfg)
+    require_targets(cfg, ("dataset", "model", "loss", "machine"))
+    OmegaConf.to_object(cfg.train_params)
+    OmegaConf.to_container(cfg.dataset, resolve=True)
+
+
+def test_every_group_has_files():
+    assert all(options(group) for group in GROUPS)
+
+
+@pytest.mark.parametrize("loss", ["overall_loss", "opv2v_pose_loss"])
+def test_the_teams_spellings(loss):
+    cfg = compose("train", [o for o in TEAM if not o.startswith("loss=")] + [f"loss={loss}"])
+    assert cfg.model.encoder.gradient_checkpointing is True
+    assert cfg.model.info_sharing.module_args.gradient_checkpointing is True
+    assert cfg.model.pred_head.gradient_checkpointing is True
+    assert cfg.model.model_config.pretrained_checkpoint_path == "/weights/map-anything.pth"
+    require_complete(cfg)
+    require_targets(cfg, ("dataset", "model", "loss"))
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train_params.epoch=3", "Did you mean 'train_params.epochs'?"),
+        ("train_params.warm_up_steps=3", "Did you mean 'train_params.warmup_steps'?"),
+        ("train_param=demo", "Did you mean 'train_params'?"),
+        ("machine.opv2v_image_root=/x", "Did you mean 'machine.opv2v_images_root'?"),
+        ("dataset.trian.seed=1", "Did you mean 'dataset.train'?"),
+        ("loss.terms.pos.weight=1", "Did you mean 'loss.terms.pose'?"),
+        ("train_params.zzz=1", "Keys of 'train_params': "),
+        ("machine=local309", "machine/local309"),
+        ("train_params.epochs=many", "could not be converted to Integer"),
+        ("train_params.on_bad_sample=ignore", "expected one of [skip, stop]"),
+        ("train_params.clip_norm=true", "train_params.clip_norm"),
+    ],
+)
+def test_wrong_override_says_what_to_change(override, expected):
+    base = [o for o in DEMO if not override.startswith(f"{o.split('=')[0]}=")]
+    with pytest.raises(ConfigError) as caught:
+        compose("train", [*base, override])
+    assert expected in str(caught.value)
+
+
+def test_script_exits_with_the_message_and_does_not_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["train.py", *DEMO, "train_params.epoch=3"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"Config error: .*Did you mean 'train_params\.epochs'"):
+        hydra_main("train")(lambda cfg: pytest.fail("the task must not run"))()
+
+
+def test_misspelt_argument_of_a_target():
+    cfg = OmegaConf.create({"loss": {"_target_": "coop3d.losses.PoseTerm", "wieght": 1.0}})
+    with pytest.raises(ConfigError, match=r"loss\.wieght: .*Did you mean 'loss\.weight'"):
+        require_targets(cfg, ("loss",))
+    cfg = OmegaConf.create({"loss": {"_target_": "coop3d.losses.NoSuchTerm"}})
+    with pytest.raises(ConfigError, match=r"loss\._target_=coop3d\.losses\.NoSuchTerm cannot be imported"):
+        require_targets(cfg, ("loss",))
+
+
+def test_missing_roots_name_key_variable_and_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPV2V_ROOT", str(tmp_path / "absent"))
+    cfg = compose("train", ["machine=local3090", *(o for o in DEMO if not o.startswith("machine="))])
+    with pytest.raises(ConfigError) as caught:
+        require_paths(cfg)
+    message = str(caught.value)
+    assert f"machine.opv2v_images_root={tmp_path / 'absent'} does not exist" in message
+    assert "OPV2V_ROOT" in message
+    assert "pass machine.opv2v_images_root=" in message
+
+
+def test_present_roots_and_absent_depth_pass(tmp_path):
+    overrides = [f"machine.opv2v_images_root={tmp_path}", "machine.opv2v_depth_root=null"]
+    rest = [o for o in DEMO if not o.startswith("machine=")]
+    require_paths(compose("train", ["machine=local3090", *rest, *overrides]))
+
+
+def test_open_values_are_listed():
+    with pytest.raises(ConfigError, match=r"No value for checkpoint\. Give .*checkpoint=VALUE"):
+        require_complete(compose("evaluate", ["output_dir=/tmp/x"]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"epochs": 0}, {"lr": -1.0}, {"clip_norm": 0.0}, {"warmup_steps": 10}, {"max_micro_batch": 0}],
+)
+def test_values_out_of_range(changes):
+    good = {"epochs": 2, "steps_per_epoch": 5, "global_batch": 2, "max_micro_batch": 1, "lr": 0.1}
+    TrainParamsConf(**good)
+    with pytest.raises(ConfigError, match=rf"train_params\.{next(iter(changes))}="):
+        TrainParamsConf(**{**good, **changes})
+
+
+def test_demo_roots_follow_the_environment(monkeypatch):
+    monkeypatch.setenv("COOP3D_DEMO_ROOT", "/somewhere/demo")
+    cfg = compose("train", DEMO)
+    assert cfg.machine.opv2v_images_root == "/somewhere/demo"
+    assert cfg.machine.opv2v_depth_root == "/somewhere/demo_depth"
+    assert Path(cfg.machine.cache_root)

@@ -1,0 +1,79 @@
+"""Pictures: sizes, colours that carry meaning, atomic files."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from support.analytic_panoramas import POSES, batch, panorama, prediction
+
+from coop3d.visualization import RANGE_SCALE, contact_sheet, panorama_figure, prediction_figure, save_png
+from coop3d.visualization.colour import turbo_palette
+from coop3d.visualization.figures import (
+    MASK_NO,
+    MASK_UNKNOWN,
+    MASK_YES,
+    colour_bar,
+    mask_comparison_image,
+    mask_image,
+    range_image,
+)
+
+
+def test_range_picture_and_bar_use_the_same_colours():
+    image = range_image(np.array([[1.0, 120.0, np.nan]], np.float32))
+    palette = turbo_palette()
+    np.testing.assert_array_equal(image[0], [palette[0], palette[254], [0, 0, 0]])
+    bar = colour_bar(252, RANGE_SCALE)
+    np.testing.assert_array_equal(bar[243, 10], palette[0])  # small at the bottom
+    np.testing.assert_array_equal(bar[8, 10], palette[254])
+
+
+def test_masks_tell_three_states_apart():
+    image = mask_image(np.array([[True, False, True]]), known=np.array([[True, True, False]]))
+    assert [tuple(p) for p in image[0]] == [MASK_YES, MASK_NO, MASK_UNKNOWN]
+
+
+def test_mask_comparison_tells_missed_from_invented():
+    predicted, true = (
+        np.array([[True, False, False, True, True]]),
+        np.array([[True, False, True, False, True]]),
+    )
+    image = mask_comparison_image(predicted, true, np.array([[True, True, True, True, False]]))
+    assert [tuple(p) for p in image[0, :2]] == [MASK_YES, MASK_NO]
+    assert image[0, 2].argmax() == 0  # missed is red
+    assert image[0, 3].argmax() == 2  # invented is blue
+    assert tuple(image[0, 4]) == MASK_UNKNOWN
+
+
+def test_panorama_figure_shows_the_photograph_unchanged():
+    p = panorama(POSES[0])
+    figure = panorama_figure(p)
+    assert figure.dtype == np.uint8
+    assert figure.shape[1] >= 2 * p.camera.width
+    np.testing.assert_array_equal(figure[24 : 24 + p.camera.height, : p.camera.width], p.rgb)
+
+
+def test_panorama_without_any_range_has_a_figure():
+    p = panorama(POSES[0])
+    p.range_m[:] = np.nan
+    assert panorama_figure(p).any()
+    assert contact_sheet([p, p]).shape[0] == 4 * (63 + 24 + 8) // 2
+
+
+def test_prediction_figure_has_a_block_per_vehicle():
+    sample = batch()
+    both = prediction_figure(sample.inputs, sample.targets, prediction(sample), sample.keys)
+    alone = batch(("641",))
+    one = prediction_figure(alone.inputs, alone.targets, prediction(alone))
+    assert both.shape[0] - 2 * one.shape[0] in (0, -8)  # but for a gap
+    assert prediction_figure(alone.inputs, None, prediction(alone)).any()
+
+
+def test_png_is_replaced_whole(tmp_path):
+    path = tmp_path / "new" / "picture.png"
+    save_png(path, np.zeros((4, 4, 3), np.uint8))
+    red = np.zeros((2, 3, 3), np.uint8)
+    red[..., 0] = 200
+    save_png(path, red)
+    np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], red)
+    assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
