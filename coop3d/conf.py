@@ -19,7 +19,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -302,6 +302,20 @@ def _check_target(path: str, node: DictConfig) -> None:
             f"{path}.{name}: {node['_target_']} takes no argument '{name}'. "
             f"{_suggest(f'{path}.{name}', list(parameters))}"
         )
+
+
+def build(cfg: DictConfig, key: str) -> Any:
+    """Build what the ``_target_`` under ``key`` describes.
+
+    Raises:
+        ConfigError: with the key, where the constructor refuses a value or cannot find a file.
+    """
+    try:
+        return hydra.utils.instantiate(OmegaConf.select(cfg, key))
+    except InstantiationException as error:
+        if isinstance(error.__cause__, (ValueError, OSError)):
+            raise ConfigError(f"{key}: {error.__cause__}") from error
+        raise
 
 
 def require_paths(cfg: DictConfig, how: str = "{key}=/path/to/it") -> None:

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 LAYER_NORM_EPS = 1e-6
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """float32 unless ``x`` is float64: leaves autocast's low precision, keeps a model in double double."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; ``qkv`` output is laid out as (3, heads, head_dim)."""
 

@@ -30,7 +30,9 @@ def build_model(**config: Mapping[str, Any]) -> MapAnything:
     if path is None:
         model = MapAnything(typed)
     else:
-        with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+        with torch.device(
+            "meta"
+        ):  # no memory and no random numbers for weights that are about to be replaced
             model = MapAnything(typed)
         load_checkpoint(model, path)
     model.freeze_unreachable()

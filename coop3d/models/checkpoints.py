@@ -47,7 +47,9 @@ def canonical_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name = canonical_name(stored.removeprefix("module.") if wrapped else stored)
         known = result.setdefault(name, tensor)
         if known is not tensor and not torch.equal(known, tensor):
-            raise ValueError(f"the checkpoint holds different values under two names of {name}, one is {stored}")
+            raise ValueError(
+                f"the checkpoint holds different values under two names of {name}, one is {stored}"
+            )
     return result
 
 
@@ -71,7 +73,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         loaded = loaded["model"]
     if not isinstance(loaded, Mapping) or not all(isinstance(x, Tensor) for x in loaded.values()):
-        raise ValueError(f"{path}: found {type(loaded).__name__}, expected a state dict or a dict with key 'model'")
+        raise ValueError(
+            f"{path}: found {type(loaded).__name__}, expected a state dict or a dict with key 'model'"
+        )
     return dict(loaded)
 
 

@@ -163,7 +163,9 @@ def from_mapping(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
         if key not in known:
             raise ValueError(_unknown_key(prefix, str(key), list(known)))
     required = [
-        n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING and n not in values
+        n
+        for n, f in known.items()
+        if f.default is MISSING and f.default_factory is MISSING and n not in values
     ]
     if required:
         raise ValueError(f"{prefix}{required[0]} is missing from the model configuration")

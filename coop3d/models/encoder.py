@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from coop3d.models.blocks import LAYER_NORM_EPS, Block
+from coop3d.models.blocks import LAYER_NORM_EPS, Block, at_least_float32
 from coop3d.models.config import EncoderConfig
 from coop3d.models.position_table import (
     column_turns,
@@ -62,7 +62,7 @@ class VisionTransformer(nn.Module):
         ``wrap_around`` columns are read on a circle, at ``turns`` [N, w] where given.
         """
         rows, columns = self.config.position_grid
-        table = self.pos_embed[0, 1:].float().unflatten(0, (rows, columns))
+        table = at_least_float32(self.pos_embed[0, 1:]).unflatten(0, (rows, columns))
         device = table.device
         native = (h, w) == (rows, columns)
         row_axis = identity_axis(h, device) if native else official_axis(h, rows, device)
@@ -78,7 +78,9 @@ class VisionTransformer(nn.Module):
         P = self.config.patch_size
         h, w = image.shape[-2] // P, image.shape[-1] // P
         patches = self.patch_embed(image)
-        patches = patches + self.position_codes(h, w, turns).to(patches.dtype)
+        with torch.autocast(image.device.type, enabled=False):
+            codes = self.position_codes(h, w, turns)
+        patches = patches + codes
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(image), -1, -1)
         x = torch.cat([cls, patches], dim=1)  # [N, 1 + h * w, Ce]
         for block in self.blocks:

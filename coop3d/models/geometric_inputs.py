@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from coop3d.geometry.compose import rotate_rays
 from coop3d.geometry.quaternions import quat_multiply, quat_to_matrix
+from coop3d.models.blocks import at_least_float32
 
 EPS = 1e-8
 
@@ -197,9 +198,9 @@ def _mask(given: Tensor | None, tokens: Tensor) -> Tensor:
 
 def _dense(encoder: nn.Module, maps: Tensor) -> Tensor:
     """[B, V, H, W, c] to [B, V, T, Ce]."""
-    return encoder(maps.flatten(0, 1).float()).unflatten(0, maps.shape[:2])
+    return encoder(at_least_float32(maps.flatten(0, 1))).unflatten(0, maps.shape[:2])
 
 
 def _global(encoder: nn.Module, vectors: Tensor) -> Tensor:
     """[B, V, c] to [B, V, 1, Ce]."""
-    return encoder(vectors.flatten(0, 1).float()).unflatten(0, vectors.shape[:2])[:, :, None]
+    return encoder(at_least_float32(vectors.flatten(0, 1))).unflatten(0, vectors.shape[:2])[:, :, None]

@@ -58,7 +58,7 @@ class DptFeatures(nn.Module):
         self, in_dims: tuple[int, int, int, int], layer_dims: tuple[int, ...], dim: int, wrap: bool
     ) -> None:
         super().__init__()
-        l0, l1, l2, l3 = layer_dims
+        l0, l1, _, l3 = layer_dims
         project = [nn.Conv2d(i, o, 1) for i, o in zip(in_dims, layer_dims, strict=True)]
         coarse = WrapConv2d(l3, l3, 3, wrap=wrap, stride=(2, 1 if wrap else 2))
         levels = [

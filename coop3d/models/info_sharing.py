@@ -30,6 +30,7 @@ class AlternatingAttention(nn.Module):
     def __init__(self, in_dim: int, config: TransformerConfig, view_role: bool = False) -> None:
         super().__init__()
         C = config.dim
+        self.view_pos_table: Tensor
         self.config = config
         self.proj_embed = nn.Linear(in_dim, C) if in_dim != C else nn.Identity()
         # sin / cos of position 0: the reference view's code. A buffer because checkpoints contain it.

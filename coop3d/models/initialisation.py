@@ -14,6 +14,8 @@ from coop3d.models.config import MapAnythingConfig
 if TYPE_CHECKING:
     from coop3d.models.mapanything import MapAnything
 
+OUTPUT_STD = 1e-3  # last layers: outputs start within a few per cent of their intended values
+
 
 @torch.no_grad()
 def initialise(model: MapAnything, config: MapAnythingConfig) -> None:
@@ -68,14 +70,30 @@ def _init_encoder_tokens(model: MapAnything, config: MapAnythingConfig) -> None:
     nn.init.trunc_normal_(model.get_parameter("encoder.model.cls_token"), std=0.02)
 
 
+def _quieten_dense_head(model: MapAnything) -> None:
+    """Keep the dense head's features near unit size, however many residual sums they pass.
+
+    Residual branches start at zero, and layers that no ReLU follows lose He's factor of two; otherwise features
+    grow a hundredfold to the last layer, whose gradient then drowns every other one.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Conv2d) or not name.startswith("dpt_"):
+            continue
+        if "resConfUnit" in name and name.endswith("conv2"):
+            nn.init.zeros_(module.weight)
+        elif not name.endswith(("resConfUnit1.conv1", "resConfUnit2.conv1", "conv2.0")):
+            module.weight.mul_(math.sqrt(0.5))
+
+
 def _init_outputs(model: MapAnything, config: MapAnythingConfig) -> None:
-    last = model.get_submodule("dpt_regressor_head.conv2.2")
-    nn.init.trunc_normal_(last.weight, std=0.02)  # type: ignore[arg-type]
-    last.bias[2] = 1.0  # type: ignore[index, operator] - forward: the gradient of normalising is 1 / length
+    _quieten_dense_head(model)
+    nn.init.trunc_normal_(model.get_parameter("dpt_regressor_head.conv2.2.weight"), std=OUTPUT_STD)
+    # Raw rays start forward (z) at unit length: the gradient of normalising them is 1 / length.
+    model.get_parameter("dpt_regressor_head.conv2.2.bias")[2] = 1.0
     for name, bias in (("fc_t", (0.0, 0.0, 0.0)), ("fc_rot", (0.0, 0.0, 0.0, 1.0))):
         nn.init.zeros_(model.get_parameter(f"pose_head.{name}.weight"))
         model.get_parameter(f"pose_head.{name}.bias").copy_(torch.tensor(bias))
-    nn.init.trunc_normal_(model.get_parameter("scale_head.output_proj.weight"), std=0.02)
+    nn.init.trunc_normal_(model.get_parameter("scale_head.output_proj.weight"), std=OUTPUT_STD)
     nn.init.constant_(
         model.get_parameter("scale_head.output_proj.bias"), math.log(config.pred_head.initial_scale_m)
     )

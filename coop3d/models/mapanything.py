@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from coop3d.models.adaptors import DensePrediction, adapt_dense, adapt_quaternion, adapt_scale
-from coop3d.models.blocks import LAYER_NORM_EPS
+from coop3d.models.blocks import LAYER_NORM_EPS, at_least_float32
 from coop3d.models.config import MapAnythingConfig
 from coop3d.models.encoder import ImageEncoder
 from coop3d.models.geometric_encoders import DenseEncoder, GlobalEncoder
@@ -50,9 +50,18 @@ class MapAnything(nn.Module):
             initialise(self, config)
 
     def _add_geometric_encoders(self) -> None:
-        inputs, Ce, P = self.config.geometric_inputs, self.config.encoder.embed_dim, self.config.encoder.patch_size
+        inputs, Ce, P = (
+            self.config.geometric_inputs,
+            self.config.encoder.embed_dim,
+            self.config.encoder.patch_size,
+        )
         dense = {"ray_dirs_encoder": 3, "depth_encoder": 1}
-        vectors = {"depth_scale_encoder": 1, "cam_rot_encoder": 4, "cam_trans_encoder": 3, "cam_trans_scale_encoder": 1}
+        vectors = {
+            "depth_scale_encoder": 1,
+            "cam_rot_encoder": 4,
+            "cam_trans_encoder": 3,
+            "cam_trans_scale_encoder": 1,
+        }
         wrap = self.config.panorama.wrap_around
         for modality in inputs.modalities:
             for name in MODALITY_ENCODERS[modality]:
@@ -124,7 +133,9 @@ class MapAnything(nn.Module):
         encoded = self.encoder(image.flatten(0, 1), None if turns is None else turns.flatten(0, 1))
         patches = encoded.patches.unflatten(0, (B, V))
         with torch.autocast(image.device.type, enabled=False):
-            fused = fuse_geometry(patches.float(), geometry or GeometricInputs(), self._geometric_encoders())
+            fused = fuse_geometry(
+                at_least_float32(patches), geometry or GeometricInputs(), self._geometric_encoders()
+            )
             fused = self.fusion_norm_layer(fused)
         cls = encoded.cls.unflatten(0, (B, V)) if self.config.encoder.pass_cls_token else None
         shared = self.info_sharing(fused, cls, self.scale_token)
@@ -140,7 +151,7 @@ class MapAnything(nn.Module):
     ) -> FactoredPrediction:
         """[B, V, T, C] token levels to a prediction, in float32."""
         views = fused.shape[:2]
-        levels = tuple(to_map(x.float(), *grid) for x in (fused, *shared.taps, shared.final))
+        levels = tuple(to_map(at_least_float32(x), *grid) for x in (fused, *shared.taps, shared.final))
         limit = self.config.pred_head.log_limit
         dense = adapt_dense(self._dense(levels, size, views[1]).unflatten(0, views), limit)
         trans, quat = self.pose_head(levels[-1])
@@ -148,7 +159,7 @@ class MapAnything(nn.Module):
             **_dense_fields(dense),
             trans=trans.unflatten(0, views),
             quat_xyzw=adapt_quaternion(quat).unflatten(0, views),
-            scale=adapt_scale(self.scale_head(shared.scale_token.float()), limit),
+            scale=adapt_scale(self.scale_head(at_least_float32(shared.scale_token)), limit),
         )
 
     def _dense(self, levels: tuple[Tensor, ...], size: tuple[int, int], views: int) -> Tensor:

@@ -41,15 +41,15 @@ def cubic_weights(position: Tensor, size: int, wrap: bool) -> Tensor:
 
 @lru_cache(maxsize=64)
 def official_axis(length: int, size: int, device: torch.device) -> Tensor:
-    """[length, size] float32 matrix of DINOv2's resampling along one axis (with its +0.1)."""
+    """[length, size] float64 matrix of DINOv2's resampling along one axis (with its +0.1)."""
     position = (torch.arange(length, dtype=torch.float64) + 0.5) * size / (length + SIZE_OFFSET) - 0.5
-    return cubic_weights(position, size, wrap=False).float().to(device)
+    return cubic_weights(position, size, wrap=False).to(device)
 
 
 @lru_cache(maxsize=64)
 def identity_axis(size: int, device: torch.device) -> Tensor:
-    """[size, size] float32: an axis that already has the table's length."""
-    return torch.eye(size).to(device)
+    """[size, size] float64: an axis that already has the table's length."""
+    return torch.eye(size, dtype=torch.float64, device=device)
 
 
 def periodic_axis(turn: Tensor, size: int) -> Tensor:
@@ -90,5 +90,5 @@ def resample(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         [..., h * w, C], row-major.
     """
-    stretched = torch.einsum("hr,rsc->hsc", rows, table)
-    return torch.einsum("...ws,hsc->...hwc", columns, stretched).flatten(-3, -2)
+    stretched = torch.einsum("hr,rsc->hsc", rows.to(table), table)
+    return torch.einsum("...ws,hsc->...hwc", columns.to(table), stretched).flatten(-3, -2)

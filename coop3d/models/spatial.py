@@ -35,25 +35,26 @@ class WrapConv2d(nn.Conv2d):
         column_dilation: int = 1,
         bias: bool = True,
     ) -> None:
-        padding = (kernel_size // 2, kernel_size // 2 * column_dilation)
+        margins = (kernel_size // 2, kernel_size // 2 * column_dilation)  # rows, columns
         super().__init__(
             in_channels,
             out_channels,
             kernel_size,
             stride=stride,
-            padding=padding,
+            padding=margins,
             dilation=(1, column_dilation),
             bias=bias,
         )
         self.wrap = wrap
+        self.margins = margins
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C', H', W']."""
-        rows, columns = self.padding
+        rows, columns = self.margins
         if not self.wrap or columns == 0:
             return super().forward(x)
-        x = wrap_columns(x, int(columns))
-        return F.conv2d(x, self.weight, self.bias, self.stride, (int(rows), 0), self.dilation)
+        x = wrap_columns(x, columns)
+        return F.conv2d(x, self.weight, self.bias, self.stride, (rows, 0), self.dilation)
 
 
 def upsample(x: Tensor, size: tuple[int, int], wrap: bool) -> Tensor:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from coop3d.conf import (
     ConfigError,
     MachineConf,
     TrainParamsConf,
+    build,
     require_complete,
     require_paths,
     require_targets,
@@ -29,6 +29,9 @@ from coop3d.training.run_log import describe_environment, setup_logging, write_r
 from coop3d.training.step import NonFiniteError
 from coop3d.training.trainer import Outcome, Trainer, TrainingTask
 from coop3d.training.validation import LoaderOptions
+
+if TYPE_CHECKING:
+    from coop3d.datasets.synthetic import SyntheticConfig
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +75,10 @@ def build_trainer(cfg: DictConfig, run_dir: Path, me: Processes) -> Trainer:
     params: TrainParamsConf = OmegaConf.to_object(cfg.train_params)  # type: ignore[assignment]
     seed_all(params.seed)
     task = TrainingTask(
-        model=hydra.utils.instantiate(cfg.model),
-        loss_function=hydra.utils.instantiate(cfg.loss),
-        train=hydra.utils.instantiate(cfg.dataset.train),
-        validation=hydra.utils.instantiate(cfg.dataset.val),
+        model=build(cfg, "model"),
+        loss_function=build(cfg, "loss"),
+        train=build(cfg, "dataset.train"),
+        validation=build(cfg, "dataset.val"),
     )
     loader = LoaderOptions(
         collate=collate_coop, num_workers=cfg.machine.num_workers, prefetch=cfg.machine.prefetch_batches
@@ -102,15 +105,23 @@ def prepare_machine(cfg: DictConfig, me: Processes = ALONE) -> None:
     """
     machine: MachineConf = cfg.machine
     if machine.synthetic is not None and me.is_main:
-        from coop3d.datasets.synthetic import make_synthetic_opv2v  # a ray tracer: only where it is used
-
         images_root, depth_root = Path(machine.opv2v_images_root), machine.opv2v_depth_root
-        try:
-            settings = hydra.utils.instantiate(cfg.machine.synthetic)
-            make_synthetic_opv2v(images_root, None if depth_root is None else Path(depth_root), settings)
-        except (ValueError, InstantiationException) as error:
-            raise ConfigError(f"machine.synthetic: {error}") from error
+        settings = build(cfg, "machine.synthetic")
+        done = images_root / ".complete"  # written last; the generator itself needs seconds to see it is done
+        if not done.exists() or done.read_text() != _identity(settings, depth_root):
+            from coop3d.datasets.synthetic import make_synthetic_opv2v  # a ray tracer: only where it is used
+
+            try:
+                make_synthetic_opv2v(images_root, None if depth_root is None else Path(depth_root), settings)
+            except ValueError as error:
+                raise ConfigError(f"machine.synthetic: {error}") from error
+            done.write_text(_identity(settings, depth_root))
     me.barrier()
+
+
+def _identity(settings: SyntheticConfig, depth_root: str | None) -> str:
+    where = None if depth_root is None else str(Path(depth_root).absolute())
+    return json.dumps({**settings.settings(), "depth_root": where})
 
 
 def _require_one_directory(run_dir: Path, me: Processes) -> None:

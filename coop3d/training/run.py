@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from coop3d.conf import ConfigError, has_key, require_paths
+from coop3d.conf import ConfigError, build, has_key, require_paths
 from coop3d.training.checkpoint import CheckpointError, load_checkpoint
 from coop3d.training.data import CoopDataset
 
@@ -39,7 +38,7 @@ class Run:
         if split not in self.config.dataset:
             raise ConfigError(f"{self.checkpoint}: the config saved with this run has no dataset.{split}.")
         require_paths(self.config, how="'overrides=[{key}=/path/to/it]'")
-        return hydra.utils.instantiate(self.config.dataset[split])
+        return build(self.config, f"dataset.{split}")
 
 
 def load_run(
@@ -61,7 +60,7 @@ def load_run(
         path = path / "checkpoint-best.pth"
     state = load_checkpoint(path)
     config = _overridden(state["config"], overrides)
-    model = hydra.utils.instantiate(_without_pretrained(config))
+    model = build(_without_pretrained(config), "model")
     try:
         model.load_state_dict(state["model"])
     except RuntimeError as error:
@@ -73,11 +72,12 @@ def load_run(
 
 
 def _without_pretrained(config: DictConfig) -> DictConfig:
-    """The model's node; weights come from this checkpoint, so those it started from are not needed."""
-    node = config.model.copy()
-    if OmegaConf.select(node, "model_config.pretrained_checkpoint_path") is not None:
-        OmegaConf.update(node, "model_config.pretrained_checkpoint_path", None)
-    return node
+    """The config without the weights training started from: this checkpoint's replace them."""
+    key = "model.model_config.pretrained_checkpoint_path"
+    if has_key(config, key):
+        config = config.copy()
+        OmegaConf.update(config, key, None)
+    return config
 
 
 def _overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:

@@ -105,7 +105,7 @@ def _splat(image: RGB, depth: NDArray[np.float32], cloud: PointSet, rgb: RGB, vi
     z = points[inside, 2].astype(np.float32)
     column, row = np.floor(uv[inside]).astype(np.int64).T
     colours = rgb[cloud.kept][inside]
-    side = 1.4 * cloud.spacing_m()[cloud.kept][inside] * viewpoint.camera.fx / z
+    side = 1.8 * cloud.spacing_m()[cloud.kept][inside] * viewpoint.camera.fx / z
     reach = np.clip(np.round((side - 1) / 2), 0, _LARGEST_SPLAT // 2).astype(np.int64)
     height, width = depth.shape
     for dy in range(-int(reach.max(initial=0)), int(reach.max(initial=0)) + 1):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -107,6 +109,7 @@ POSES = [pose(0, 0, 0), pose(3, 22, 180), pose(-3, -18, 2), pose(2, 48, 185), po
          pose(3, -40, 0)]  # fmt: skip
 
 
+@lru_cache
 def batch(agents: tuple[str, ...] = ("641", "650"), width: int = 252) -> CoopBatch:
     """One cooperative sample of as many vehicles as names (at most 7)."""
     panoramas = [panorama(T, agent, width) for T, agent in zip(POSES, agents, strict=False)]

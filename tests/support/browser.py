@@ -46,11 +46,9 @@ class Browser:
         except urllib.error.HTTPError as error:
             raise RuntimeError(error.read().decode()[:2000]) from error
 
-    def start(self, profile: Path, dark: bool, size: tuple[int, int]) -> None:
-        """Open the session: console and network logs on, colour scheme chosen."""
+    def start(self, profile: Path, size: tuple[int, int]) -> None:
+        """Open the session with console and network logs on."""
         flags = [*_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"]
-        if dark:
-            flags.append("--blink-settings=preferredColorScheme=0")
         capabilities = {
             "browserName": "chrome",
             "goog:chromeOptions": {"binary": CHROMIUM, "args": flags},
@@ -62,6 +60,12 @@ class Browser:
     def open(self, path: Path) -> None:
         """Load a local file and wait for its load event."""
         self.command("POST", f"{self._session}/url", {"url": path.resolve().as_uri()})
+
+    def prefer(self, scheme: str) -> None:
+        """Let pages see ``prefers-color-scheme: light`` or ``dark`` from now on."""
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        body = {"cmd": "Emulation.setEmulatedMedia", "params": media}
+        self.command("POST", f"{self._session}/goog/cdp/execute", body)
 
     def run(self, script: str, *args: Any) -> Any:
         """Run JavaScript in the page: ``return ...`` gives the value back."""
@@ -100,9 +104,7 @@ class Browser:
 
 
 @contextmanager
-def open_browser(
-    profile: Path, dark: bool = False, size: tuple[int, int] = (1400, 1000)
-) -> Iterator[Browser]:
+def open_browser(profile: Path, size: tuple[int, int] = (1400, 1000)) -> Iterator[Browser]:
     """A running browser; both processes end with the block."""
     assert CHROMEDRIVER is not None, MISSING
     driver = subprocess.Popen([CHROMEDRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
@@ -110,7 +112,7 @@ def open_browser(
         assert driver.stdout is not None
         line = next(x for x in driver.stdout if "started successfully on port" in x)
         browser = Browser(int(line.rsplit(" ", 1)[1].strip().rstrip(".")))
-        browser.start(profile, dark, size)
+        browser.start(profile, size)
         try:
             yield browser
         finally:

@@ -16,6 +16,10 @@ _WALLS = np.array([
     [0.85, 0.42, 0.33], [0.72, 0.3, 0.24], [0.95, 0.78, 0.58], [1.15, 1.1, 0.98], [0.75, 0.72, 0.7], [0.95, 0.68, 0.45],
     [0.55, 0.62, 0.7], [0.6, 0.7, 0.55], [1.2, 1.18, 1.15], [0.45, 0.2, 0.17], [0.85, 0.8, 0.55], [0.5, 0.45, 0.42],
 ])  # fmt: skip
+_SIGNS = np.array([
+    [0.9, 0.1, 0.08], [0.1, 0.2, 0.7], [0.05, 0.4, 0.2], [0.95, 0.7, 0.1], [0.95, 0.93, 0.9], [0.08, 0.08, 0.09],
+    [0.85, 0.4, 0.08], [0.15, 0.5, 0.6], [0.4, 0.1, 0.12],
+])  # fmt: skip
 _ROOFS = np.array([[0.75, 0.3, 0.2], [0.35, 0.33, 0.33], [0.5, 0.28, 0.2], [0.28, 0.3, 0.36], [0.85, 0.45, 0.3]])
 
 
@@ -48,7 +52,7 @@ def build_house(b: MeshBuilder, rng: Generator, layout: Layout, center_ab, facin
     z = layout.height(np.array(corners))
     floor, buried = float(z.max()) + 0.1, float(z.min()) - 1.0
     T = placed(xy[0], xy[1], floor, yaw)
-    wall = np.clip(_WALLS[rng.integers(len(_WALLS))] * rng.uniform(0.8, 1.15, 3), 0.1, 1.4)
+    wall = np.clip(_WALLS[rng.integers(len(_WALLS))] * rng.uniform(0.75, 1.12) * rng.uniform(0.95, 1.05, 3), 0.08, 1.3)
     storeys = int(rng.integers(style.floors[0], style.floors[1] + 1))
     storey_m, cell_m = rng.uniform(2.8, 3.5), rng.uniform(2.2, 4.2)
     layer = textures.FACADE_0 + int(rng.integers(textures.N_FACADES))
@@ -97,7 +101,7 @@ def _shop_trim(b, rng, T, depth, width, z0) -> None:
     step = width / n
     for k in range(n):
         y = -width / 2 + (k + 0.5) * step
-        tint = np.clip(rng.uniform(0.05, 1.2, 3), 0, 1.2)
+        tint = _SIGNS[rng.integers(len(_SIGNS))] * rng.uniform(0.8, 1.2)
         if rng.uniform() < 0.8:
             long = step * rng.uniform(0.55, 0.9)
             layer = textures.SIGN_0 + int(rng.integers(textures.N_SIGNS))

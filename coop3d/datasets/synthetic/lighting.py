@@ -41,15 +41,19 @@ def make_light(rng: Generator) -> Light:
     low = 1.0 - (elevation - np.radians(22)) / np.radians(43)
     cover = rng.uniform(0.15, 0.85)
     direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
-    warm = np.array([1.0, 0.96 - 0.12 * low, 0.88 - 0.32 * low])
-    blue = np.array([0.26, 0.44, 0.78]) * rng.uniform(0.75, 1.1)
+    warm = np.array([1.0, 0.95 - 0.12 * low, 0.84 - 0.3 * low])
+    blue = np.array([0.26, 0.45, 0.8]) * rng.uniform(0.75, 1.1)
     grey = np.array([0.52, 0.56, 0.62])
     zenith = blue * (1 - 0.55 * cover) + grey * 0.45 * cover
     horizon = np.array([0.72, 0.8, 0.88]) * (1 - 0.3 * low) + 0.25 * low * warm
+    sun = warm * rng.uniform(2.3, 3.3) * (1.0 - 0.4 * cover)
+    # Skylight on the ground comes from clouds and walls too: about half as blue as the zenith.
+    ambient_up = 0.42 * zenith + 0.3 * zenith.mean() + 0.1
+    ambient_down = (np.array([0.2, 0.185, 0.165]) + 0.03 * sun) * rng.uniform(0.8, 1.3)
+    exposure = rng.uniform(0.85, 1.1) / (0.55 + 0.3 * sun.mean() * direction[2] + 0.35 * ambient_up.mean())
     return Light(
-        direction, warm * rng.uniform(1.5, 2.3) * (1.0 - 0.35 * cover), zenith * 0.75 + 0.16,
-        np.array([0.22, 0.21, 0.19]) * rng.uniform(0.8, 1.3), zenith, horizon, rng.uniform(220, 800), cover,
-        rng.uniform(0, 10, 2), rng.uniform(0.62, 0.85),
+        direction, sun, ambient_up, ambient_down, zenith, horizon, rng.uniform(220, 800), cover, rng.uniform(0, 10, 2),
+        exposure,
     )  # fmt: skip
 
 

@@ -58,14 +58,16 @@ class MeshBuilder:
     def __init__(self) -> None:
         self._tri: list = []
         self._uv: list = []
-        self._attr: list = []  # (number of triangles, kind, layer, tint, tag)
+        self._tint: list = []
+        self._attr: list = []  # (number of triangles, kind, layer, tag)
 
     def add(self, tri: ArrayLike, uv: ArrayLike, kind: int, layer: int, tint: ArrayLike, tag: int = 0) -> None:
-        """Add [n, 3, 3] triangles with [n, 3, 2] texture coordinates, one look for all."""
+        """Add [n, 3, 3] triangles with [n, 3, 2] texture coordinates; ``tint`` is [3] or [n, 3]."""
         tri = np.asarray(tri, np.float64).reshape(-1, 3, 3)
         self._tri.append(tri)
         self._uv.append(np.asarray(uv, np.float64).reshape(-1, 3, 2))
-        self._attr.append((len(tri), kind, layer, tuple(float(c) for c in tint), tag))
+        self._tint.append(np.broadcast_to(np.asarray(tint, np.float32), (len(tri), 3)))
+        self._attr.append((len(tri), kind, layer, tag))
 
     def quad(self, corners: ArrayLike, uv: ArrayLike, kind: int, layer: int, tint, tag: int = 0) -> None:
         """A flat quadrilateral [4, 3], wound so that cross(c1 - c0, c2 - c0) points outwards."""
@@ -101,8 +103,8 @@ class MeshBuilder:
             i, f = np.zeros(0, np.int32), np.zeros((0, 3), np.float32)
             return Mesh(np.zeros((0, 3, 3)), np.zeros((0, 3, 2)), i, i, f, i, np.zeros(0, np.int64))
         counts = [a[0] for a in self._attr]
-        kind, layer, tag = (np.repeat([a[k] for a in self._attr], counts).astype(np.int32) for k in (1, 2, 4))
-        tint = np.repeat(np.array([a[3] for a in self._attr], np.float32), counts, axis=0)
+        kind, layer, tag = (np.repeat([a[k] for a in self._attr], counts).astype(np.int32) for k in (1, 2, 3))
+        tint = np.concatenate(self._tint)
         tri = np.concatenate(self._tri)
         return Mesh(tri, np.concatenate(self._uv), kind, layer, tint, tag, np.full(len(tri), owner, np.int64))
 

@@ -33,25 +33,25 @@ def conifer(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: f
     T = placed(base[0], base[1], base[2] - 0.3, rng.uniform(0, 6.28))
     bark = np.array([0.5, 0.36, 0.25])
     b.prism(ring(height * 0.022, 6, T, 0.0), ring(height * 0.012, 6, T, height * 0.5), textures.BARK, bark, period=0.9)
-    tint = np.array([0.16, 0.36, 0.14]) * rng.uniform(0.7, 1.35, 3)
+    tint = np.array([0.16, 0.36, 0.14]) * rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)
     tiers = int(rng.integers(5, 8))
     n = 2 * int(rng.integers(5, 8))
     low, reach = height * rng.uniform(0.08, 0.2), height * rng.uniform(0.17, 0.26)
-    for k in range(tiers):
-        f = k / tiers
-        z0 = low + (height - low) * f
-        z1 = min(height, z0 + (height - low) * 1.75 / tiers)
-        r = reach * (1.0 - f) ** 0.85
-        ragged = np.where(np.arange(n) % 2 == 0, 1.0, 0.62) * rng.uniform(0.82, 1.15, n) * r
-        skirt = ring(ragged, n, T, z0, rng.uniform(0, 1))
-        skirt[:, 2] -= 0.12 * (ragged - 0.6 * r) + rng.uniform(-0.05, 0.05, n) * r
-        nxt = (np.arange(n) + 1) % n
-        apex, core = T[:3, 3] + [0, 0, z1], T[:3, 3] + [0, 0, z0 + 0.25 * (z1 - z0)]
-        up = np.stack([skirt, skirt[nxt], np.repeat(apex[None], n, 0)], axis=1)
-        down = np.stack([skirt[nxt], skirt, np.repeat(core[None], n, 0)], axis=1)
-        tone = tint * (0.85 + 0.3 * f)
-        _leaves(b, up, tone, rng)
-        _leaves(b, down, tone * 0.5, rng)
+    f = np.arange(tiers)[:, None] / tiers  # [tiers, 1]
+    z0 = low + (height - low) * f
+    z1 = np.minimum(height, z0 + (height - low) * 1.75 / tiers)
+    r = reach * (1.0 - f) ** 0.85
+    ragged = np.where(np.arange(n) % 2 == 0, 1.0, 0.62) * rng.uniform(0.82, 1.15, (tiers, n)) * r
+    droop = -0.12 * (ragged - 0.6 * r) + rng.uniform(-0.05, 0.05, (tiers, n)) * r
+    turn = np.arange(n) * (2 * np.pi / n) + rng.uniform(0, 1, (tiers, 1))
+    skirt = T[:3, 3] + np.stack([ragged * np.cos(turn), ragged * np.sin(turn), z0 + droop], axis=-1)  # [tiers, n, 3]
+    nxt = np.roll(skirt, -1, axis=1)
+    apex, core = np.broadcast_to(T[:3, 3], skirt.shape).copy(), np.broadcast_to(T[:3, 3], skirt.shape).copy()
+    apex[..., 2] += z1
+    core[..., 2] += z0 + 0.25 * (z1 - z0)
+    tone = np.broadcast_to(tint * (0.85 + 0.3 * f)[..., None], skirt.shape).reshape(-1, 3)
+    _leaves(b, np.stack([skirt, nxt, apex], axis=2).reshape(-1, 3, 3), tone, rng)
+    _leaves(b, np.stack([nxt, skirt, core], axis=2).reshape(-1, 3, 3), tone * 0.5, rng)
 
 
 def broadleaf(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: float) -> None:
@@ -63,33 +63,41 @@ def broadleaf(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height:
             period=0.9)  # fmt: skip
     season = rng.uniform()
     tint = np.array([0.28, 0.42, 0.12]) if season < 0.75 else np.array([0.55, 0.38, 0.1])
-    tint = tint * rng.uniform(0.7, 1.25, 3)
-    for k in range(int(rng.integers(2, 5))):
-        r = (height - trunk) * rng.uniform(0.3, 0.45)
-        away = 0.0 if k == 0 else r * rng.uniform(0.4, 0.9)
+    tint = tint * rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
+    span = height - trunk
+    crowns, tones = [], []
+    for k in range(int(rng.integers(4, 8))):
+        r = span * (rng.uniform(0.34, 0.44) if k == 0 else rng.uniform(0.2, 0.34))
+        away = 0.0 if k == 0 else span * rng.uniform(0.18, 0.36)
         turn = rng.uniform(0, 6.28)
-        # Lumps must be the same function of position in every triangle, or the crown would leak.
-        k3 = rng.normal(size=(3, 3)) * 2.6
-        lump = 1.0 + 0.12 * np.sin(_SPHERE @ k3.T + rng.uniform(0, 6.28, 3)).sum(axis=2, keepdims=True)
-        middle = T[:3, 3] + [away * np.cos(turn), away * np.sin(turn), 0.3 + trunk + rng.uniform(0.3, 0.75) * (height - trunk)]
-        tri = _SPHERE * lump * r * np.array([1.0, 1.0, rng.uniform(0.75, 1.0)]) + middle
-        _leaves(b, tri, tint * rng.uniform(0.85, 1.15), rng)
+        rise = 0.5 if k == 0 else rng.uniform(0.2, 0.78)
+        middle = T[:3, 3] + [away * np.cos(turn), away * np.sin(turn), 0.3 + trunk + rise * span]
+        squash = np.array([1.0, 1.0, rng.uniform(0.75, 1.0)])
+        crowns.append(_SPHERE * (_lumps(rng, 3.4, 0.17) * r) * squash + middle)
+        tones.append(np.tile(tint * rng.uniform(0.8, 1.2), (len(_SPHERE), 1)))
+    _leaves(b, np.concatenate(crowns), np.concatenate(tones), rng)
+
+
+def _lumps(rng: Generator, frequency: float, amount: float) -> NDArray[np.float64]:
+    """[80, 3, 1] radius factors of a lumpy sphere: a function of the vertex alone, or the crown would leak."""
+    waves = rng.normal(size=(3, 3)) * frequency
+    return 1.0 + amount * np.sin(_SPHERE @ waves.T + rng.uniform(0, 6.28, 3)).sum(axis=2, keepdims=True) / 1.5
 
 
 def bush(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], size: float) -> None:
-    k3 = rng.normal(size=(3, 3)) * 2.2
-    lump = 1.0 + 0.1 * np.sin(_SPHERE @ k3.T).sum(axis=2, keepdims=True)
-    tri = _SPHERE * lump * size * np.array([1.0, 1.0, 0.8]) + base
+    """A lumpy ball of leaves half sunk into the ground at ``base`` [3] world."""
+    tri = _SPHERE * _lumps(rng, 3.0, 0.15) * size * np.array([1.0, 1.0, 0.8]) + base
     _leaves(b, tri, np.array([0.2, 0.4, 0.12]) * rng.uniform(0.7, 1.3, 3), rng)
 
 
 def _leaves(b: MeshBuilder, tri: NDArray[np.float64], tint, rng: Generator) -> None:
     """Foliage triangles, each textured along its two main directions so that nothing stretches."""
-    n = np.cross(tri[:, 1] - tri[:, 0], tri[:, 2] - tri[:, 0])
-    drop = np.abs(n).argmax(axis=1)
+    p, q = (tri[:, 1] - tri[:, 0]).T, (tri[:, 2] - tri[:, 0]).T
+    drop = np.abs([p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]]).argmax(axis=0)
     keep = np.array([[1, 2], [0, 2], [0, 1]])[drop]  # [n, 2]
     uv = np.take_along_axis(tri, keep[:, None, :].repeat(3, axis=1), axis=2) / textures.PERIOD_M[textures.FOLIAGE]
-    b.add(tri, uv, mesh.LEAVES, textures.FOLIAGE, np.clip(tint, 0, 1.2))
+    bright = rng.uniform(0.8, 1.2, (len(tri), 1))  # uneven tones break up the facets
+    b.add(tri, uv, mesh.LEAVES, textures.FOLIAGE, np.clip(tint * bright, 0, 1.2))
 
 
 def lamp_post(b: MeshBuilder, T: NDArray[np.float64], height: float, reach: float, tint) -> None:

@@ -14,7 +14,7 @@ from .bvh import FAR, Bvh, build_bvh, trace_rays
 from .config import SPLITS
 from .lighting import Light, ShadowMap, make_light
 from .town import Town, make_town
-from .traffic import Driver, driver_pose, ground_pose, make_traffic
+from .traffic import Driver, drive_poses, ground_pose, make_traffic
 from .vehicles import Body
 
 _NOBODY = -2  # an id no triangle has
@@ -51,7 +51,8 @@ class Scenario:
     def __init__(self, town: Town, light: Light, drivers: list[Driver], agents: list[int], frames: int, first_tick: int):
         self.town, self.light, self.agents, self.frames, self.first_tick = town, light, agents, frames, first_tick
         self.light_numbers = shading.pack_light(light)
-        self._drivers = drivers
+        self._drivers = {d.id: d for d in drivers}
+        self._poses = {d.id: drive_poses(town.layout, d) for d in drivers}  # [F + 1, 4, 4] each
         self._parked = {
             c.id: VehicleState(c.id, ground_pose(town.layout, *c.street, c.across, c.along, c.forward), c.body, 0.0)
             for c in town.parked
@@ -60,7 +61,7 @@ class Scenario:
         static = mesh.concatenate([town.mesh, *cars])
         self.static = build_bvh(static.triangles)
         static = static.reordered(self.static.order)
-        focus = np.mean([driver_pose(town.layout, d, frames // 2)[:3, 3] for d in drivers if d.id in agents], axis=0)
+        focus = np.mean([self._poses[i][frames // 2, :3, 3] for i in agents], axis=0)
         self.shade_origin = np.round(focus)
         self.shadows = ShadowMap(static.triangles, self.shade_origin[:2], light.sun_direction)
         # The moving part has the same size at every instant: reserve its place behind the static part once.
@@ -79,18 +80,15 @@ class Scenario:
     def vehicles(self, frame: int) -> dict[int, VehicleState]:
         """All vehicles, parked and moving, at instant ``frame`` (0 .. frames - 1)."""
         out = dict(self._parked)
-        for d in self._drivers:
-            out[d.id] = VehicleState(d.id, driver_pose(self.town.layout, d, frame), d.body, float(d.speed[frame] * 3.6))
+        for i, d in self._drivers.items():
+            out[i] = VehicleState(i, self._poses[i][frame], d.body, float(d.speed[frame] * 3.6))
         return out
 
     def plan(self, agent: int, frame: int) -> list[list[float]]:
         """Where a connected vehicle drives next: ``[x, y, speed km/h]`` for the coming frames, at most 20."""
-        driver = next(d for d in self._drivers if d.id == agent)
-        out = []
-        for k in range(frame, min(frame + 20, self.frames + 1)):
-            x, y = driver_pose(self.town.layout, driver, k)[:2, 3]
-            out.append([float(x), float(y), float(driver.speed[k] * 3.6)])
-        return out
+        places = self._poses[agent][frame : frame + 20, :2, 3].tolist()
+        speeds = (3.6 * self._drivers[agent].speed[frame : frame + 20]).tolist()
+        return [[x, y, v] for (x, y), v in zip(places, speeds, strict=True)]
 
     def instant(self, frame: int) -> Instant:
         """The world at instant ``frame``. Asking for another one invalidates the last."""

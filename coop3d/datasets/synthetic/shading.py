@@ -211,6 +211,13 @@ def _sky(dx, dy, dz, light, texels, offset, clouds):
     return r + glow * light[3] * 0.5, g + glow * light[4] * 0.5, b + glow * light[5] * 0.4
 
 
+@njit(cache=True, inline="always")
+def _tone(x):
+    """Film-like response: a little contrast in the shadows, a soft shoulder (Narkowicz's fit of ACES)."""
+    x = x * 0.72
+    return x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)
+
+
 @njit(cache=True, fastmath=_FAST)
 def shade(
     z_m, hit, R, position, focal, normal, uv_map, kind, layer, tint, tag, texels, offset, light, shadow_height,
@@ -267,6 +274,14 @@ def shade(
                     w1 = _sample_red(texels, offset, _PLASTER, px * 0.021, py * 0.021, foot * 0.04)
                     w2 = _sample_red(texels, offset, _PLASTER, px * 0.127 + 0.37, py * 0.127, foot * 0.25)
                     stain = 1.0 + 2.2 * (w1 - 0.66) + 1.6 * (w2 - 0.66)
+                    # Repaired patches: at most one axis-aligned rectangle in each 4 m square, drawn by its number.
+                    cx, cy = np.floor(px * 0.25), np.floor(py * 0.25)
+                    h = _hash01(np.int64(cx), np.int64(cy), 5)
+                    if h < 0.3:
+                        h2 = _hash01(np.int64(cx), np.int64(cy), 6)
+                        near_x, near_y = abs(px * 0.25 - cx - 0.5), abs(py * 0.25 - cy - 0.5)
+                        if near_x < 0.08 + 0.4 * h2 and near_y < 0.08 + 1.3 * h:
+                            stain *= 0.62 + 2.2 * h
                     white, yellow = 0.0, 0.0
                     if what == _ROAD:
                         white, yellow = _paint(tag[t], u, v, fu, fv)
@@ -295,7 +310,7 @@ def shade(
                             drawn = 1.0 if (v - np.floor(v)) < 0.2 + 0.6 * h2 else 0.25
                             wr, wg, wb = 0.62 * drawn, 0.58 * drawn, 0.5 * drawn
                         elif h < 0.4:  # curtains
-                            wr, wg, wb = 0.18 + 0.4 * h2, 0.16 + 0.25 * h2, 0.2 + 0.2 * (1 - h2)
+                            wr, wg, wb = 0.2 + 0.4 * h2, 0.19 + 0.33 * h2, 0.18 + 0.26 * h2
                         elif h < 0.5:  # lit
                             wr, wg, wb = 0.85, 0.66 + 0.1 * h2, 0.38
                         else:  # dark room
@@ -326,12 +341,22 @@ def shade(
                     facing = 0.35 + 0.65 * facing
                 sun = 0.0
                 if facing > 0.0:
-                    off = 0.16
-                    sun = facing * _shadow(
-                        shadow_height, shadow_origin[0], shadow_origin[1], shadow_shear[0], shadow_shear[1],
-                        px + shade_origin[0] + off * nx, py + shade_origin[1] + off * ny,
-                        pz + shade_origin[2] + off * nz, 0.12 + (0.9 if what == _LEAVES else 0.0),
-                    )  # fmt: skip
+                    wx_, wy_, wz_ = px + shade_origin[0], py + shade_origin[1], pz + shade_origin[2]
+                    off, bias = 0.16, 0.12 + 0.2 * (1.0 - abs(nz)) + (0.9 if what == _LEAVES else 0.0)
+                    wx_, wy_, wz_ = wx_ + off * nx, wy_ + off * ny, wz_ + off * nz
+                    ox, oy, hx, hy = shadow_origin[0], shadow_origin[1], shadow_shear[0], shadow_shear[1]
+                    if what == _FACADE:
+                        # Seen from the sun a wall is narrow: a wider filter hides the steps of the ray grid.
+                        c = SHADOW_CELL_M
+                        lit = 0.25 * (
+                            _shadow(shadow_height, ox, oy, hx, hy, wx_ + c, wy_ + c, wz_, bias)
+                            + _shadow(shadow_height, ox, oy, hx, hy, wx_ - c, wy_ + c, wz_, bias)
+                            + _shadow(shadow_height, ox, oy, hx, hy, wx_ + c, wy_ - c, wz_, bias)
+                            + _shadow(shadow_height, ox, oy, hx, hy, wx_ - c, wy_ - c, wz_, bias)
+                        )
+                    else:
+                        lit = _shadow(shadow_height, ox, oy, hx, hy, wx_, wy_, wz_, bias)
+                    sun = facing * lit
                 sky_part = 0.5 + 0.5 * nz
                 er = emit + sun * light[3] + light[6] * sky_part + light[9] * (1.0 - sky_part)
                 eg = emit + sun * light[4] + light[7] * sky_part + light[10] * (1.0 - sky_part)
@@ -351,11 +376,7 @@ def shade(
                 r += (light[15] * 0.9 - r) * haze
                 g += (light[16] * 0.9 - g) * haze
                 b += (light[17] * 0.9 - b) * haze
-            # Soft shoulder, then display gamma by table.
-            r, g, b = r * fall, g * fall, b * fall
-            r, g, b = r * (1.0 + 0.15 * r) / (1.0 + r * 0.62), g * (1.0 + 0.15 * g) / (1.0 + g * 0.62), b * (
-                1.0 + 0.15 * b
-            ) / (1.0 + b * 0.62)
+            r, g, b = _tone(r * fall), _tone(g * fall), _tone(b * fall)
             out[i, j, 0] = gamma[min(4096, max(0, np.int64(b * 4096.0)))]
             out[i, j, 1] = gamma[min(4096, max(0, np.int64(g * 4096.0)))]
             out[i, j, 2] = gamma[min(4096, max(0, np.int64(r * 4096.0)))]

@@ -30,6 +30,12 @@ PERIOD_M = {
 }  # fmt: skip
 
 
+_SHUTTERS = (
+    (0.1, 0.22, 0.14), (0.12, 0.17, 0.28), (0.35, 0.12, 0.09), (0.3, 0.22, 0.14), (0.55, 0.54, 0.5), (0.08, 0.08, 0.09),
+    (0.33, 0.4, 0.42),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Atlas:
     """All textures of a town, one uint32 (0xAABBGGRR) a texel; level ``l`` of layer ``i`` from ``offset[l] + i side^2``."""
@@ -97,11 +103,11 @@ def _layer(i: int, rng: Generator) -> NDArray[np.float32]:
         return tex
     if i in (PAVING, CONCRETE):
         tone, gap = _bricks(rng, int(rng.choice([2, 3, 4])), 2, 0.02 if i == CONCRETE else 0.04, 0.07)
-        tex = _flat([0.46, 0.44, 0.41], fine, 0.05)
+        tex = _flat(np.array([0.4, 0.38, 0.355]) * rng.uniform(0.8, 1.1), fine, 0.07)
         tex[..., :3] *= (tone * np.where(gap, 0.62, 1.0))[..., None]
         return tex
     if i in (GRASS, HEDGE):
-        base = np.array([0.13, 0.25, 0.06]) * rng.uniform(0.8, 1.2, 3)
+        base = np.array([0.15, 0.22, 0.07]) * rng.uniform(0.8, 1.2, 3)
         tex = _flat(base, _noise(rng, (8, 32, 64, 128), 1.0), 0.34)
         tex[..., 0] *= 1.0 + 0.25 * _noise(rng, (4, 8, 16))
         return tex
@@ -120,9 +126,11 @@ def _layer(i: int, rng: Generator) -> NDArray[np.float32]:
         tex[..., :3] *= (tone * (0.65 + 0.5 * ((y * 8) % 1.0)))[..., None]
         return tex
     if i == FOLIAGE:
-        blotch = _noise(rng, (6, 12, 24, 48), 0.95)
-        tex = _flat([0.5, 0.5, 0.5], blotch, 0.42)
-        tex[..., :3] *= np.clip(1.0 + 0.25 * _noise(rng, (64, 128), 1.0), 0.4, 1.6)[..., None]
+        blotch = _noise(rng, (8, 16, 32), 1.0)
+        leaf = _noise(rng, (64, 128), 0.8)
+        tex = _flat([0.55, 0.55, 0.5], np.maximum(blotch, -1.4), 0.36)
+        tex[..., :3] *= np.clip(1.0 + 0.4 * leaf, 0.25, 1.9)[..., None]
+        tex[leaf + 0.7 * blotch < -1.5, :3] *= 0.3  # gaps
         return tex
     if i == BARK:
         streaks = cv2.blur(_noise(rng, (64, 128), 1.0), (1, 31))
@@ -167,7 +175,8 @@ def _facade(rng: Generator, fine: NDArray[np.float32], kind: int) -> NDArray[np.
     frame = rng.uniform(0.15, 0.95) * np.array([1.0, 0.97, 0.92])
     f = int(rng.integers(6, 13))
     if not ribbon and rng.uniform() < 0.35:  # shutters
-        sw, shade = int(w * 0.32), rng.uniform(0.1, 0.6, 3)
+        sw = int(w * 0.32)
+        shade = np.array(_SHUTTERS[rng.integers(len(_SHUTTERS))]) * rng.uniform(0.7, 1.2)
         for sx in (x0 - sw - f, x0 + w + f):
             a, b = max(sx, 0), min(sx + sw, SIZE)
             tex[y0 : y0 + h, a:b, :3] = shade
@@ -195,7 +204,7 @@ def _shop_front(rng: Generator, fine: NDArray[np.float32]) -> NDArray[np.float32
     """Ground floor of one cell: plinth, display windows, a door."""
     tex = _flat(np.array([0.5, 0.48, 0.45]) * rng.uniform(0.5, 1.3), fine, 0.06)
     top, bottom = int(SIZE * rng.uniform(0.2, 0.3)), int(SIZE * rng.uniform(0.78, 0.92))
-    frame = rng.uniform(0.05, 0.7, 3)
+    frame = np.array(_SHUTTERS[rng.integers(len(_SHUTTERS))])
     door = int(rng.integers(0, 3))
     for k in range(3):
         xa, xb = k * SIZE // 3 + 8, (k + 1) * SIZE // 3 - 8
@@ -204,7 +213,7 @@ def _shop_front(rng: Generator, fine: NDArray[np.float32]) -> NDArray[np.float32
         tex[top:yb, xa:xb, 3] = 1.0
         if k == door:
             tex[SIZE // 2 + 20 : SIZE // 2 + 30, xa:xb, 3] = 0.0
-    tex[: top - 16, :, :3] *= rng.uniform(0.4, 1.0, 3)
+    tex[: top - 16, :, :3] *= rng.uniform(0.4, 1.0)
     return tex
 
 

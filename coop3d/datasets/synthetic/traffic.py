@@ -16,6 +16,7 @@ FIRST_TRAFFIC_ID = 500
 FRAME_S = 0.1  # OPV2V keeps every second tick of a 20 Hz simulation
 _STEP_S = 0.05
 _MIN_GAP_M = 3.0
+_MOST_TRAFFIC = 48  # background cars, those nearest to the first connected one
 
 
 @dataclass(frozen=True)
@@ -43,30 +44,32 @@ class Driver:
 
 
 def ground_pose(layout: Layout, axis, street, across, along, forward, sway=(0.0, 0.0, 0.0)) -> NDArray[np.float64]:
-    """[4, 4] ``T_world_vehicle`` (UE axes) of a car standing on the terrain at a street's (across, along)."""
-    ab = layout.street_point(axis, street, across + forward * sway[2], along)
-    ahead = layout.street_point(axis, street, across + forward * sway[2], along + forward) - ab
-    yaw = layout.heading(ab, ahead)
-    xy = layout.to_world(ab)
-    fwd2, right2 = np.array([np.cos(yaw), np.sin(yaw)]), np.array([-np.sin(yaw), np.cos(yaw)])
+    """[..., 4, 4] ``T_world_vehicle`` (UE axes) of a car standing on the terrain at a street's (across, along [...])."""
+    along = np.asarray(along, np.float64)
+    ends = layout.to_world(layout.street_point(axis, street, across + forward * sway[2],
+                                               along[..., None] + forward * np.array([0.0, 0.5, -0.5])))  # fmt: skip
+    xy, ahead = ends[..., 0, :], ends[..., 1, :] - ends[..., 2, :]
+    fwd = ahead / np.linalg.norm(ahead, axis=-1, keepdims=True)
+    right = np.stack([-fwd[..., 1], fwd[..., 0]], axis=-1)
     # The wheels decide: slope over the wheelbase and over the track.
-    zf, zb = layout.height(xy + 1.4 * fwd2), layout.height(xy - 1.4 * fwd2)
-    zr, zl = layout.height(xy + 0.8 * right2), layout.height(xy - 0.8 * right2)
-    forward3 = np.array([*fwd2, (zf - zb) / 2.8 + sway[1]])
-    right3 = np.array([*right2, (zr - zl) / 1.6 + sway[0]])
-    x = forward3 / np.linalg.norm(forward3)
-    y = right3 - x * (x @ right3)
-    y /= np.linalg.norm(y)
-    T = np.eye(4)
-    T[:3, 0], T[:3, 1], T[:3, 2] = x, y, np.cross(x, y)  # x cross y = z as coordinates, in either handedness
-    T[:3, 3] = xy[0], xy[1], 0.25 * (zf + zb + zr + zl) + 0.01
+    wheels = np.stack([xy + 1.4 * fwd, xy - 1.4 * fwd, xy + 0.8 * right, xy - 0.8 * right])
+    zf, zb, zr, zl = layout.height(wheels)
+    x = np.concatenate([fwd, ((zf - zb) / 2.8 + sway[1])[..., None]], axis=-1)
+    y = np.concatenate([right, ((zr - zl) / 1.6 + sway[0])[..., None]], axis=-1)
+    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    y -= x * (x * y).sum(axis=-1, keepdims=True)
+    y /= np.linalg.norm(y, axis=-1, keepdims=True)
+    T = np.zeros((*along.shape, 4, 4))
+    T[..., :3, 0], T[..., :3, 1] = x, y
+    T[..., :3, 2] = np.cross(x, y)  # x cross y = z as coordinates, in either handedness
+    T[..., :2, 3], T[..., 2, 3], T[..., 3, 3] = xy, 0.25 * (zf + zb + zr + zl) + 0.01, 1.0
     return T
 
 
-def driver_pose(layout: Layout, driver: Driver, frame: int) -> NDArray[np.float64]:
-    """[4, 4] ``T_world_vehicle`` of a moving vehicle at a frame."""
+def drive_poses(layout: Layout, driver: Driver) -> NDArray[np.float64]:
+    """[F + 1, 4, 4] ``T_world_vehicle`` of a moving vehicle at every frame."""
     lane = driver.lane
-    along = lane.forward * driver.travelled[frame]
+    along = lane.forward * driver.travelled
     return ground_pose(layout, lane.axis, lane.street, lane.across, along, lane.forward, driver.sway)
 
 
@@ -85,7 +88,10 @@ def make_traffic(rng: Generator, town: Town, n_connected: int, frames: int) -> t
     """
     layout = town.layout
     connected = _place_connected(rng, town, n_connected)
-    cars = connected + _place_background(rng, layout, connected)
+    others = _place_background(rng, layout, connected)
+    here = _plan_xy(layout, connected[0].lane, connected[0].mid)
+    others.sort(key=lambda c: float(np.hypot(*(_plan_xy(layout, c.lane, c.mid) - here))))
+    cars = connected + others[:_MOST_TRAFFIC]
     lanes: dict[Lane, list[_Car]] = {}
     for car in cars:
         lanes.setdefault(car.lane, []).append(car)
@@ -165,7 +171,7 @@ def _place_background(rng: Generator, layout: Layout, taken: list[_Car]) -> list
     cars: list[_Car] = []
     for axis in range(2):
         for street in range(len(layout.axes[axis])):
-            density = rng.uniform(15.0, 60.0)
+            density = rng.uniform(15.0, 70.0)
             for lane in _lanes_of(layout, axis, street):
                 own = [c.mid for c in taken if c.lane == lane]
                 reach = layout.edge - OUTSKIRTS_M + 25.0

@@ -68,7 +68,7 @@ def make_body(rng: Generator, connected: bool) -> Body:
         keep[list(CONNECTED_STYLES)] = 1.0
         shares = shares * keep / (shares * keep).sum()
     style = STYLES[rng.choice(len(STYLES), p=shares)]
-    paint = np.clip(_PAINTS[rng.integers(len(_PAINTS))] * rng.uniform(0.75, 1.25, 3), 0.02, 0.85)
+    paint = np.clip(_PAINTS[rng.integers(len(_PAINTS))] * rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3), 0.02, 0.85)
     plain = _template(style)
     tint = plain.tint.copy()
     tint[plain.kind == mesh.PAINTWORK] = paint
@@ -144,18 +144,20 @@ def _post(b: MeshBuilder, x0, x1, y0, y1, z0, z1, look) -> None:
 
 
 def _wheels(b: MeshBuilder, s: BodyStyle, half_l: float, half_w: float) -> None:
-    n, tyre, hub = 11, (0.035,) * 3, (0.38,) * 3
+    n, tyre, hub, arch = 12, (0.035,) * 3, (0.38,) * 3, (0.02,) * 3
     a = np.arange(n) * (2 * np.pi / n)
     for x in (half_l * 0.62, -half_l * 0.6):
         circle = np.stack([np.cos(a), np.zeros(n), np.sin(a)], axis=1) * s.wheel_radius
         middle = np.array([x, 0.0, s.wheel_radius])
         for side in (-1, 1):
             # Seen as x -> z the ring turns about -y, so the tube starts on the +y side.
-            ends = sorted((side * (half_w - 0.2), side * (half_w - 0.004)), reverse=True)
+            ends = sorted((side * (half_w - 0.2), side * (half_w + 0.025)), reverse=True)
             b.prism(circle + middle + [0, ends[0], 0], circle + middle + [0, ends[1], 0], textures.METAL, tyre)
-            face = 0.6 * circle + middle + [0, side * (half_w + 0.006), 0]
-            fan = np.stack([np.repeat(face[:1], n - 2, 0), face[1:-1], face[2:]], axis=1)
-            b.add(fan[:, ::-1] if side > 0 else fan, np.zeros((n - 2, 3, 2)), mesh.PLAIN, textures.METAL, hub)
+            for size, out, tint in ((0.6, 0.03, hub), (1.22, 0.005, arch)):  # rim; dark wheel house behind the tyre
+                face = size * circle + middle + [0, side * (half_w + out), 0]
+                face[:, 2] = np.maximum(face[:, 2], s.clearance + 0.02)
+                fan = np.stack([np.repeat(face[:1], n - 2, 0), face[1:-1], face[2:]], axis=1)
+                b.add(fan[:, ::-1] if side > 0 else fan, np.zeros((n - 2, 3, 2)), mesh.PLAIN, textures.METAL, tint)
 
 
 def _fittings(b: MeshBuilder, s: BodyStyle, half_l: float, half_w: float, trim) -> None:

@@ -232,7 +232,7 @@ class CloudViewer {
         if (w < 0.1 || w >= bestW) continue;
         const dx = ((m[0] * x + m[4] * y + m[8] * z + m[12]) / w - cx) * halfW;
         const dy = ((m[1] * x + m[5] * y + m[9] * z + m[13]) / w - cy) * halfH;
-        if (dx * dx + dy * dy > 16) continue;
+        if (dx * dx + dy * dy > 36) continue;
         const confidence = scalars[4 * i + 2];
         if (scalars[4 * i + 1] > draw.maxRange || (confidence < 255 && confidence < draw.minConfidence)) continue;
         bestW = w;

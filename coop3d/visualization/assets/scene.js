@@ -168,7 +168,7 @@ function placeLabels() {
 /* ---- controls ---- */
 
 function lookFrom(name, vehicle = data.vehicles[0]) {
-  const pose = vehicle.poses.predicted || vehicle.poses.truth;
+  const pose = vehicle && (vehicle.poses.predicted || vehicle.poses.truth);
   const target = [data.centre[0], data.centre[1], data.ground];
   const distance = 1.5 * data.radius;
   const quarter = Math.PI / 2;

@@ -1,0 +1,266 @@
+"""The pages in headless Chromium: no error, no request, and every control does what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from support.analytic_panoramas import POSES, batch, panorama, prediction
+from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, Browser, open_browser
+
+from coop3d.visualization import (
+    PointSet,
+    Scene,
+    SceneView,
+    scene_from_prediction,
+    write_panorama_html,
+    write_scene_html,
+)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason=MISSING)
+
+READY = "document.documentElement.dataset.ready"
+IDLE = "!viewer.busy && !viewer.dirty && !viewer.moving"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    with open_browser(tmp_path_factory.mktemp("profile"), size=(1100, 900)) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    sample = batch(("641", "<b>650</b>"))
+    return scene_from_prediction(sample.inputs, sample.targets, prediction(sample), sample.keys)
+
+
+def show(browser: Browser, page: Path) -> None:
+    browser.console(), browser.requests()  # forget what was before
+    browser.open(page)
+    browser.wait(READY)
+
+
+def picture(browser: Browser, folder: Path) -> np.ndarray:
+    """[H, W, 3] RGB of what the 3D view shows."""
+    browser.wait(IDLE)
+    browser.screenshot(folder / "shot.png")
+    box = browser.run("const r = viewer.canvas.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]")
+    x, y, width, height = (int(v) for v in box)
+    return cv2.imread(str(folder / "shot.png"))[y : y + height, x : x + width, ::-1].astype(int)
+
+
+def points_drawn(browser: Browser) -> int:
+    browser.wait(IDLE)
+    return browser.run("return viewer.stats.points")
+
+
+def set_value(browser: Browser, control: str, value: object) -> None:
+    browser.run(
+        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
+        "e.dispatchEvent(new Event('input', {bubbles: true}))",
+        control,
+        value,
+    )
+
+
+def click(browser: Browser, control: str) -> None:
+    browser.run("document.getElementById(arguments[0]).click()", control)
+
+
+def look(browser: Browser, name: str) -> list[float]:
+    browser.run("[...document.querySelectorAll('#cameras button')].find(b => b.textContent === arguments[0]).click()",
+                name)  # fmt: skip
+    browser.wait(IDLE)
+    return browser.run("return viewer.eye()")
+
+
+def test_scene_page_makes_no_request_and_no_error(browser, tmp_path, scene):
+    page = write_scene_html(tmp_path / "scene.html", scene)
+    show(browser, page)
+    for image in range(10):  # pictures load lazily: bring each into view
+        browser.run("document.querySelectorAll('figure img')[arguments[0]].scrollIntoView()", image)
+    browser.wait(
+        "[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth === 252)"
+    )
+    assert browser.console() == []
+    assert browser.requests() == [page.resolve().as_uri()]
+
+
+def test_toggles_add_and_remove_the_points_they_name(browser, tmp_path, scene):
+    show(browser, write_scene_html(tmp_path / "scene.html", scene))
+    first, second = scene.views
+    kept = [int(v.predicted.kept.sum()) for v in scene.views]
+    assert points_drawn(browser) == sum(kept)
+    click(browser, "truth")
+    assert points_drawn(browser) == sum(kept) + len(first.truth.points) + len(second.truth.points)
+    click(browser, "predicted")
+    click(browser, "vehicle0")
+    assert points_drawn(browser) == len(second.truth.points)
+    click(browser, "predicted")
+    click(browser, "truth")
+    click(browser, "masked")
+    assert points_drawn(browser) == len(second.predicted.points) > kept[1]
+    assert browser.console() == []
+
+
+def test_every_colour_and_slider_changes_the_picture(browser, tmp_path, scene):
+    show(browser, write_scene_html(tmp_path / "scene.html", scene))
+    before = picture(browser, tmp_path)
+    for colour in ("vehicle", "kind", "range", "confidence", "error", "height"):
+        set_value(browser, "colour", colour)
+        after = picture(browser, tmp_path)
+        assert (np.abs(after - before).sum(axis=-1) > 60).mean() > 0.05, colour
+        hidden = browser.run("return document.getElementById('bar').hidden")
+        assert hidden == (colour in ("vehicle", "kind")), colour
+        before = after
+    for slider, value in (("range", 100), ("range", 255), ("confidence", 200), ("size", 4)):
+        set_value(browser, slider, value)
+        after = picture(browser, tmp_path)
+        assert (after != before).any(axis=-1).mean() > 0.01, slider
+        before = after
+    for toggle in ("frames", "grid"):
+        click(browser, toggle)
+        after = picture(browser, tmp_path)
+        assert (after != before).any(), toggle
+        before = after
+    assert browser.console() == []
+
+
+def test_points_appear_where_they_should(browser, tmp_path):
+    spots = {
+        (250, 0, 0): [0, 0, 20],
+        (0, 250, 0): [20, 0, 0],
+        (0, 0, 250): [0, -15, 0],
+    }  # ahead, right, above
+    cloud = PointSet(
+        points=np.repeat(np.array(list(spots.values()), np.float32), 50, axis=0),
+        rgb=np.repeat(np.array(list(spots), np.uint8), 50, axis=0),
+        range_m=np.full(150, 20.0, np.float32),
+        kept=np.ones(150, bool),
+        pixel_angle_rad=0.1,
+    )
+    view = SceneView(name="a", predicted=cloud, T_ref_view_pred=np.eye(4))
+    show(browser, write_scene_html(tmp_path / "spots.html", Scene(title="spots", views=(view,))))
+    for control in ("frames", "grid"):
+        click(browser, control)
+
+    def centres() -> list[np.ndarray]:
+        image = picture(browser, tmp_path)
+        offsets = [
+            np.argwhere(np.abs(image - c).max(axis=-1) < 12) - np.array(image.shape[:2]) / 2 for c in spots
+        ]
+        return [o.mean(axis=0) for o in offsets]  # (down, right) of the middle
+
+    look(browser, "Top")
+    ahead, right, _ = centres()
+    assert ahead[0] < -40
+    assert abs(ahead[1]) < 3
+    assert right[1] > 40
+    assert abs(right[0]) < 3
+    look(browser, "Side")  # from the right: ahead is to the right, up is up
+    ahead, _, above = centres()
+    assert abs(ahead[1]) > 40
+    assert above[0] < ahead[0] - 40
+
+
+def test_cameras_move_and_the_pointer_turns(browser, tmp_path, scene):
+    show(browser, write_scene_html(tmp_path / "scene.html", scene))
+    assert look(browser, "Top")[2] > 30
+    np.testing.assert_allclose(
+        look(browser, "Driver"), [0, 0, 0], atol=1e-6
+    )  # the reference vehicle's sensor
+    browser.run("document.querySelectorAll('#vehicles button')[1].click()")
+    browser.wait(IDLE)
+    np.testing.assert_allclose(browser.run("return viewer.eye()"), [3.8, 22, 0], atol=1e-4)
+    before = browser.run("return viewer.camera.azimuth")
+    browser.run("viewer.canvas.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))")
+    browser.wait(IDLE)
+    assert browser.run("return viewer.camera.azimuth") > before
+    assert points_drawn(browser) == sum(int(v.predicted.kept.sum()) for v in scene.views)  # all, once at rest
+
+
+def test_pointing_at_a_point_says_what_it_is(browser, tmp_path, scene):
+    show(browser, write_scene_html(tmp_path / "scene.html", scene))
+    look(browser, "Driver")
+    points = scene.views[0].predicted.points
+    road = points[
+        (np.abs(points[:, 1] - 1.9) < 0.2) & (np.abs(points[:, 2] - 10) < 3) & (np.abs(points[:, 0]) < 2)
+    ]
+    x, y, z = road[0].tolist()
+    browser.run(
+        "const r = viewer.canvas.getBoundingClientRect(), [x, y] = viewer.screen(arguments[0]);"
+        "viewer.canvas.dispatchEvent(new PointerEvent('pointermove', {clientX: r.x + x, clientY: r.y + y}))",
+        [x, z, -y],
+    )
+    browser.wait("document.getElementById('tip').style.display === 'block'")
+    tip = browser.run("return document.getElementById('tip').textContent")
+    assert tip.startswith(("641, predicted", "<b>650</b>, predicted"))
+    assert "z -1." in tip or "z -2." in tip  # the road
+    assert "confidence" in tip
+    assert "error" in tip
+
+
+def test_a_click_enlarges_a_picture(browser, tmp_path, scene):
+    show(browser, write_scene_html(tmp_path / "scene.html", scene))
+    browser.run("document.querySelector('figure img').click()")
+    assert browser.run("return document.getElementById('enlarged').open")
+    click(browser, "enlarged")
+    assert not browser.run("return document.getElementById('enlarged').open")
+
+
+@pytest.mark.parametrize("vehicles", [0, 1, 7])
+def test_any_number_of_vehicles_opens(browser, tmp_path, vehicles):
+    sample = batch(tuple(str(k) for k in range(max(vehicles, 1))), width=64)
+    scene = scene_from_prediction(sample.inputs, sample.targets, prediction(sample), sample.keys)
+    if vehicles == 0:
+        scene = Scene(title="empty", views=())
+    show(browser, write_scene_html(tmp_path / "scene.html", scene))
+    assert browser.run("return document.querySelectorAll('#vehicles .row').length") == vehicles
+    for name in ("Top", "Side", "Driver"):
+        look(browser, name)
+    assert browser.console() == []
+
+
+def test_panorama_page_reads_out_the_pixel_under_the_pointer(browser, tmp_path):
+    p = panorama(POSES[0])
+    page = write_panorama_html(tmp_path / "panorama.html", p)
+    show(browser, page)
+    assert browser.run("return document.querySelectorAll('.layer > canvas').length") == 6
+    point = (
+        "const c = document.querySelector('.layer > canvas'), r = c.getBoundingClientRect();"
+        "c.dispatchEvent(new PointerEvent('pointermove', {clientX: r.x + r.width * (126.5 / 252),"
+        " clientY: r.y + r.height * (45.5 / 63)}))"
+    )
+    browser.run(point)
+    browser.wait("document.getElementById('readout').textContent.includes('pixel 126, 45')")
+    text = browser.run("return document.getElementById('readout').textContent")
+    assert f"range {p.range_m[45, 126]:.2f} m" in text
+    assert f"camera {p.source[45, 126]}" in text
+    assert "azimuth 0.7°" in text
+    assert "elevation -20.0°" in text
+    browser.run(
+        "const c = document.querySelector('.layer > canvas'), r = c.getBoundingClientRect();"
+        "c.dispatchEvent(new WheelEvent('wheel', {deltaY: -600, clientX: r.x + 200, clientY: r.y + 60}))"
+    )
+    assert browser.run("return win.zoom") > 2
+    assert browser.console() == []
+    assert browser.requests() == [page.resolve().as_uri()]
+
+
+def test_an_open_page_follows_the_colour_scheme(browser, tmp_path, scene):
+    show(browser, write_scene_html(tmp_path / "scene.html", scene))
+
+    def sky() -> float:
+        return float(np.median(picture(browser, tmp_path)[-8:, :8]))
+
+    browser.prefer("light")
+    browser.wait("!matchMedia('(prefers-color-scheme: dark)').matches")
+    assert sky() > 200
+    browser.prefer("dark")
+    browser.wait("matchMedia('(prefers-color-scheme: dark)').matches")
+    assert sky() < 60
+    browser.prefer("light")
