@@ -15,7 +15,7 @@ _coop3d_setup() {
   export COOP3D_PYTHON="$venv/bin/python"
   if _coop3d_is_ready "$root" "$stamp_file"; then return 0; fi
 
-  exec {lock_fd}>"$root/.venv.lock" || return 1
+  exec {lock_fd}<"$root/bash_scripts" || return 1 # a directory can be locked as well as a file
   if ! flock -n "$lock_fd"; then
     echo "setup: another setup of $venv is running; waiting for it." >&2
     flock "$lock_fd" || return 1
@@ -24,7 +24,7 @@ _coop3d_setup() {
   if ! _coop3d_is_ready "$root" "$stamp_file"; then
     { _coop3d_install "$root" "$venv" && _coop3d_stamp "$root" >"$stamp_file"; } || status=1
   fi
-  exec {lock_fd}>&-
+  exec {lock_fd}<&-
   return $status
 }
 

@@ -11,6 +11,7 @@ import torch
 
 from coop3d.datasets import BadSample, collate_coop
 from coop3d.evaluation import MaskCounts, ViewRow, evaluate_batch
+from coop3d.training.data import CoopDataset
 from coop3d.training.launch import EXPECTED_ERRORS
 from coop3d.training.run import load_run
 from coop3d.types import CoopBatch
@@ -59,11 +60,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load_sample(dataset: object, split: str, index: int) -> CoopBatch:
+def load_sample(dataset: CoopDataset, split: str, index: int) -> CoopBatch:
     """One collated sample; ValueError where there is none."""
-    if not 0 <= index < len(dataset):  # type: ignore[arg-type]
-        raise ValueError(f"--index {index} is outside the {len(dataset)} samples of {split}")  # type: ignore[arg-type]
-    sample = dataset[0, index]  # type: ignore[index]
+    if not 0 <= index < len(dataset):
+        raise ValueError(f"--index {index} is outside the {len(dataset)} samples of {split}")
+    sample = dataset[0, index]
     if isinstance(sample, BadSample):
         raise ValueError(f"sample {index} of {split} cannot be read: {sample.reason}")
     batch = collate_coop([sample]).batch

@@ -13,6 +13,7 @@ import hydra
 from coop3d.conf import ConfigError, compose
 from coop3d.datasets import CooperativeDataset
 from coop3d.datasets.doctor import examine_all
+from coop3d.training.launch import prepare_machine
 
 EXAMPLES = """examples:
   python scripts/validate_opv2v_cyl_setup.py --hydra-overrides machine=demo dataset=opv2v_cyl_coop_demo
@@ -38,6 +39,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO if args.verbose else logging.ERROR, format="%(levelname)s %(message)s")
     try:
         config = compose("train", args.hydra_overrides)
+        prepare_machine(config)  # machine=demo makes its data
     except ConfigError as error:
         parser.error(str(error))
 

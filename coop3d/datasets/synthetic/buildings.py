@@ -108,7 +108,7 @@ def _shop_trim(b, rng, T, depth, width, z0) -> None:
             height = rng.uniform(0.6, 0.95)
             corner = _local(T, depth / 2 + 0.1, y, z0 - height - 0.05)
             b.box(corner, (0.2, long, height), textures.METAL, tint)
-            x = depth / 2 + 0.205
+            x = depth / 2 + 0.201
             face = np.array([[x, y - long / 2, 0], [x, y + long / 2, 0], [x, y + long / 2, 1], [x, y - long / 2, 1]])
             face[:, 2] = z0 - 0.05 - height + face[:, 2] * height
             u = rng.integers(0, 4) / 4

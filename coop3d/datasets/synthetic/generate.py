@@ -123,9 +123,9 @@ def _claim(images_root: Path, depth_root: Path | None, config: SyntheticConfig) 
 
 
 def _jobs(images_root: Path, depth_root: Path | None, config: SyntheticConfig) -> list[_Job]:
-    """Split the work so that every process gets some, building each scenario in as few processes as possible."""
+    """Split the work so that every process gets some; a town costs as much as several vehicle-frames to build."""
     scenarios = [(split, k) for split in SPLITS for k in range(config.scenarios.get(split, 0))]
-    pieces = min(config.frames, max(1, -(-2 * config.workers // len(scenarios)))) if config.workers > 1 else 1
+    pieces = min(max(1, config.frames // 8), -(-2 * config.workers // len(scenarios))) if config.workers > 1 else 1
     frames = np.array_split(np.arange(config.frames), pieces)
     return [_Job(images_root, depth_root, config, split, index, tuple(int(f) for f in part))
             for split, index in scenarios for part in frames]  # fmt: skip

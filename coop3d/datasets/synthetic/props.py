@@ -104,7 +104,7 @@ def lamp_post(b: MeshBuilder, T: NDArray[np.float64], height: float, reach: floa
     """A street lamp whose arm points along the local +x."""
     b.prism(ring(0.09, 7, T, -0.5), ring(0.055, 7, T, height), textures.METAL, tint)
     b.prism(ring(0.16, 7, T, -0.5), ring(0.14, 7, T, 0.5), textures.METAL, tint)
-    b.box(T @ placed(reach / 2, 0, height - 0.1), (reach, 0.08, 0.08), textures.METAL, tint)
+    b.box(T @ placed(reach / 2, 0, height - 0.1), (reach, 0.12, 0.1), textures.METAL, tint)
     b.box(T @ placed(reach, 0, height - 0.2), (0.7, 0.26, 0.14), textures.METAL, np.clip(np.asarray(tint) * 1.4, 0, 1))
 
 
@@ -112,7 +112,7 @@ def traffic_light(b: MeshBuilder, T: NDArray[np.float64], reach: float, go: bool
     """A mast facing the local -x, arm along the local +y, two signal heads."""
     dark = (0.12, 0.12, 0.12)
     b.prism(ring(0.1, 7, T, -0.5), ring(0.07, 7, T, 6.0), textures.METAL, (0.35, 0.36, 0.36))
-    b.box(T @ placed(0, reach / 2, 5.7), (0.1, reach, 0.1), textures.METAL, (0.35, 0.36, 0.36))
+    b.box(T @ placed(0, reach / 2, 5.7), (0.12, abs(reach), 0.12), textures.METAL, (0.35, 0.36, 0.36))
     for y, z in ((reach, 5.0), (0.0, 2.6)):
         x = 0.0 if z > 3 else -0.25
         b.box(T @ placed(x, y, z), (0.3, 0.36, 1.05), textures.METAL, dark)

@@ -37,8 +37,9 @@ function colourBar(host, palette, ticks, unit) {
   let last = -1;
   for (const [position, text] of ticks) {
     if (position - last < 0.1 || position > 0.97) continue; // labels would overlap
-    const label = element("span", { textContent: last < 0 ? `${text} ${unit}` : text });
-    last = position;
+    const first = last < 0;
+    const label = element("span", { textContent: first ? `${text} ${unit}` : text });
+    last = position + (first ? 0.06 : 0); // the unit takes room
     label.style.left = `${Math.max(100 * position, 4)}%`;
     host.append(label);
   }

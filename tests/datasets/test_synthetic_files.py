@@ -1,0 +1,200 @@
+"""What the synthetic generator writes: layout, fields, determinism, resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from coop3d.datasets.synthetic import MANIFEST, SPLITS, SyntheticConfig, make_synthetic_opv2v
+from coop3d.geometry.carla import carla_pose_to_matrix
+
+CONFIG = SyntheticConfig(
+    seed=11, image_size=(96, 72), scenarios={"train": 1, "test_culver_city": 1}, frames=2, vehicles=(2, 2), lidar_points=256
+)
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_synthetic_opv2v.py"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("synthetic")
+    summary = make_synthetic_opv2v(root / "images", root / "depth", CONFIG, progress=False)
+    assert summary.written == summary.vehicle_frames == 8
+    return root / "images", root / "depth"
+
+
+def _digest(*roots: Path) -> dict[str, str]:
+    return {
+        f"{k}/{p.relative_to(root)}": hashlib.sha256(p.read_bytes()).hexdigest()
+        for k, root in enumerate(roots)
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
+
+
+def _frames(images: Path) -> list[Path]:
+    """All frame files; ``data_protocol.yaml`` lies one folder higher."""
+    found = sorted(images.glob("*/*/*/*.yaml"))
+    assert found
+    return found
+
+
+def _cloud(path: Path) -> tuple[list[str], np.ndarray]:
+    head, _, body = path.read_text().partition("DATA ascii\n")
+    return head.splitlines(), np.array(body.split(), dtype=np.float64).reshape(-1, 4)
+
+
+def test_layout(made):
+    images, depth = made
+    assert sorted(p.name for p in images.iterdir()) == sorted(["train", "test_culver_city", MANIFEST])
+    ticks = set()
+    for split in CONFIG.scenarios:
+        (scenario,) = (images / split).iterdir()
+        assert len(scenario.name.split("_")) == 6
+        protocol = yaml.safe_load((scenario / "data_protocol.yaml").read_text())
+        agents = [p for p in scenario.iterdir() if p.is_dir()]
+        assert sorted(int(p.name) for p in agents) == protocol["scenario"]["connected_vehicles"]
+        for agent in agents:
+            stems = sorted({p.name[:6] for p in agent.iterdir()})
+            assert len(stems) == CONFIG.frames and int(stems[1]) - int(stems[0]) == 2 and int(stems[0]) > 0
+            ticks.add(int(stems[0]))
+            for stem in stems:
+                names = {f"{stem}.yaml", f"{stem}.pcd", *(f"{stem}_camera{i}.png" for i in range(4))}
+                assert {p.name for p in agent.glob(f"{stem}*")} == names
+                where = depth / split / scenario.name / agent.name
+                assert {p.name for p in where.glob(f"{stem}*")} == {f"{stem}_camera{i}_depth.npy" for i in range(4)}
+    assert len(ticks) == 2  # scenarios start at different ticks
+    assert set(CONFIG.scenarios) <= set(SPLITS)
+
+
+def test_yaml_fields_and_calibration(made):
+    w, h = CONFIG.image_size
+    for path in _frames(made[0]):
+        record = yaml.safe_load(path.read_text())
+        assert set(record) == {
+            "camera0", "camera1", "camera2", "camera3", "ego_speed", "lidar_pose", "plan_trajectory",
+            "predicted_ego_pos", "true_ego_pos", "vehicles",
+        }  # fmt: skip
+        lidar, ego = carla_pose_to_matrix(record["lidar_pose"]), carla_pose_to_matrix(record["true_ego_pos"])
+        np.testing.assert_allclose((np.linalg.inv(ego) @ lidar)[:3, 3], [-0.5, 0, 1.9], atol=1e-9)
+        np.testing.assert_allclose(record["predicted_ego_pos"][:2], record["true_ego_pos"][:2], atol=1.0)
+        assert record["ego_speed"] >= 0 and all(len(p) == 3 for p in record["plan_trajectory"])
+        places = [(2.5, 0, 1.0, 0), (0, 0.3, 1.8, 100), (0, -0.3, 1.8, -100), (-2.0, 0, 1.5, 180)]
+        for i, (x, y, z, yaw) in enumerate(places):
+            camera = record[f"camera{i}"]
+            K = np.array(camera["intrinsic"])
+            f = w / 2 / np.tan(np.radians(50.0))
+            np.testing.assert_allclose(K, [[f, 0, w / 2], [0, f, h / 2], [0, 0, 1]])
+            T = carla_pose_to_matrix(camera["cords"])
+            np.testing.assert_allclose(np.linalg.inv(ego) @ T, carla_pose_to_matrix([x, y, z, 0, yaw, 0]), atol=1e-9)
+            np.testing.assert_allclose(camera["extrinsic"], np.linalg.inv(T) @ lidar, atol=1e-9)
+        # The published example: the front camera's extrinsic translates by (-3.0, 0, 0.9).
+        np.testing.assert_allclose(np.array(record["camera0"]["extrinsic"])[:3, 3], [-3.0, 0, 0.9], atol=1e-9)
+
+
+def test_listed_vehicles_were_hit_and_never_the_ego(made):
+    together = 0
+    for path in _frames(made[0]):
+        record = yaml.safe_load(path.read_text())
+        vehicles = record["vehicles"]
+        agent = int(path.parent.name)
+        assert vehicles and agent not in vehicles
+        others = {int(p.name) for p in path.parents[1].iterdir() if p.is_dir()} - {agent}
+        together += len(others & set(vehicles))
+        _, cloud = _cloud(path.with_suffix(".pcd"))
+        world = cloud[:, :3] @ (T := carla_pose_to_matrix(record["lidar_pose"]))[:3, :3].T + T[:3, 3]
+        for v in vehicles.values():
+            roll, yaw, pitch = v["angle"]
+            box = carla_pose_to_matrix([*v["location"], roll, yaw, pitch])
+            local = (world - box[:3, 3]) @ box[:3, :3] - v["center"]
+            assert (np.abs(local) < np.array(v["extent"]) + 0.1).all(axis=1).any()  # 5 sigma of noise
+            assert v["speed"] >= 0
+    assert together > 0  # connected vehicles see each other
+
+
+def test_pictures_depth_and_cloud(made):
+    images, depth = made
+    w, h = CONFIG.image_size
+    for path in _frames(images):
+        for i in range(4):
+            picture = cv2.imread(str(path.with_name(f"{path.stem}_camera{i}.png")), cv2.IMREAD_UNCHANGED)
+            assert picture.shape == (h, w, 3) and picture.dtype == np.uint8 and picture.std() > 8
+            where = depth / path.parent.relative_to(images) / f"{path.stem}_camera{i}_depth.npy"
+            z = np.load(where)
+            assert z.shape == (h, w) and z.dtype == np.float32
+            assert np.isfinite(z).all() and (z >= 0).all() and (z > 0).mean() > 0.3
+        head, cloud = _cloud(path.with_suffix(".pcd"))
+        assert "FIELDS x y z rgb" in head and f"POINTS {len(cloud)}" in head and "SIZE 4 4 4 4" in head
+        bits = cloud[:, 3].astype(np.float32).view(np.uint32)
+        assert (bits & 0x00FFFF == 0).all() and len(np.unique(bits >> 16)) > 10  # intensity in red alone
+        assert len(cloud) > 2000
+
+
+def test_lidar_agrees_with_depth(made):
+    """Points projected into the photographs lie on the dense depth, as the YAML's calibration says."""
+    images, depth = made
+    path = _frames(images)[0]
+    record = yaml.safe_load(path.read_text())
+    _, cloud = _cloud(path.with_suffix(".pcd"))
+    for i in range(4):
+        E, K = np.array(record[f"camera{i}"]["extrinsic"]), np.array(record[f"camera{i}"]["intrinsic"])
+        p = cloud[:, :3] @ E[:3, :3].T + E[:3, 3]
+        p = p[(p[:, 0] > 1.0) & (p[:, 0] < 30.0)]
+        u, v = K[0, 0] * p[:, 1] / p[:, 0] + K[0, 2], -K[1, 1] * p[:, 2] / p[:, 0] + K[1, 2]
+        ok = (u > 0) & (u < CONFIG.image_size[0]) & (v > 0) & (v < CONFIG.image_size[1])
+        z = np.load(depth / path.parent.relative_to(images) / f"{path.stem}_camera{i}_depth.npy")
+        seen = z[v[ok].astype(int), u[ok].astype(int)]
+        ratio = seen / p[ok, 0]
+        assert len(ratio) > 100
+        assert abs(np.median(ratio) - 1) < 0.01 and (np.abs(ratio - 1) < 0.15).mean() > 0.8  # edges, coarse pixels
+
+
+def test_same_bytes_with_two_workers(made, tmp_path):
+    make_synthetic_opv2v(tmp_path / "images", tmp_path / "depth", replace(CONFIG, workers=2), progress=False)
+    assert _digest(tmp_path / "images", tmp_path / "depth") == _digest(*made)
+
+
+def test_resume_restores_what_is_missing_or_torn(made):
+    images, depth = made
+    before = _digest(images, depth)
+    frames = _frames(images)
+    frames[0].unlink()  # killed before the mark of completion
+    torn = frames[1].with_name(f"{frames[1].stem}_camera2.png")
+    torn.write_bytes(torn.read_bytes()[:-20])
+    npy = depth / frames[2].parent.relative_to(images) / f"{frames[2].stem}_camera0_depth.npy"
+    npy.write_bytes(npy.read_bytes()[:1000])
+    (frames[3].parent / f".{frames[3].stem}.pcd.123.tmp").write_bytes(b"half a cloud")
+    summary = make_synthetic_opv2v(images, depth, CONFIG, progress=False)
+    assert summary.written == 3 and summary.vehicle_frames == 8
+    assert _digest(images, depth) == before
+    assert make_synthetic_opv2v(images, depth, CONFIG, progress=False).written == 0
+
+
+def test_other_settings_are_refused(made, tmp_path):
+    images, depth = made
+    with pytest.raises(ValueError, match="seed: found 11, now 12"):
+        make_synthetic_opv2v(images, depth, replace(CONFIG, seed=12), progress=False)
+    with pytest.raises(ValueError, match="depth: found True, now False"):
+        make_synthetic_opv2v(images, None, CONFIG, progress=False)
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match="not empty"):
+        make_synthetic_opv2v(tmp_path, None, CONFIG, progress=False)
+
+
+def test_script_explains_itself():
+    def run(*args: str) -> subprocess.CompletedProcess:
+        env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+        return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, env=env)
+
+    shown = run("--help")
+    assert shown.returncode == 0 and "examples:" in shown.stdout
+    wrong = run("--output", "x", "--image-size", "800")
+    assert wrong.returncode == 2 and "expected WIDTHxHEIGHT" in wrong.stderr

@@ -1,0 +1,54 @@
+"""What happens before the first step: synthetic data made once, constructors' refusals named by key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import coop3d.datasets.synthetic
+import pytest
+from omegaconf import OmegaConf
+
+from coop3d.conf import ConfigError, build, compose
+from coop3d.training.launch import prepare_machine
+
+DEMO = ["machine=demo", "dataset=opv2v_cyl_coop_demo", "model=tiny", "loss=cyl_loss", "train_params=demo"]
+
+
+@pytest.fixture
+def made(monkeypatch, tmp_path) -> list[Path]:
+    calls: list[Path] = []
+
+    def make(images_root: Path, depth_root: Path, config: object) -> None:
+        calls.append(images_root)
+        images_root.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(coop3d.datasets.synthetic, "make_synthetic_opv2v", make)
+    monkeypatch.setenv("COOP3D_DEMO_ROOT", str(tmp_path / "demo"))
+    return calls
+
+
+def test_synthetic_data_are_made_once_for_one_setting(made, tmp_path):
+    prepare_machine(compose("train", DEMO))
+    prepare_machine(compose("train", [*DEMO, "machine.synthetic.workers=1"]))  # decides no byte
+    assert made == [tmp_path / "demo"]
+    prepare_machine(compose("train", [*DEMO, "machine.synthetic.seed=5"]))
+    assert len(made) == 2
+
+
+def test_other_data_under_the_root_are_refused_by_key(monkeypatch, tmp_path):
+    monkeypatch.setenv("COOP3D_DEMO_ROOT", str(tmp_path))
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(ConfigError, match=r"machine\.synthetic: .*is not empty"):
+        prepare_machine(compose("train", DEMO))
+
+
+def test_real_machines_make_nothing(made):
+    prepare_machine(compose("train", ["machine=local3090", *DEMO[1:]]))
+    assert made == []
+
+
+def test_a_constructors_refusal_names_the_key():
+    cfg = OmegaConf.create({"machine": {"synthetic": {
+        "_target_": "coop3d.datasets.synthetic.SyntheticConfig", "frames": 0}}})  # fmt: skip
+    with pytest.raises(ConfigError, match=r"machine\.synthetic: frames is 0"):
+        build(cfg, "machine.synthetic")
