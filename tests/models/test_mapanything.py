@@ -171,3 +171,30 @@ def test_inference_draws_no_random_numbers():
     state = torch.get_rng_state()
     model(inputs)
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.gpu
+@VARIANTS
+def test_gpu_equals_cpu(sections):
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        model, inputs = small_model(**sections), random_panoramas()
+        with torch.no_grad():
+            cpu, gpu = tensors(model(inputs)), tensors(model.cuda()(inputs.to("cuda")))
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+    for name, value in cpu.items():
+        torch.testing.assert_close(gpu[name].cpu(), value, rtol=1e-3, atol=1e-3, msg=name)  # random weights
+
+
+@pytest.mark.gpu
+def test_mixed_precision_training_step_on_a_gpu():
+    model, inputs = small_model(panorama=PANORAMA).cuda(), random_panoramas().to("cuda")
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        p = model(inputs)
+    (p.points_ref.square().mean() + p.confidence.mean() + p.mask_logits.square().mean()).backward()
+    assert all(x.dtype == torch.float32 for x in tensors(p).values())
+    gradients = [q.grad for q in model.parameters() if q.grad is not None]
+    assert len(gradients) > 50
+    assert all(torch.isfinite(g).all() for g in gradients)

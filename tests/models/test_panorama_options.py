@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.small_model import PANORAMA, random_panoramas, small_model
+from support.small_model import PANORAMA, random_panoramas, small_model, small_values
 
 from coop3d.geometry import compose_points
+from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
 
 DENSE = ("rays", "distance", "confidence", "mask_logits", "origins", "predicted_rays")
 
@@ -93,9 +94,6 @@ def test_missing_rays_are_named():
 
 
 def test_additions_start_at_zero_effect():
-    from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
-    from support.small_model import small_values
-
     values = small_values(panorama={"known_rays_input": True, "view_role_embedding": True})
     model = MapAnything(from_mapping(MapAnythingConfig, values))
     assert list(model.get_additions()) == ["ray_origins_encoder", "info_sharing.view_role"]

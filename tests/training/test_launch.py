@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import coop3d.datasets.synthetic
 import pytest
 from omegaconf import OmegaConf
 
+import coop3d.datasets.synthetic
 from coop3d.conf import ConfigError, build, compose
 from coop3d.training.launch import prepare_machine
 
