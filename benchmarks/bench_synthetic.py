@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coop3d.datasets.synthetic import SyntheticConfig, build_scenario, make_synthetic_opv2v
+from coop3d.datasets.synthetic import SyntheticConfig, build_scenario, make_synthetic_opv2v, writer
 from coop3d.datasets.synthetic import sensors as rig
-from coop3d.datasets.synthetic import writer
 
 logger = logging.getLogger("bench_synthetic")
 
@@ -70,16 +69,22 @@ def stages(size: tuple[int, int]) -> None:
 
 def whole_run(size: tuple[int, int], workers: int, frames: int) -> None:
     """Wall time of making a small data set, towns and process start included."""
-    config = SyntheticConfig(image_size=size, scenarios={"train": 4}, frames=frames, vehicles=(3, 3), workers=workers)
+    config = SyntheticConfig(
+        image_size=size, scenarios={"train": 4}, frames=frames, vehicles=(3, 3), workers=workers
+    )
     with tempfile.TemporaryDirectory() as folder:
-        summary = make_synthetic_opv2v(Path(folder) / "images", Path(folder) / "depth", config, progress=False)
+        summary = make_synthetic_opv2v(
+            Path(folder) / "images", Path(folder) / "depth", config, progress=False
+        )
     rate = summary.written / summary.seconds
     logger.info("%dx%d, %d workers: %d vehicle-frames in %.1f s = %.1f/s", *size, workers, summary.written,
                 summary.seconds, rate)  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default="800x600,320x240", help="comma-separated WIDTHxHEIGHT")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--frames", type=int, default=10, help="instants per scenario of the whole run")

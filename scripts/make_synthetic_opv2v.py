@@ -53,8 +53,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the data set (images, LiDAR, YAML)")
-    parser.add_argument("--depth-output", type=Path, help="folder of the dense depth (default: <output>_depth)")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder of the data set (images, LiDAR, YAML)"
+    )
+    parser.add_argument(
+        "--depth-output", type=Path, help="folder of the dense depth (default: <output>_depth)"
+    )
     parser.add_argument("--no-depth", action="store_true", help="write no dense depth")
     parser.add_argument("--scenarios", type=_scenarios, default=default.scenarios, metavar="SPLIT=N,...",
                         help="scenarios per split (default: train=4,validate=1,test=1,test_culver_city=1)")  # fmt: skip
@@ -68,7 +72,9 @@ def main() -> int:
                         help="LiDAR shots per beam and sweep (default: %(default)s)")  # fmt: skip
     parser.add_argument("--exposure-spread", type=float, default=default.exposure_spread,
                         help="spread of exposure between the cameras of a rig (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=default.seed, help="same seed, same bytes (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=default.seed, help="same seed, same bytes (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args()

@@ -18,7 +18,12 @@ from coop3d.datasets.synthetic import MANIFEST, SPLITS, SyntheticConfig, make_sy
 from coop3d.geometry.carla import carla_pose_to_matrix
 
 CONFIG = SyntheticConfig(
-    seed=11, image_size=(96, 72), scenarios={"train": 1, "test_culver_city": 1}, frames=2, vehicles=(2, 2), lidar_points=256
+    seed=11,
+    image_size=(96, 72),
+    scenarios={"train": 1, "test_culver_city": 1},
+    frames=2,
+    vehicles=(2, 2),
+    lidar_points=256,
 )
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_synthetic_opv2v.py"
 
@@ -64,13 +69,17 @@ def test_layout(made):
         assert sorted(int(p.name) for p in agents) == protocol["scenario"]["connected_vehicles"]
         for agent in agents:
             stems = sorted({p.name[:6] for p in agent.iterdir()})
-            assert len(stems) == CONFIG.frames and int(stems[1]) - int(stems[0]) == 2 and int(stems[0]) > 0
+            assert len(stems) == CONFIG.frames
+            assert int(stems[1]) - int(stems[0]) == 2
+            assert int(stems[0]) > 0
             ticks.add(int(stems[0]))
             for stem in stems:
                 names = {f"{stem}.yaml", f"{stem}.pcd", *(f"{stem}_camera{i}.png" for i in range(4))}
                 assert {p.name for p in agent.glob(f"{stem}*")} == names
                 where = depth / split / scenario.name / agent.name
-                assert {p.name for p in where.glob(f"{stem}*")} == {f"{stem}_camera{i}_depth.npy" for i in range(4)}
+                assert {p.name for p in where.glob(f"{stem}*")} == {
+                    f"{stem}_camera{i}_depth.npy" for i in range(4)
+                }
     assert len(ticks) == 2  # scenarios start at different ticks
     assert set(CONFIG.scenarios) <= set(SPLITS)
 
@@ -86,7 +95,8 @@ def test_yaml_fields_and_calibration(made):
         lidar, ego = carla_pose_to_matrix(record["lidar_pose"]), carla_pose_to_matrix(record["true_ego_pos"])
         np.testing.assert_allclose((np.linalg.inv(ego) @ lidar)[:3, 3], [-0.5, 0, 1.9], atol=1e-9)
         np.testing.assert_allclose(record["predicted_ego_pos"][:2], record["true_ego_pos"][:2], atol=1.0)
-        assert record["ego_speed"] >= 0 and all(len(p) == 3 for p in record["plan_trajectory"])
+        assert record["ego_speed"] >= 0
+        assert all(len(p) == 3 for p in record["plan_trajectory"])
         places = [(2.5, 0, 1.0, 0), (0, 0.3, 1.8, 100), (0, -0.3, 1.8, -100), (-2.0, 0, 1.5, 180)]
         for i, (x, y, z, yaw) in enumerate(places):
             camera = record[f"camera{i}"]
@@ -94,7 +104,9 @@ def test_yaml_fields_and_calibration(made):
             f = w / 2 / np.tan(np.radians(50.0))
             np.testing.assert_allclose(K, [[f, 0, w / 2], [0, f, h / 2], [0, 0, 1]])
             T = carla_pose_to_matrix(camera["cords"])
-            np.testing.assert_allclose(np.linalg.inv(ego) @ T, carla_pose_to_matrix([x, y, z, 0, yaw, 0]), atol=1e-9)
+            np.testing.assert_allclose(
+                np.linalg.inv(ego) @ T, carla_pose_to_matrix([x, y, z, 0, yaw, 0]), atol=1e-9
+            )
             np.testing.assert_allclose(camera["extrinsic"], np.linalg.inv(T) @ lidar, atol=1e-9)
         # The published example: the front camera's extrinsic translates by (-3.0, 0, 0.9).
         np.testing.assert_allclose(np.array(record["camera0"]["extrinsic"])[:3, 3], [-3.0, 0, 0.9], atol=1e-9)
@@ -106,7 +118,8 @@ def test_listed_vehicles_were_hit_and_never_the_ego(made):
         record = yaml.safe_load(path.read_text())
         vehicles = record["vehicles"]
         agent = int(path.parent.name)
-        assert vehicles and agent not in vehicles
+        assert vehicles
+        assert agent not in vehicles
         others = {int(p.name) for p in path.parents[1].iterdir() if p.is_dir()} - {agent}
         together += len(others & set(vehicles))
         _, cloud = _cloud(path.with_suffix(".pcd"))
@@ -126,15 +139,23 @@ def test_pictures_depth_and_cloud(made):
     for path in _frames(images):
         for i in range(4):
             picture = cv2.imread(str(path.with_name(f"{path.stem}_camera{i}.png")), cv2.IMREAD_UNCHANGED)
-            assert picture.shape == (h, w, 3) and picture.dtype == np.uint8 and picture.std() > 8
+            assert picture.shape == (h, w, 3)
+            assert picture.dtype == np.uint8
+            assert picture.std() > 8
             where = depth / path.parent.relative_to(images) / f"{path.stem}_camera{i}_depth.npy"
             z = np.load(where)
-            assert z.shape == (h, w) and z.dtype == np.float32
-            assert np.isfinite(z).all() and (z >= 0).all() and (z > 0).mean() > 0.3
+            assert z.shape == (h, w)
+            assert z.dtype == np.float32
+            assert np.isfinite(z).all()
+            assert (z >= 0).all()
+            assert (z > 0).mean() > 0.3
         head, cloud = _cloud(path.with_suffix(".pcd"))
-        assert "FIELDS x y z rgb" in head and f"POINTS {len(cloud)}" in head and "SIZE 4 4 4 4" in head
+        assert "FIELDS x y z rgb" in head
+        assert f"POINTS {len(cloud)}" in head
+        assert "SIZE 4 4 4 4" in head
         bits = cloud[:, 3].astype(np.float32).view(np.uint32)
-        assert (bits & 0x00FFFF == 0).all() and len(np.unique(bits >> 16)) > 10  # intensity in red alone
+        assert (bits & 0x00FFFF == 0).all()
+        assert len(np.unique(bits >> 16)) > 10
         assert len(cloud) > 2000
 
 
@@ -154,7 +175,8 @@ def test_lidar_agrees_with_depth(made):
         seen = z[v[ok].astype(int), u[ok].astype(int)]
         ratio = seen / p[ok, 0]
         assert len(ratio) > 100
-        assert abs(np.median(ratio) - 1) < 0.01 and (np.abs(ratio - 1) < 0.15).mean() > 0.8  # edges, coarse pixels
+        assert abs(np.median(ratio) - 1) < 0.01
+        assert (np.abs(ratio - 1) < 0.15).mean() > 0.8
 
 
 def test_same_bytes_with_two_workers(made, tmp_path):
@@ -173,7 +195,8 @@ def test_resume_restores_what_is_missing_or_torn(made):
     npy.write_bytes(npy.read_bytes()[:1000])
     (frames[3].parent / f".{frames[3].stem}.pcd.123.tmp").write_bytes(b"half a cloud")
     summary = make_synthetic_opv2v(images, depth, CONFIG, progress=False)
-    assert summary.written == 3 and summary.vehicle_frames == 8
+    assert summary.written == 3
+    assert summary.vehicle_frames == 8
     assert _digest(images, depth) == before
     assert make_synthetic_opv2v(images, depth, CONFIG, progress=False).written == 0
 
@@ -195,6 +218,8 @@ def test_script_explains_itself():
         return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, env=env)
 
     shown = run("--help")
-    assert shown.returncode == 0 and "examples:" in shown.stdout
+    assert shown.returncode == 0
+    assert "examples:" in shown.stdout
     wrong = run("--output", "x", "--image-size", "800")
-    assert wrong.returncode == 2 and "expected WIDTHxHEIGHT" in wrong.stderr
+    assert wrong.returncode == 2
+    assert "expected WIDTHxHEIGHT" in wrong.stderr

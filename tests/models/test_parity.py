@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,15 @@ def test_deviation_by_hand():
     assert deviation("x", torch.zeros(2), torch.zeros(2)).ok
     with pytest.raises(ValueError, match="shape"):
         deviation("x", torch.zeros(2), torch.zeros(3))
+
+
+@needs_recordings
+@pytest.mark.parametrize(("limit", "status"), [(1e-5, 0), (1e-9, 1)])
+def test_the_script_fails_where_a_limit_is_exceeded(limit, status, monkeypatch, capsys):
+    monkeypatch.setattr("coop3d.models.parity.RELATIVE_L2_LIMIT", limit)
+    script = runpy.run_path(str(PROJECT / "scripts" / "check_mapanything_parity.py"))
+    monkeypatch.setattr("sys.argv", ["check", "--fixture", str(RECORDINGS)])
+    assert script["main"]() == status
+    table = capsys.readouterr().out
+    assert "b geo_r1 mid/info_sharing.intermediate1" in table
+    assert ("EXCEEDED" in table) == bool(status)

@@ -94,7 +94,7 @@ def vehicle_pose(x: float, z: float, yaw_deg: float, slope: tuple[float, float] 
     return T
 
 
-def _mount(x: float, y: float, z: float, yaw_deg: float = 0.0) -> np.ndarray:
+def mount(x: float, y: float, z: float, yaw_deg: float = 0.0) -> np.ndarray:
     """Rig constants (CARLA axes) to ``T_vehicle_sensor`` in OpenCV axes, written out by hand."""
     T = np.eye(4)
     T[:3, :3] = Rotation.from_euler("y", yaw_deg, degrees=True).as_matrix()
@@ -115,10 +115,10 @@ def render_rig(
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     d_cam = np.stack([(u - width / 2) / f, (v - height / 2) / f, np.ones_like(u)], -1)
     length = np.linalg.norm(d_cam, axis=-1)
-    T_world_rig = T_world_vehicle @ _mount(*LIDAR)
+    T_world_rig = T_world_vehicle @ mount(*LIDAR)
     views = []
-    for name, mount in CAMERAS.items():
-        T_world_cam = T_world_vehicle @ _mount(*mount)
+    for name, where in CAMERAS.items():
+        T_world_cam = T_world_vehicle @ mount(*where)
         directions = (d_cam / length[..., None]) @ T_world_cam[:3, :3].T
         t = scene.trace(T_world_cam[:3, 3], directions)
         with np.errstate(invalid="ignore"):

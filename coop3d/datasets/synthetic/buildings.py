@@ -20,7 +20,9 @@ _SIGNS = np.array([
     [0.9, 0.1, 0.08], [0.1, 0.2, 0.7], [0.05, 0.4, 0.2], [0.95, 0.7, 0.1], [0.95, 0.93, 0.9], [0.08, 0.08, 0.09],
     [0.85, 0.4, 0.08], [0.15, 0.5, 0.6], [0.4, 0.1, 0.12],
 ])  # fmt: skip
-_ROOFS = np.array([[0.75, 0.3, 0.2], [0.35, 0.33, 0.33], [0.5, 0.28, 0.2], [0.28, 0.3, 0.36], [0.85, 0.45, 0.3]])
+_ROOFS = np.array(
+    [[0.75, 0.3, 0.2], [0.35, 0.33, 0.33], [0.5, 0.28, 0.2], [0.28, 0.3, 0.36], [0.85, 0.45, 0.3]]
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ SUBURB = Character((1, 2), (4.0, 8.0), (3.0, 9.0), 0.0, 0.9, 0.8)
 PARK = Character((1, 3), (2.0, 8.0), (5.0, 15.0), 0.1, 0.5, 0.2)
 
 
-def build_house(b: MeshBuilder, rng: Generator, layout: Layout, center_ab, facing_ab, size, style: Character) -> None:
+def build_house(
+    b: MeshBuilder, rng: Generator, layout: Layout, center_ab, facing_ab, size, style: Character
+) -> None:
     """One house: ``center_ab`` plan centre, ``facing_ab`` unit plan direction of its front, ``size`` (width, depth)."""
     width, depth = size
     xy = layout.to_world(center_ab)
@@ -52,7 +56,9 @@ def build_house(b: MeshBuilder, rng: Generator, layout: Layout, center_ab, facin
     z = layout.height(np.array(corners))
     floor, buried = float(z.max()) + 0.1, float(z.min()) - 1.0
     T = placed(xy[0], xy[1], floor, yaw)
-    wall = np.clip(_WALLS[rng.integers(len(_WALLS))] * rng.uniform(0.75, 1.12) * rng.uniform(0.95, 1.05, 3), 0.08, 1.3)
+    wall = np.clip(
+        _WALLS[rng.integers(len(_WALLS))] * rng.uniform(0.75, 1.12) * rng.uniform(0.95, 1.05, 3), 0.08, 1.3
+    )
     storeys = int(rng.integers(style.floors[0], style.floors[1] + 1))
     storey_m, cell_m = rng.uniform(2.8, 3.5), rng.uniform(2.2, 4.2)
     layer = textures.FACADE_0 + int(rng.integers(textures.N_FACADES))
@@ -109,7 +115,9 @@ def _shop_trim(b, rng, T, depth, width, z0) -> None:
             corner = _local(T, depth / 2 + 0.1, y, z0 - height - 0.05)
             b.box(corner, (0.2, long, height), textures.METAL, tint)
             x = depth / 2 + 0.201
-            face = np.array([[x, y - long / 2, 0], [x, y + long / 2, 0], [x, y + long / 2, 1], [x, y - long / 2, 1]])
+            face = np.array(
+                [[x, y - long / 2, 0], [x, y + long / 2, 0], [x, y + long / 2, 1], [x, y - long / 2, 1]]
+            )
             face[:, 2] = z0 - 0.05 - height + face[:, 2] * height
             u = rng.integers(0, 4) / 4
             # +u runs to the reader's right: facing the front of the house, -y is on the right in these axes.
@@ -119,7 +127,7 @@ def _shop_trim(b, rng, T, depth, width, z0) -> None:
             y0, y1, x0, x1 = y - step * 0.4, y + step * 0.4, depth / 2, depth / 2 + rng.uniform(0.8, 1.5)
             z1 = z0 - 1.0
             low = np.array([[x0, y0, z1 - 0.5], [x1, y0, z1 - 0.5], [x1, y1, z1 - 0.5], [x0, y1, z1 - 0.5]])
-            high = low + [[0, 0, 0.5], [0, 0, 0.06], [0, 0, 0.06], [0, 0, 0.5]]
+            high = low + np.array([[0, 0, 0.5], [0, 0, 0.06], [0, 0, 0.06], [0, 0, 0.5]])
             b.prism(low @ T[:3, :3].T + T[:3, 3], high @ T[:3, :3].T + T[:3, 3], textures.METAL,
                     np.clip(tint * 1.2 + 0.05, 0, 1.3))  # fmt: skip
 
@@ -145,7 +153,9 @@ def _pitched_roof(b, rng, T, depth, width, top, roof, wall) -> None:
     along_y = width >= depth
     rise = (d if along_y else w) * rng.uniform(0.45, 0.85)
     hip = rng.uniform(0.3, 0.9) * (d if along_y else w) if rng.uniform() < 0.5 else 0.0
-    ridge = np.array([[0, -(w - hip)], [0, w - hip]]) if along_y else np.array([[-(d - hip), 0], [d - hip, 0]])
+    ridge = (
+        np.array([[0, -(w - hip)], [0, w - hip]]) if along_y else np.array([[-(d - hip), 0], [d - hip, 0]])
+    )
     c = np.array([[d, -w, 0], [d, w, 0], [-d, w, 0], [-d, -w, 0]])
     r = np.column_stack([ridge, [rise, rise]])
     if along_y:
@@ -156,14 +166,12 @@ def _pitched_roof(b, rng, T, depth, width, top, roof, wall) -> None:
         ends = [[c[0], c[1], r[1]], [c[2], c[3], r[0]]]
 
     def world(points):
-        return (np.array(points) + [0, 0, top]) @ T[:3, :3].T + T[:3, 3]
+        return (np.array(points) + np.array([0, 0, top])) @ T[:3, :3].T + T[:3, 3]
 
-    for f in faces:
-        f = np.array(f)
+    for f in np.array(faces):
         length, slope = np.linalg.norm(f[1] - f[0]) / 2.4, np.linalg.norm(f[2] - f[1]) / 2.4
         b.quad(world(f), [[0, slope], [length, slope], [length, 0], [0, 0]], mesh.PLAIN, textures.ROOF, roof)
-    for f in ends:
-        f = np.array(f)
+    for f in np.array(ends):
         length = np.linalg.norm(f[1] - f[0]) / 2.4
         look = (textures.ROOF, roof) if hip else (textures.PLASTER, wall)
         b.add(world(f), [[0, 1], [length, 1], [length / 2, 0]], mesh.PLAIN, *look)

@@ -40,7 +40,9 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         w, h = self.image_size
         if w < 16 or h < 16 or w % 8 or h % 8:
-            raise ValueError(f"image_size is {w}x{h}, expected both sides to be multiples of 8 and at least 16")
+            raise ValueError(
+                f"image_size is {w}x{h}, expected both sides to be multiples of 8 and at least 16"
+            )
         unknown = sorted(set(self.scenarios) - set(SPLITS))
         if unknown:
             raise ValueError(f"scenarios names unknown splits {unknown}, expected some of {list(SPLITS)}")
@@ -50,7 +52,9 @@ class SyntheticConfig:
         if not 1 <= low <= high <= 7:
             raise ValueError(f"vehicles is {low}-{high}, expected 1 <= fewest <= most <= 7 as in OPV2V")
         if not 1 <= self.frames <= 300:
-            raise ValueError(f"frames is {self.frames}, expected 1 to 300: a longer drive would leave the town")
+            raise ValueError(
+                f"frames is {self.frames}, expected 1 to 300: a longer drive would leave the town"
+            )
         if self.lidar_points < 8 or self.lidar_points % 8:
             raise ValueError(f"lidar_points is {self.lidar_points}, expected a positive multiple of 8")
         if not 0.0 <= self.exposure_spread <= 0.5:

@@ -73,7 +73,7 @@ def make_synthetic_opv2v(
     depth_root = None if depth_root is None else Path(depth_root)
     start = time.perf_counter()
     _claim(images_root, depth_root, config)
-    for root in {images_root, depth_root} - {None}:
+    for root in [images_root] if depth_root is None else [images_root, depth_root]:
         for left_over in root.rglob(".*.tmp"):  # of a run that was killed
             left_over.unlink(missing_ok=True)
     jobs = _jobs(images_root, depth_root, config)
@@ -103,7 +103,9 @@ def _claim(images_root: Path, depth_root: Path | None, config: SyntheticConfig) 
         try:
             found = json.loads(manifest.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"{manifest}: not readable as JSON ({error}). Delete the folder and start over.") from error
+            raise ValueError(
+                f"{manifest}: not readable as JSON ({error}). Delete the folder and start over."
+            ) from error
         keys = sorted(set(settings) | set(found))
         differing = [f"{k}: found {found.get(k)!r}, now {settings.get(k)!r}" for k in keys
                      if found.get(k) != settings.get(k)]  # fmt: skip
@@ -125,7 +127,9 @@ def _claim(images_root: Path, depth_root: Path | None, config: SyntheticConfig) 
 def _jobs(images_root: Path, depth_root: Path | None, config: SyntheticConfig) -> list[_Job]:
     """Split the work so that every process gets some; a town costs as much as several vehicle-frames to build."""
     scenarios = [(split, k) for split in SPLITS for k in range(config.scenarios.get(split, 0))]
-    pieces = min(max(1, config.frames // 8), -(-2 * config.workers // len(scenarios))) if config.workers > 1 else 1
+    pieces = (
+        min(max(1, config.frames // 8), -(-2 * config.workers // len(scenarios))) if config.workers > 1 else 1
+    )
     frames = np.array_split(np.arange(config.frames), pieces)
     return [_Job(images_root, depth_root, config, split, index, tuple(int(f) for f in part))
             for split, index in scenarios for part in frames]  # fmt: skip
@@ -201,7 +205,9 @@ def _do(job: _Job):
             for path in (images, depth):
                 if path is not None:
                     path.mkdir(parents=True, exist_ok=True)
-            write_vehicle_frame(scenario.instant(frame), agent, c, (job.split, job.index), images, depth, stem)
+            write_vehicle_frame(
+                scenario.instant(frame), agent, c, (job.split, job.index), images, depth, stem
+            )
             yield 1, 1
 
 

@@ -8,6 +8,7 @@ world x, y (UE axes; the map keeps handedness), and :meth:`Layout.height` gives 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ class Layout:
     def ground(self, ab: ArrayLike, lift: ArrayLike = 0.0) -> NDArray[np.float64]:
         """[..., 2] plan -> [..., 3] world point ``lift`` metres above the road surface."""
         xy = self.to_world(ab)
-        return np.concatenate([xy, (self.height(xy) + lift)[..., None]], axis=-1)
+        return np.concatenate([xy, (self.height(xy) + np.asarray(lift))[..., None]], axis=-1)
 
     def heading(self, ab: ArrayLike, direction: ArrayLike) -> float:
         """World yaw (radians) of a plan direction at one plan point."""
@@ -92,7 +93,9 @@ class Layout:
         step = self.to_world(ab + 0.05 * d) - self.to_world(ab - 0.05 * d)
         return float(np.arctan2(step[1], step[0]))
 
-    def street_point(self, axis: int, street: int, across: ArrayLike, along: ArrayLike) -> NDArray[np.float64]:
+    def street_point(
+        self, axis: int, street: int, across: ArrayLike, along: ArrayLike
+    ) -> NDArray[np.float64]:
         """Plan coordinates of a street's (across, along)."""
         across, along = np.broadcast_arrays(np.asarray(across, np.float64), np.asarray(along, np.float64))
         center = self.axes[axis][street].center
@@ -123,7 +126,9 @@ def make_layout(rng: Generator) -> Layout:
         exists = rng.uniform(size=(4, 5)) < 0.72
         exists[1:3] = True  # the two inner streets of each axis run through
         is_open.append(exists)
-    bend = np.stack([rng.uniform(2.0, 8.0, 2), 2 * np.pi / rng.uniform(180, 330, 2), rng.uniform(0, 6.28, 2)], axis=1)
+    bend = np.stack(
+        [rng.uniform(2.0, 8.0, 2), 2 * np.pi / rng.uniform(180, 330, 2), rng.uniform(0, 6.28, 2)], axis=1
+    )
     n = 5
     length, angle = rng.uniform(70, 260, n), rng.uniform(0, 2 * np.pi, n)
     slope = rng.uniform(0.012, 0.035) * rng.uniform(0.5, 1.0, n)
@@ -152,17 +157,22 @@ class _Bands:
 
 
 def _bands(streets: tuple[Street, ...], edge: float) -> _Bands:
-    cuts = [-edge, edge]
+    wanted = [-edge, edge]
     for s in streets:
-        for d in (s.half_road, s.half_total, s.half_total + STOP_GAP_M, s.half_total + STOP_GAP_M + STOP_WIDTH_M):
-            cuts += [s.center - d, s.center + d]
-        cuts.append(s.center)
-    cuts = np.unique(np.round(cuts, 6))
-    lines = [cuts[:1]]
-    for lo, hi in zip(cuts[:-1], cuts[1:], strict=True):
+        for d in (
+            s.half_road,
+            s.half_total,
+            s.half_total + STOP_GAP_M,
+            s.half_total + STOP_GAP_M + STOP_WIDTH_M,
+        ):
+            wanted += [s.center - d, s.center + d]
+        wanted.append(s.center)
+    cuts = np.unique(np.round(wanted, 6))
+    parts = [cuts[:1]]
+    for lo, hi in itertools.pairwise(cuts):
         step = 5.0 if max(abs(lo), abs(hi)) < edge - 0.5 * OUTSKIRTS_M else 9.0
-        lines.append(np.linspace(lo, hi, max(1, int(np.ceil((hi - lo) / step))) + 1)[1:])
-    lines = np.concatenate(lines)
+        parts.append(np.linspace(lo, hi, max(1, int(np.ceil((hi - lo) / step))) + 1)[1:])
+    lines = np.concatenate(parts)
     mid = 0.5 * (lines[:-1] + lines[1:])
     center = np.array([s.center for s in streets])
     street = np.abs(mid[:, None] - center).argmin(axis=1)
@@ -273,6 +283,8 @@ def _kerbs(builder: MeshBuilder, quads: NDArray[np.float64], lift: NDArray[np.fl
             length = np.linalg.norm(q - p, axis=1) / period
             zero = np.zeros_like(length)
             high = np.full_like(length, 0.1)
-            uv = np.stack([np.stack(c, 1) for c in ((zero, zero), (length, zero), (length, high), (zero, high))], 1)
+            uv = np.stack(
+                [np.stack(c, 1) for c in ((zero, zero), (length, zero), (length, high), (zero, high))], 1
+            )
             split = [[0, 1, 2], [0, 2, 3]]
             builder.add(face[:, split], uv[:, split], mesh.PLAIN, textures.CONCRETE, (0.85, 0.85, 0.85))

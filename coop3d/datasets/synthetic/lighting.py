@@ -40,7 +40,9 @@ def make_light(rng: Generator) -> Light:
     elevation, azimuth = np.radians(rng.uniform(22, 65)), rng.uniform(0, 2 * np.pi)
     low = 1.0 - (elevation - np.radians(22)) / np.radians(43)
     cover = rng.uniform(0.15, 0.85)
-    direction = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    direction = np.array(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    )
     warm = np.array([1.0, 0.95 - 0.12 * low, 0.84 - 0.3 * low])
     blue = np.array([0.26, 0.45, 0.8]) * rng.uniform(0.75, 1.1)
     grey = np.array([0.52, 0.56, 0.62])
@@ -60,7 +62,9 @@ def make_light(rng: Generator) -> Light:
 class ShadowMap:
     """Heights of the first surfaces the sun's rays meet; see the module's docstring."""
 
-    def __init__(self, triangles: NDArray[np.float64], center_xy: NDArray[np.float64], sun: NDArray[np.float64]):
+    def __init__(
+        self, triangles: NDArray[np.float64], center_xy: NDArray[np.float64], sun: NDArray[np.float64]
+    ):
         n = int(2 * SHADOW_HALF_M / SHADOW_CELL_M)
         self.height = np.full((n, n), _NOTHING, np.float32)
         self.origin = np.asarray(center_xy, np.float64) - SHADOW_HALF_M
@@ -77,8 +81,12 @@ class ShadowMap:
             self._work[area] = self.height[area]
         self._dirty = []
         for triangles in movers:
-            flat = (triangles[..., :2] - triangles[..., 2:] * self.shear - self.origin).reshape(-1, 2) / SHADOW_CELL_M
-            (x0, y0), (x1, y1) = np.clip([flat.min(axis=0) - 1, flat.max(axis=0) + 2], 0, len(self.height)).astype(int)
+            flat = (triangles[..., :2] - triangles[..., 2:] * self.shear - self.origin).reshape(
+                -1, 2
+            ) / SHADOW_CELL_M
+            (x0, y0), (x1, y1) = np.clip(
+                [flat.min(axis=0) - 1, flat.max(axis=0) + 2], 0, len(self.height)
+            ).astype(int)
             if x1 > x0 and y1 > y0:
                 self._dirty.append((slice(y0, y1), slice(x0, x1)))
                 _cast(triangles, self.shear, self.origin, self._work)
@@ -99,8 +107,14 @@ def _cast(tris, shear, origin, height):
         det = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if abs(det) < 1e-9:
             continue
-        x0, x1 = max(0, int(np.ceil(min(ax, bx, cx) - 0.5))), min(cols - 1, int(np.floor(max(ax, bx, cx) - 0.5)))
-        y0, y1 = max(0, int(np.ceil(min(ay, by, cy) - 0.5))), min(rows - 1, int(np.floor(max(ay, by, cy) - 0.5)))
+        x0, x1 = (
+            max(0, int(np.ceil(min(ax, bx, cx) - 0.5))),
+            min(cols - 1, int(np.floor(max(ax, bx, cx) - 0.5))),
+        )
+        y0, y1 = (
+            max(0, int(np.ceil(min(ay, by, cy) - 0.5))),
+            min(rows - 1, int(np.floor(max(ay, by, cy) - 0.5))),
+        )
         az, bz, cz = tris[i, 0, 2], tris[i, 1, 2], tris[i, 2, 2]
         inv = 1.0 / det
         for y in range(y0, y1 + 1):

@@ -7,7 +7,7 @@ clockwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,12 +35,10 @@ class Mesh:
 
     def transformed(self, T_world_local: NDArray[np.float64]) -> Mesh:
         """The same mesh moved by a rigid [4, 4] transform."""
-        moved = self.triangles @ T_world_local[:3, :3].T + T_world_local[:3, 3]
-        return Mesh(moved, self.uv, self.kind, self.layer, self.tint, self.tag, self.owner)
+        return replace(self, triangles=_moved(self.triangles, T_world_local[:3, :3], T_world_local[:3, 3]))
 
     def owned_by(self, owner: int) -> Mesh:
-        full = np.full(len(self), owner, np.int64)
-        return Mesh(self.triangles, self.uv, self.kind, self.layer, self.tint, self.tag, full)
+        return replace(self, owner=np.full(len(self), owner, np.int64))
 
     def reordered(self, order: NDArray[np.int64]) -> Mesh:
         return Mesh(*(getattr(self, name)[order] for name in self.__dataclass_fields__))
@@ -48,7 +46,17 @@ class Mesh:
 
 def concatenate(meshes: list[Mesh]) -> Mesh:
     """One mesh out of many (possibly none)."""
-    meshes = [m for m in meshes if len(m)] or [MeshBuilder().build()]
+    if not meshes:
+        i = np.zeros(0, np.int32)
+        return Mesh(
+            np.zeros((0, 3, 3)),
+            np.zeros((0, 3, 2)),
+            i,
+            i,
+            np.zeros((0, 3), np.float32),
+            i,
+            np.zeros(0, np.int64),
+        )
     return Mesh(*(np.concatenate([getattr(m, name) for m in meshes]) for name in Mesh.__dataclass_fields__))
 
 
@@ -59,15 +67,25 @@ class MeshBuilder:
         self._tri: list = []
         self._uv: list = []
         self._tint: list = []
+        self._copies: list[Mesh] = []
         self._attr: list = []  # (number of triangles, kind, layer, tag)
 
-    def add(self, tri: ArrayLike, uv: ArrayLike, kind: int, layer: int, tint: ArrayLike, tag: int = 0) -> None:
+    def add(
+        self, tri: ArrayLike, uv: ArrayLike, kind: int, layer: int, tint: ArrayLike, tag: int = 0
+    ) -> None:
         """Add [n, 3, 3] triangles with [n, 3, 2] texture coordinates; ``tint`` is [3] or [n, 3]."""
         tri = np.asarray(tri, np.float64).reshape(-1, 3, 3)
         self._tri.append(tri)
         self._uv.append(np.asarray(uv, np.float64).reshape(-1, 3, 2))
         self._tint.append(np.broadcast_to(np.asarray(tint, np.float32), (len(tri), 3)))
         self._attr.append((len(tri), kind, layer, tag))
+
+    def place(self, m: Mesh, T: NDArray[np.float64], scale: float = 1.0, brightness: float = 1.0) -> None:
+        """Add a copy of a mesh made around the origin, scaled (texture too), then moved by ``T`` [4, 4]."""
+        moved = _moved(m.triangles, T[:3, :3] * scale, T[:3, 3])
+        self._copies.append(
+            replace(m, triangles=moved, uv=m.uv * scale, tint=m.tint * np.float32(brightness))
+        )
 
     def quad(self, corners: ArrayLike, uv: ArrayLike, kind: int, layer: int, tint, tag: int = 0) -> None:
         """A flat quadrilateral [4, 3], wound so that cross(c1 - c0, c2 - c0) points outwards."""
@@ -78,10 +96,12 @@ class MeshBuilder:
         """A box of full ``size`` (x, y, z) standing on the local plane z = 0, centred in x and y."""
         local = _BOX_CORNERS * (np.asarray(size, np.float64) * [0.5, 0.5, 1.0])
         corners = local @ T[:3, :3].T + T[:3, 3]
-        uv = local[_BOX_TRIANGLES[:, :, None], _BOX_UV_AXES[:, None, :]] * ([1.0, -1.0] / np.float64(period))
+        uv = local[_BOX_TRIANGLES[:, :, None], _BOX_UV_AXES[:, None, :]] * np.array([1.0, -1.0]) / period
         self.add(corners[_BOX_TRIANGLES], uv, kind, layer, tint, tag)
 
-    def prism(self, bottom, top, layer: int, tint, *, kind: int = PLAIN, period: float = 1.0, tag: int = 0) -> None:
+    def prism(
+        self, bottom, top, layer: int, tint, *, kind: int = PLAIN, period: float = 1.0, tag: int = 0
+    ) -> None:
         """A tube between two rings [n, 3] with both ends closed; rings run from x towards y seen as coordinates."""
         bottom, top = np.asarray(bottom, np.float64), np.asarray(top, np.float64)
         n = len(bottom)
@@ -98,15 +118,23 @@ class MeshBuilder:
             fan = fan[:, ::-1] if flip else fan
             self.add(fan, fan[:, :, :2] / period, kind, layer, tint, tag)
 
-    def build(self, owner: int = NO_OWNER) -> Mesh:
+    def build(self) -> Mesh:
+        """Everything added so far, owned by the town."""
         if not self._tri:
-            i, f = np.zeros(0, np.int32), np.zeros((0, 3), np.float32)
-            return Mesh(np.zeros((0, 3, 3)), np.zeros((0, 3, 2)), i, i, f, i, np.zeros(0, np.int64))
+            return concatenate(self._copies)
         counts = [a[0] for a in self._attr]
         kind, layer, tag = (np.repeat([a[k] for a in self._attr], counts).astype(np.int32) for k in (1, 2, 3))
-        tint = np.concatenate(self._tint)
         tri = np.concatenate(self._tri)
-        return Mesh(tri, np.concatenate(self._uv), kind, layer, tint, tag, np.full(len(tri), owner, np.int64))
+        owner = np.full(len(tri), NO_OWNER, np.int64)
+        own = Mesh(tri, np.concatenate(self._uv), kind, layer, np.concatenate(self._tint), tag, owner)
+        return concatenate([own, *self._copies])
+
+
+def _moved(
+    points: NDArray[np.float64], R: NDArray[np.float64], t: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[..., 3] points times a 3x3 matrix plus a shift, as one flat product: much faster than many small ones."""
+    return (points.reshape(-1, 3) @ R.T + t).reshape(points.shape)
 
 
 def placed(x: float, y: float, z: float, yaw_rad: float = 0.0) -> NDArray[np.float64]:

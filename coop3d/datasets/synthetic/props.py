@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
 from . import mesh, textures
-from .mesh import MeshBuilder, placed, ring
+from .mesh import Mesh, MeshBuilder, placed, ring
 
 
 def _icosphere() -> NDArray[np.float64]:
@@ -32,7 +35,13 @@ def conifer(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: f
     """Tiers of drooping, ragged boughs around a trunk; ``base`` [3] world."""
     T = placed(base[0], base[1], base[2] - 0.3, rng.uniform(0, 6.28))
     bark = np.array([0.5, 0.36, 0.25])
-    b.prism(ring(height * 0.022, 6, T, 0.0), ring(height * 0.012, 6, T, height * 0.5), textures.BARK, bark, period=0.9)
+    b.prism(
+        ring(height * 0.022, 6, T, 0.0),
+        ring(height * 0.012, 6, T, height * 0.5),
+        textures.BARK,
+        bark,
+        period=0.9,
+    )
     tint = np.array([0.16, 0.36, 0.14]) * rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)
     tiers = int(rng.integers(5, 8))
     n = 2 * int(rng.integers(5, 8))
@@ -44,7 +53,9 @@ def conifer(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: f
     ragged = np.where(np.arange(n) % 2 == 0, 1.0, 0.62) * rng.uniform(0.82, 1.15, (tiers, n)) * r
     droop = -0.12 * (ragged - 0.6 * r) + rng.uniform(-0.05, 0.05, (tiers, n)) * r
     turn = np.arange(n) * (2 * np.pi / n) + rng.uniform(0, 1, (tiers, 1))
-    skirt = T[:3, 3] + np.stack([ragged * np.cos(turn), ragged * np.sin(turn), z0 + droop], axis=-1)  # [tiers, n, 3]
+    skirt = T[:3, 3] + np.stack(
+        [ragged * np.cos(turn), ragged * np.sin(turn), z0 + droop], axis=-1
+    )  # [tiers, n, 3]
     nxt = np.roll(skirt, -1, axis=1)
     apex, core = np.broadcast_to(T[:3, 3], skirt.shape).copy(), np.broadcast_to(T[:3, 3], skirt.shape).copy()
     apex[..., 2] += z1
@@ -93,23 +104,79 @@ def bush(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], size: float)
 def _leaves(b: MeshBuilder, tri: NDArray[np.float64], tint, rng: Generator) -> None:
     """Foliage triangles, each textured along its two main directions so that nothing stretches."""
     p, q = (tri[:, 1] - tri[:, 0]).T, (tri[:, 2] - tri[:, 0]).T
-    drop = np.abs([p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]]).argmax(axis=0)
+    drop = np.abs([p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]]).argmax(
+        axis=0
+    )
     keep = np.array([[1, 2], [0, 2], [0, 1]])[drop]  # [n, 2]
-    uv = np.take_along_axis(tri, keep[:, None, :].repeat(3, axis=1), axis=2) / textures.PERIOD_M[textures.FOLIAGE]
+    uv = (
+        np.take_along_axis(tri, keep[:, None, :].repeat(3, axis=1), axis=2)
+        / textures.PERIOD_M[textures.FOLIAGE]
+    )
     bright = rng.uniform(0.8, 1.2, (len(tri), 1))  # uneven tones break up the facets
     b.add(tri, uv, mesh.LEAVES, textures.FOLIAGE, np.clip(tint * bright, 0, 1.2))
 
 
-def lamp_post(b: MeshBuilder, T: NDArray[np.float64], height: float, reach: float, tint) -> None:
-    """A street lamp whose arm points along the local +x."""
+_VARIANTS = 12
+_MODEL_HEIGHT_M = 9.0
+
+
+@dataclass(frozen=True)
+class Plants:
+    """A town's stock of plants, each made once around the origin and then planted many times."""
+
+    conifers: tuple[Mesh, ...]
+    broadleaves: tuple[Mesh, ...]
+    bushes: tuple[Mesh, ...]
+
+    def tree(
+        self, b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: float, needles: float
+    ) -> None:
+        """Plant a tree at ``base`` [3] world; ``needles`` is the probability of a conifer."""
+        kinds = self.conifers if rng.uniform() < needles else self.broadleaves
+        self._plant(b, rng, kinds, base, height / _MODEL_HEIGHT_M)
+
+    def bush(self, b: MeshBuilder, rng: Generator, base: NDArray[np.float64], radius: float) -> None:
+        self._plant(b, rng, self.bushes, base, radius)
+
+    @staticmethod
+    def _plant(b: MeshBuilder, rng: Generator, kinds: tuple[Mesh, ...], base, scale: float) -> None:
+        model = kinds[rng.integers(len(kinds))]
+        b.place(
+            model, placed(base[0], base[1], base[2], rng.uniform(0, 2 * np.pi)), scale, rng.uniform(0.8, 1.2)
+        )
+
+
+def make_plants(rng: Generator) -> Plants:
+    """Draw a town's plants."""
+
+    def stock(grow, size: float, n: int = _VARIANTS) -> tuple[Mesh, ...]:
+        out = []
+        for _ in range(n):
+            b = MeshBuilder()
+            grow(b, rng, np.zeros(3), size)
+            out.append(b.build())
+        return tuple(out)
+
+    return Plants(stock(conifer, _MODEL_HEIGHT_M), stock(broadleaf, _MODEL_HEIGHT_M), stock(bush, 1.0, 6))
+
+
+def lamp_post(b: MeshBuilder, height: float, reach: float, tint) -> None:
+    """A street lamp at the origin whose arm points along +x."""
+    T = np.eye(4)
     b.prism(ring(0.09, 7, T, -0.5), ring(0.055, 7, T, height), textures.METAL, tint)
     b.prism(ring(0.16, 7, T, -0.5), ring(0.14, 7, T, 0.5), textures.METAL, tint)
     b.box(T @ placed(reach / 2, 0, height - 0.1), (reach, 0.12, 0.1), textures.METAL, tint)
-    b.box(T @ placed(reach, 0, height - 0.2), (0.7, 0.26, 0.14), textures.METAL, np.clip(np.asarray(tint) * 1.4, 0, 1))
+    b.box(
+        T @ placed(reach, 0, height - 0.2),
+        (0.7, 0.26, 0.14),
+        textures.METAL,
+        np.clip(np.asarray(tint) * 1.4, 0, 1),
+    )
 
 
-def traffic_light(b: MeshBuilder, T: NDArray[np.float64], reach: float, go: bool) -> None:
-    """A mast facing the local -x, arm along the local +y, two signal heads."""
+def traffic_light(b: MeshBuilder, reach: float, go: bool) -> None:
+    """A mast at the origin facing -x, its arm along y (backwards if ``reach`` is negative), two signal heads."""
+    T = np.eye(4)
     dark = (0.12, 0.12, 0.12)
     b.prism(ring(0.1, 7, T, -0.5), ring(0.07, 7, T, 6.0), textures.METAL, (0.35, 0.36, 0.36))
     b.box(T @ placed(0, reach / 2, 5.7), (0.12, abs(reach), 0.12), textures.METAL, (0.35, 0.36, 0.36))
@@ -119,15 +186,23 @@ def traffic_light(b: MeshBuilder, T: NDArray[np.float64], reach: float, go: bool
         for k, colour in enumerate(((0.1, 1.0, 0.25), (1.0, 0.65, 0.05), (1.0, 0.08, 0.05))):
             on = (k == 0) if go else (k == 2)
             tint = np.array(colour) * (1.3 if on else 0.12)
-            b.box(T @ placed(x - 0.17, y, z + 0.1 + 0.31 * k), (0.05, 0.22, 0.22), textures.METAL, tint, kind=mesh.LAMP)
+            b.box(
+                T @ placed(x - 0.17, y, z + 0.1 + 0.31 * k),
+                (0.05, 0.22, 0.22),
+                textures.METAL,
+                tint,
+                kind=mesh.LAMP,
+            )
 
 
-def barrier(b: MeshBuilder, points: NDArray[np.float64], height: float, thick: float, layer: int, tint) -> None:
+def barrier(
+    b: MeshBuilder, points: NDArray[np.float64], height: float, thick: float, layer: int, tint
+) -> None:
     """A wall or hedge along world points [n, 3] (on the ground), with small piers where it is masonry."""
     period = textures.PERIOD_M[layer]
     kind = mesh.LEAVES if layer == textures.HEDGE else mesh.PLAIN
     run = 0.0
-    for p, q in zip(points[:-1], points[1:], strict=True):
+    for p, q in itertools.pairwise(points):
         d = q[:2] - p[:2]
         length = float(np.hypot(*d))
         if length < 1e-6:
@@ -141,7 +216,8 @@ def barrier(b: MeshBuilder, points: NDArray[np.float64], height: float, thick: f
             u0 = (run if k % 2 == 0 else 0.0) / period
             uv = [[u0, 0.6 / period], [u0 + long / period, 0.6 / period],
                   [u0 + long / period, -height / period], [u0, -height / period]]  # fmt: skip
-            b.quad([ringed[m] + down, ringed[n] + down, ringed[n] + up, ringed[m] + up], uv, kind, layer, tint)
+            corners = np.stack([ringed[m] + down, ringed[n] + down, ringed[n] + up, ringed[m] + up])
+            b.quad(corners, uv, kind, layer, tint)
         lid = ringed + up
         b.quad(lid, [[0, 0], [length / period, 0], [length / period, thick], [0, thick]], kind, layer,
                np.clip(np.asarray(tint) * 1.1, 0, 1.4))  # fmt: skip

@@ -48,26 +48,38 @@ class Scenario:
         first_tick: simulator tick of the first instant; each further instant is two ticks later.
     """
 
-    def __init__(self, town: Town, light: Light, drivers: list[Driver], agents: list[int], frames: int, first_tick: int):
-        self.town, self.light, self.agents, self.frames, self.first_tick = town, light, agents, frames, first_tick
+    def __init__(
+        self, town: Town, light: Light, drivers: list[Driver], agents: list[int], frames: int, first_tick: int
+    ):
+        self.town, self.light, self.agents, self.frames, self.first_tick = (
+            town,
+            light,
+            agents,
+            frames,
+            first_tick,
+        )
         self.light_numbers = shading.pack_light(light)
         self._drivers = {d.id: d for d in drivers}
         self._poses = {d.id: drive_poses(town.layout, d) for d in drivers}  # [F + 1, 4, 4] each
         self._parked = {
-            c.id: VehicleState(c.id, ground_pose(town.layout, *c.street, c.across, c.along, c.forward), c.body, 0.0)
+            c.id: VehicleState(
+                c.id, ground_pose(town.layout, *c.street, c.across, c.along, c.forward), c.body, 0.0
+            )
             for c in town.parked
         }
         cars = [v.body.mesh.transformed(v.T_world_vehicle).owned_by(v.id) for v in self._parked.values()]
         static = mesh.concatenate([town.mesh, *cars])
         self.static = build_bvh(static.triangles)
         static = static.reordered(self.static.order)
-        focus = np.mean([self._poses[i][frames // 2, :3, 3] for i in agents], axis=0)
-        self.shade_origin = np.round(focus)
+        places = np.stack([self._poses[i][frames // 2, :3, 3] for i in agents])
+        self.shade_origin: NDArray[np.float64] = np.round(places.mean(axis=0))
         self.shadows = ShadowMap(static.triangles, self.shade_origin[:2], light.sun_direction)
         # The moving part has the same size at every instant: reserve its place behind the static part once.
         n_static, n_moving = len(static), sum(len(d.body.mesh) for d in drivers)
         surface = shading.make_surface(static, self.shade_origin)
-        self._surface = shading.Surface(*(_extended(getattr(surface, f.name), n_moving) for f in fields(surface)))
+        self._surface = shading.Surface(
+            *(_extended(getattr(surface, f.name), n_moving) for f in fields(surface))
+        )
         self._owner = _extended(static.owner, n_moving)
         self._n_static = n_static
         self._current: Instant | None = None
@@ -98,7 +110,9 @@ class Scenario:
             self._current = Instant(self, frame)
         return self._current
 
-    def trace(self, origins: ArrayLike, directions: ArrayLike, frame: int = 0, exclude: int | None = None) -> Hits:
+    def trace(
+        self, origins: ArrayLike, directions: ArrayLike, frame: int = 0, exclude: int | None = None
+    ) -> Hits:
         """Intersect arbitrary rays with the world, independently of the renderer's packets.
 
         Args:
@@ -148,7 +162,10 @@ class Instant:
         t, triangle = np.full(len(d), FAR), np.full(len(d), -1, np.int64)
         skip = _NOBODY if exclude is None else exclude
         n = self.scenario._n_static
-        for bvh, owner, start in ((self.scenario.static, self.owner[:n], 0), (self.moving, self.owner[n:], n)):
+        for bvh, owner, start in (
+            (self.scenario.static, self.owner[:n], 0),
+            (self.moving, self.owner[n:], n),
+        ):
             _trace(bvh, owner, o, d, skip, t, triangle, start)
         hit = triangle >= 0
         return Hits(np.where(hit, t, np.inf), np.where(hit, self.owner[triangle], mesh.NO_OWNER), triangle)
@@ -171,7 +188,12 @@ _VEHICLE_SHARES = np.array([33, 22, 6, 4, 1, 2], np.float64)
 
 
 def build_scenario(
-    seed: int = 0, split: str = "train", index: int = 0, *, frames: int = 10, vehicles: tuple[int, int] = (2, 4)
+    seed: int = 0,
+    split: str = "train",
+    index: int = 0,
+    *,
+    frames: int = 10,
+    vehicles: tuple[int, int] = (2, 4),
 ) -> Scenario:
     """Scenario ``index`` of ``split``, in memory.
 

@@ -33,6 +33,7 @@ HORIZONTAL_FOV_DEG = 100.0
 LIDAR_BEAMS, LIDAR_LOW_DEG, LIDAR_HIGH_DEG = 64, -25.0, 5.0
 LIDAR_RANGE_M, LIDAR_NOISE_M = 120.0, 0.02
 _VIGNETTE = 0.22
+_DISPLAY = shading.display_table()
 
 
 def T_vehicle_camera(camera: int) -> NDArray[np.float64]:
@@ -78,7 +79,11 @@ def render_depth(
 
 
 def render_camera(
-    instant: Instant, T_world_camera: NDArray[np.float64], image_size: tuple[int, int], exclude: int, gain: float = 1.0
+    instant: Instant,
+    T_world_camera: NDArray[np.float64],
+    image_size: tuple[int, int],
+    exclude: int,
+    gain: float = 1.0,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Photograph and depth of one camera.
 
@@ -94,7 +99,7 @@ def render_camera(
         float(intrinsic(image_size)[0, 0]), surface.normal, surface.uv_map, surface.kind, surface.layer, surface.tint,
         surface.tag, world.town.atlas.texels, world.town.atlas.offset, world.light_numbers, instant.shadow_height,
         world.shadows.origin, world.shadows.shear, world.shade_origin, float(gain), _VIGNETTE,
-        shading.display_gamma(), bgr,
+        _DISPLAY, bgr,
     )  # fmt: skip
     return bgr, np.where(hit >= 0, z_m, 0.0).astype(np.float32)
 
@@ -104,7 +109,9 @@ def lidar_directions(points_per_beam: int) -> NDArray[np.float64]:
     elevation = np.radians(np.linspace(LIDAR_LOW_DEG, LIDAR_HIGH_DEG, LIDAR_BEAMS))[:, None]
     azimuth = (np.arange(points_per_beam) + 0.5)[None] * (2 * np.pi / points_per_beam) - np.pi
     flat = np.cos(elevation)
-    return np.stack(np.broadcast_arrays(flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)), axis=-1)
+    return np.stack(
+        np.broadcast_arrays(flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation)), axis=-1
+    )
 
 
 def scan_lidar(
@@ -135,7 +142,22 @@ def scan_lidar(
 
 @njit(cache=True)
 def _trace_image(
-    origin, R, focal, bounds, first, count, tris, bounds2, first2, count2, tris2, owner, owner2, exclude, z_m, hit
+    origin,
+    R,
+    focal,
+    bounds,
+    first,
+    count,
+    tris,
+    bounds2,
+    first2,
+    count2,
+    tris2,
+    owner,
+    owner2,
+    exclude,
+    z_m,
+    hit,
 ):
     H, W = hit.shape
     dx, dy, dz = np.empty(PACKET), np.empty(PACKET), np.empty(PACKET)
@@ -152,7 +174,9 @@ def _trace_image(
                 inv_t[k], number[k] = 0.0, -1
             trace_packet(origin, dx, dy, dz, bounds2, first2, count2, tris2, owner2, exclude, inv_t, number,
                          tris.shape[0], stack, near)  # fmt: skip
-            trace_packet(origin, dx, dy, dz, bounds, first, count, tris, owner, exclude, inv_t, number, 0, stack, near)
+            trace_packet(
+                origin, dx, dy, dz, bounds, first, count, tris, owner, exclude, inv_t, number, 0, stack, near
+            )
             for k in range(PACKET):
                 n = number[k]
                 hit[y + (k >> 3), x + (k & 7)] = n
@@ -161,7 +185,21 @@ def _trace_image(
 
 @njit(cache=True)
 def _trace_grid(
-    origin, directions, bounds, first, count, tris, bounds2, first2, count2, tris2, owner, owner2, exclude, t, hit
+    origin,
+    directions,
+    bounds,
+    first,
+    count,
+    tris,
+    bounds2,
+    first2,
+    count2,
+    tris2,
+    owner,
+    owner2,
+    exclude,
+    t,
+    hit,
 ):
     """Like :func:`_trace_image` for any [rows, columns, 3] grid of directions whose sides are multiples of 8."""
     H, W = hit.shape
@@ -176,7 +214,9 @@ def _trace_grid(
                 inv_t[k], number[k] = 0.0, -1
             trace_packet(origin, dx, dy, dz, bounds2, first2, count2, tris2, owner2, exclude, inv_t, number,
                          tris.shape[0], stack, near)  # fmt: skip
-            trace_packet(origin, dx, dy, dz, bounds, first, count, tris, owner, exclude, inv_t, number, 0, stack, near)
+            trace_packet(
+                origin, dx, dy, dz, bounds, first, count, tris, owner, exclude, inv_t, number, 0, stack, near
+            )
             for k in range(PACKET):
                 n = number[k]
                 hit[y + (k >> 3), x + (k & 7)] = n

@@ -21,7 +21,8 @@ _SIZE, _LEVELS, _LAYERS = textures.SIZE, textures.LEVELS, textures.N_LAYERS
 _ROAD, _ZEBRA, _STOP, _FACADE = mesh.ROAD, mesh.ZEBRA, mesh.STOP_LINE, mesh.FACADE
 _PAINTWORK, _GLASS, _LAMP, _GROUND, _LEAVES = mesh.PAINTWORK, mesh.GLASS, mesh.LAMP, mesh.GROUND, mesh.LEAVES
 _CLOUDS, _PLASTER, _PAVING = textures.CLOUDS, textures.PLASTER, textures.PAVING
-_GAMMA = np.clip(255.0 * np.linspace(0, 1, 4097) ** (1 / 2.2) + 0.5, 0, 255).astype(np.uint8)
+_TABLE_MAX = (1 << 14) - 1
+_TABLE_SCALE = _TABLE_MAX / 4.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Surface:
     """Per-triangle shading data, in the tracer's order."""
 
     normal: NDArray[np.float32]  # [N, 3] unit, outward
-    uv_map: NDArray[np.float64]  # [N, 8]: u = m[0:3] . p + m[3], v = m[4:7] . p + m[7], p relative to the shade origin
+    uv_map: NDArray[
+        np.float64
+    ]  # [N, 8]: u = m[0:3] . p + m[3], v = m[4:7] . p + m[7], p relative to the shade origin
     kind: NDArray[np.int32]
     layer: NDArray[np.int32]
     tint: NDArray[np.float32]
@@ -38,20 +41,39 @@ class Surface:
 
 def make_surface(m: mesh.Mesh, shade_origin: NDArray[np.float64]) -> Surface:
     """Precompute the affine map from points near ``shade_origin`` [3] to texture coordinates, per triangle."""
-    p = m.triangles - shade_origin
-    e1, e2 = p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]
-    n = np.cross(e1, e2)
-    area2 = np.maximum((n * n).sum(axis=1, keepdims=True), 1e-20)
-    # Gradients of the barycentric coordinates of vertices 1 and 2 within the plane.
-    g1, g2 = np.cross(e2, n) / area2, np.cross(n, e1) / area2
-    d1, d2 = m.uv[:, 1] - m.uv[:, 0], m.uv[:, 2] - m.uv[:, 0]  # [N, 2]
-    uv_map = np.empty((len(m), 8))
-    for k in range(2):
-        grad = d1[:, k : k + 1] * g1 + d2[:, k : k + 1] * g2
-        uv_map[:, 4 * k : 4 * k + 3] = grad
-        uv_map[:, 4 * k + 3] = m.uv[:, 0, k] - (grad * p[:, 0]).sum(axis=1)
-    normal = (n / np.sqrt(area2)).astype(np.float32)
+    normal, uv_map = _affine_maps(m.triangles, m.uv, shade_origin)
     return Surface(normal, uv_map, m.kind, m.layer, m.tint, m.tag)
+
+
+@njit(cache=True)
+def _affine_maps(tris, uv, origin):
+    n = tris.shape[0]
+    normal, uv_map = np.empty((n, 3), np.float32), np.empty((n, 8))
+    for i in range(n):
+        ax, ay, az = tris[i, 0, 0] - origin[0], tris[i, 0, 1] - origin[1], tris[i, 0, 2] - origin[2]
+        px, py, pz = (
+            tris[i, 1, 0] - tris[i, 0, 0],
+            tris[i, 1, 1] - tris[i, 0, 1],
+            tris[i, 1, 2] - tris[i, 0, 2],
+        )
+        qx, qy, qz = (
+            tris[i, 2, 0] - tris[i, 0, 0],
+            tris[i, 2, 1] - tris[i, 0, 1],
+            tris[i, 2, 2] - tris[i, 0, 2],
+        )
+        nx, ny, nz = py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx
+        area2 = max(nx * nx + ny * ny + nz * nz, 1e-20)
+        inv, root = 1.0 / area2, 1.0 / np.sqrt(area2)
+        normal[i, 0], normal[i, 1], normal[i, 2] = nx * root, ny * root, nz * root
+        # Gradients of the barycentric coordinates of vertices 1 and 2 within the plane.
+        gx, gy, gz = (qy * nz - qz * ny) * inv, (qz * nx - qx * nz) * inv, (qx * ny - qy * nx) * inv
+        hx, hy, hz = (ny * pz - nz * py) * inv, (nz * px - nx * pz) * inv, (nx * py - ny * px) * inv
+        for k in range(2):
+            d1, d2 = uv[i, 1, k] - uv[i, 0, k], uv[i, 2, k] - uv[i, 0, k]
+            mx, my, mz = d1 * gx + d2 * hx, d1 * gy + d2 * hy, d1 * gz + d2 * hz
+            uv_map[i, 4 * k], uv_map[i, 4 * k + 1], uv_map[i, 4 * k + 2] = mx, my, mz
+            uv_map[i, 4 * k + 3] = uv[i, 0, k] - (mx * ax + my * ay + mz * az)
+    return normal, uv_map
 
 
 def pack_light(light: Light) -> NDArray[np.float64]:
@@ -89,8 +111,18 @@ def _sample(texels, offset, layer, u, v, footprint):
     w00, w01, w10, w11 = (1 - fx) * (1 - fy) * s, fx * (1 - fy) * s, (1 - fx) * fy * s, fx * fy * s
     c00, c01, c10, c11 = texels[p + x0], texels[p + x1], texels[q + x0], texels[q + x1]
     r = (c00 & 255) * w00 + (c01 & 255) * w01 + (c10 & 255) * w10 + (c11 & 255) * w11
-    g = ((c00 >> 8) & 255) * w00 + ((c01 >> 8) & 255) * w01 + ((c10 >> 8) & 255) * w10 + ((c11 >> 8) & 255) * w11
-    b = ((c00 >> 16) & 255) * w00 + ((c01 >> 16) & 255) * w01 + ((c10 >> 16) & 255) * w10 + ((c11 >> 16) & 255) * w11
+    g = (
+        ((c00 >> 8) & 255) * w00
+        + ((c01 >> 8) & 255) * w01
+        + ((c10 >> 8) & 255) * w10
+        + ((c11 >> 8) & 255) * w11
+    )
+    b = (
+        ((c00 >> 16) & 255) * w00
+        + ((c01 >> 16) & 255) * w01
+        + ((c10 >> 16) & 255) * w10
+        + ((c11 >> 16) & 255) * w11
+    )
     a = (c00 >> 24) * w00 + (c01 >> 24) * w01 + (c10 >> 24) * w10 + (c11 >> 24) * w11
     return r, g, b, a
 
@@ -211,17 +243,10 @@ def _sky(dx, dy, dz, light, texels, offset, clouds):
     return r + glow * light[3] * 0.5, g + glow * light[4] * 0.5, b + glow * light[5] * 0.4
 
 
-@njit(cache=True, inline="always")
-def _tone(x):
-    """Film-like response: a little contrast in the shadows, a soft shoulder (Narkowicz's fit of ACES)."""
-    x = x * 0.72
-    return x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)
-
-
 @njit(cache=True, fastmath=_FAST)
 def shade(
     z_m, hit, R, position, focal, normal, uv_map, kind, layer, tint, tag, texels, offset, light, shadow_height,
-    shadow_origin, shadow_shear, shade_origin, gain, vignette, gamma, out,
+    shadow_origin, shadow_shear, shade_origin, gain, vignette, display, out,
 ):  # fmt: skip
     """Fill ``out`` [H, W, 3] uint8 BGR from planar depth ``z_m`` [H, W] and triangle numbers ``hit`` [H, W].
 
@@ -230,7 +255,11 @@ def shade(
     H, W = hit.shape
     inv_f = 1.0 / focal
     lx, ly, lz = light[0], light[1], light[2]
-    rel_x, rel_y, rel_z = position[0] - shade_origin[0], position[1] - shade_origin[1], position[2] - shade_origin[2]
+    rel_x, rel_y, rel_z = (
+        position[0] - shade_origin[0],
+        position[1] - shade_origin[1],
+        position[2] - shade_origin[2],
+    )
     expose = light[22] * gain
     for i in range(H):
         b_ = -(i + 0.5 - 0.5 * H) * inv_f
@@ -266,7 +295,7 @@ def shade(
                 what, lay = kind[t], layer[t]
                 tr, tg, tb = float(tint[t, 0]), float(tint[t, 1]), float(tint[t, 2])
                 shine, emit = 0.0, 0.0
-                if what == _ROAD or what == _ZEBRA or what == _STOP:
+                if what in (_ROAD, _ZEBRA, _STOP):
                     gx, gy = px * 0.55, py * 0.55
                     foot = 0.55 * np.sqrt(np.sqrt((rx * rx + ry * ry) * (wx * wx + wy * wy))) + 1e-5
                     r, g, b, _ = _sample(texels, offset, lay, gx, gy, foot)
@@ -376,12 +405,13 @@ def shade(
                 r += (light[15] * 0.9 - r) * haze
                 g += (light[16] * 0.9 - g) * haze
                 b += (light[17] * 0.9 - b) * haze
-            r, g, b = _tone(r * fall), _tone(g * fall), _tone(b * fall)
-            out[i, j, 0] = gamma[min(4096, max(0, np.int64(b * 4096.0)))]
-            out[i, j, 1] = gamma[min(4096, max(0, np.int64(g * 4096.0)))]
-            out[i, j, 2] = gamma[min(4096, max(0, np.int64(r * 4096.0)))]
+            out[i, j, 0] = display[min(_TABLE_MAX, max(0, np.int64(b * fall * _TABLE_SCALE)))]
+            out[i, j, 1] = display[min(_TABLE_MAX, max(0, np.int64(g * fall * _TABLE_SCALE)))]
+            out[i, j, 2] = display[min(_TABLE_MAX, max(0, np.int64(r * fall * _TABLE_SCALE)))]
 
 
-def display_gamma() -> NDArray[np.uint8]:
-    """[4097] table from linear 0..1 to display values."""
-    return _GAMMA
+def display_table() -> NDArray[np.uint8]:
+    """Scene radiance 0 .. 4 to display values: a film-like curve (Narkowicz's fit of ACES), then gamma 2.2."""
+    x = 0.72 * np.arange(_TABLE_MAX + 1) / _TABLE_SCALE
+    film = x * (2.51 * x + 0.03) / (x * (2.43 * x + 0.59) + 0.14)
+    return np.clip(255.0 * np.clip(film, 0, 1) ** (1 / 2.2) + 0.5, 0, 255).astype(np.uint8)

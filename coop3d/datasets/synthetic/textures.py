@@ -38,25 +38,32 @@ _SHUTTERS = (
 
 @dataclass(frozen=True)
 class Atlas:
-    """All textures of a town, one uint32 (0xAABBGGRR) a texel; level ``l`` of layer ``i`` from ``offset[l] + i side^2``."""
+    """All textures of a town; level ``l`` of layer ``i`` begins at ``offset[l] + i * side**2``."""
 
-    texels: NDArray[np.uint32]  # [total]
+    texels: NDArray[np.uint32]  # [total] 0xAABBGGRR
     offset: NDArray[np.int64]  # [LEVELS]
 
 
 def make_atlas(rng: Generator) -> Atlas:
     """Draw the textures of one town."""
-    layers = np.stack([_layer(i, rng) for i in range(N_LAYERS)])  # [L, S, S, 4] float32 in 0..1
+    chains = [_mip_chain(_layer(i, rng)) for i in range(N_LAYERS)]
     parts, offset, start = [], [], 0
-    for _ in range(LEVELS):
-        texels = np.clip(layers * 255.0 + 0.5, 0, 255).astype(np.uint8).reshape(-1, 4)
-        parts.append(texels)
+    for level in range(LEVELS):
+        parts += [chain[level] for chain in chains]
         offset.append(start)
-        start += len(texels)
-        if layers.shape[1] > 1:
-            s = layers.shape[1] // 2
-            layers = layers.reshape(N_LAYERS, s, 2, s, 2, 4).mean(axis=(2, 4))
+        start += N_LAYERS * (SIZE >> level) ** 2
     return Atlas(np.concatenate(parts).view("<u4").ravel(), np.array(offset, dtype=np.int64))
+
+
+def _mip_chain(tex: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
+    """[S, S, 4] in 0..1 -> [side^2, 4] uint8 for sides S, S/2, ... 1."""
+    out = []
+    for level in range(LEVELS):
+        side = SIZE >> level
+        if level:
+            tex = cv2.resize(tex, (side, side), interpolation=cv2.INTER_AREA)
+        out.append(cv2.convertScaleAbs(np.clip(tex, 0.0, 1.0), alpha=255.0).reshape(-1, 4))
+    return out
 
 
 def _noise(rng: Generator, octaves: tuple[int, ...], gain: float = 0.6) -> NDArray[np.float32]:
@@ -120,7 +127,7 @@ def _layer(i: int, rng: Generator) -> NDArray[np.float32]:
     if i == PLASTER:
         return _flat([0.66, 0.65, 0.63], _noise(rng, (3, 8, 32, 128), 0.7), 0.07)
     if i == ROOF:
-        y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
+        y, _x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
         tone, _ = _bricks(rng, 8, 12, 0.1, 0.12)
         tex = _flat([0.6, 0.58, 0.57], fine, 0.08)
         tex[..., :3] *= (tone * (0.65 + 0.5 * ((y * 8) % 1.0)))[..., None]
@@ -230,7 +237,9 @@ def _sign(rng: Generator) -> NDArray[np.float32]:
             q = (x + int(rng.choice([0, w])), int(rng.choice([top, (top + base) // 2, base])))
             cv2.line(canvas, p, q, 255, thick)
         if rng.uniform() < 0.5:
-            cv2.ellipse(canvas, (x + w // 2, (top + base) // 2), (w // 2, (base - top) // 2), 0, 0, 360, 255, thick)
+            cv2.ellipse(
+                canvas, (x + w // 2, (top + base) // 2), (w // 2, (base - top) // 2), 0, 0, 360, 255, thick
+            )
         x += w + int(rng.integers(10, 22))
     ink = rng.uniform(0.0, 1.0, 3) if rng.uniform() < 0.4 else np.full(3, 0.95)
     mask = canvas[..., None] / 255.0

@@ -9,10 +9,18 @@ from numpy.random import Generator
 
 from . import buildings, props, textures
 from .layout import OUTSKIRTS_M, PARKING_M, Layout, Street, build_ground, make_layout
-from .mesh import NO_OWNER, Mesh, MeshBuilder, concatenate, placed
+from .mesh import Mesh, MeshBuilder, placed
 from .vehicles import Body, make_body
 
 FIRST_PARKED_ID = 100
+
+
+@dataclass(frozen=True)
+class Flora:
+    """What grows in a town, and the share of conifers."""
+
+    plants: props.Plants
+    needles: float
 
 
 @dataclass(frozen=True)
@@ -47,16 +55,16 @@ def make_town(rng: Generator) -> Town:
     lawn = np.isin(pick, (2, 3)) | (rng.uniform(size=(5, 5)) < 0.2)
     lawn[[0, -1]] = lawn[:, [0, -1]] = True
     build_ground(layout, b, lawn)
-    needles = rng.uniform(0.1, 0.9)  # share of conifers
+    flora = Flora(props.make_plants(rng), rng.uniform(0.1, 0.9))
     for i in range(5):
         for j in range(5):
-            _block(b, rng, layout, i, j, styles[pick[i, j]], bool(lawn[i, j]), needles)
+            _block(b, rng, layout, i, j, styles[pick[i, j]], bool(lawn[i, j]), flora)
     for axis in range(2):
         for k in range(len(layout.axes[axis])):
-            _street_furniture(b, rng, layout, axis, k, green, needles)
-    _forest(b, rng, layout, needles)
+            _street_furniture(b, rng, layout, axis, k, green, flora)
+    _forest(b, rng, layout, flora)
     parked = _park_cars(rng, layout)
-    return Town(layout, concatenate([b.build(NO_OWNER)]), textures.make_atlas(rng), parked, green)
+    return Town(layout, b.build(), textures.make_atlas(rng), parked, green)
 
 
 def _block_rect(layout: Layout, i: int, j: int) -> tuple[float, float, float, float]:
@@ -64,13 +72,19 @@ def _block_rect(layout: Layout, i: int, j: int) -> tuple[float, float, float, fl
     out = []
     for axis, k in ((0, i), (1, j)):
         streets = layout.axes[axis]
-        lo = streets[k - 1].center + streets[k - 1].half_total if k > 0 else streets[0].center - streets[0].half_total - 45
+        lo = (
+            streets[k - 1].center + streets[k - 1].half_total
+            if k > 0
+            else streets[0].center - streets[0].half_total - 45
+        )
         hi = streets[k].center - streets[k].half_total if k < len(streets) else lo + 45
         out += [lo, hi]
-    return tuple(out)
+    return out[0], out[1], out[2], out[3]
 
 
-def _block(b, rng: Generator, layout: Layout, i, j, style: buildings.Character, lawn: bool, needles: float) -> None:
+def _block(
+    b, rng: Generator, layout: Layout, i, j, style: buildings.Character, lawn: bool, flora: Flora
+) -> None:
     """Houses along the four sides of a block, trees in its middle."""
     a0, a1, b0, b1 = _block_rect(layout, i, j)
     deepest = 0.0
@@ -79,10 +93,10 @@ def _block(b, rng: Generator, layout: Layout, i, j, style: buildings.Character, 
              (1, j - 1, (0.0, -1.0), a0, a1), (1, j, (0.0, 1.0), a0, a1)]  # fmt: skip
     room = 0.5 * min(a1 - a0, b1 - b0) - 1.0
     for axis, street, facing, start, stop in sides:
-        exists = 0 <= street < len(layout.axes[axis]) and layout.segment_is_open(axis, street, 0.5 * (start + stop))
+        exists = 0 <= street < len(layout.axes[axis]) and layout.segment_is_open(
+            axis, street, 0.5 * (start + stop)
+        )
         edge = {(-1.0, 0.0): a0, (1.0, 0.0): a1, (0.0, -1.0): b0, (0.0, 1.0): b1}[facing]
-        inward = -np.array(facing)
-        tangent = np.abs(inward[::-1])
         corner = min(room, 17.0) if axis == 1 else 0.6  # houses of the other sides own the corners
         here = start + corner
         fence_from = start + 0.5
@@ -94,7 +108,6 @@ def _block(b, rng: Generator, layout: Layout, i, j, style: buildings.Character, 
                 break
             if rng.uniform() < style.filled:
                 middle = here + width / 2
-                center = tangent * middle + np.abs(facing) * (edge + inward * (setback + depth / 2)).sum() * 1.0
                 center = _on_side(facing, edge, middle, setback + depth / 2)
                 buildings.build_house(b, rng, layout, center, facing, (width - 0.2, depth), style)
                 deepest = max(deepest, setback + depth)
@@ -108,16 +121,16 @@ def _block(b, rng: Generator, layout: Layout, i, j, style: buildings.Character, 
     inner = min(deepest + 2.5, room)
     for _ in range(n_trees):
         ab = np.array([rng.uniform(a0 + inner, a1 - inner), rng.uniform(b0 + inner, b1 - inner)])
-        _tree(b, rng, layout, ab, needles, 0.0)
+        _tree(b, rng, layout, ab, flora, 0.0)
     if style in (buildings.SUBURB, buildings.PARK):  # gardens in front of the houses
-        for axis, street, facing, start, stop in sides:
+        for _, _, facing, start, stop in sides:
             edge = {(-1.0, 0.0): a0, (1.0, 0.0): a1, (0.0, -1.0): b0, (0.0, 1.0): b1}[facing]
             for _ in range(int(rng.integers(1, 5))):
                 ab = _on_side(facing, edge, rng.uniform(start + 2, stop - 2), rng.uniform(1.4, 3.0))
                 if rng.uniform() < 0.5:
-                    props.bush(b, rng, layout.ground(ab, 0.3), rng.uniform(0.5, 1.1))
+                    flora.plants.bush(b, rng, layout.ground(ab, 0.3), rng.uniform(0.5, 1.1))
                 else:
-                    _tree(b, rng, layout, ab, needles, -3.0)
+                    _tree(b, rng, layout, ab, flora, -3.0)
 
 
 def _on_side(facing, edge: float, along: float, inward: float) -> np.ndarray:
@@ -145,21 +158,26 @@ def _fence(b, rng: Generator, layout: Layout, facing, edge: float, start: float,
         here = end + rng.uniform(1.5, 5.0)
 
 
-def _tree(b, rng: Generator, layout: Layout, ab, needles: float, grow: float) -> None:
-    base = layout.ground(ab, 0.0)
-    if rng.uniform() < needles:
-        props.conifer(b, rng, base, max(3.0, rng.uniform(7.0, 15.0) + grow))
-    else:
-        props.broadleaf(b, rng, base, max(3.0, rng.uniform(5.5, 10.5) + grow))
+def _tree(
+    b, rng: Generator, layout: Layout, ab, flora: Flora, grow: float, needles: float | None = None
+) -> None:
+    """A tree at a plan point, ``grow`` metres taller than usual."""
+    height = max(3.0, rng.uniform(6.0, 12.5) + grow)
+    flora.plants.tree(b, rng, layout.ground(ab, 0.0), height, flora.needles if needles is None else needles)
 
 
-def _street_furniture(b, rng: Generator, layout: Layout, axis: int, k: int, green: int, needles: float) -> None:
+def _street_furniture(b, rng: Generator, layout: Layout, axis: int, k: int, green: int, flora: Flora) -> None:
     """Lamps, trees and bins on both sidewalks of a street, traffic lights at its crossings."""
     street = layout.axes[axis][k]
     others = layout.axes[1 - axis]
     tint = rng.uniform(0.15, 0.6) * np.ones(3)
     height, spacing = rng.uniform(5.5, 9.0), rng.uniform(19.0, 32.0)
     planted = rng.uniform() < 0.6 and street.sidewalk > 2.8
+    lamp_builder, signal_builder = MeshBuilder(), MeshBuilder()
+    props.lamp_post(lamp_builder, height, 1.8, tint)
+    # A signal's +y is the driver's right, so the arm that reaches over the road points to -y.
+    props.traffic_light(signal_builder, -(street.half_road - 1.0), axis == green)
+    lamp, signal = lamp_builder.build(), signal_builder.build()
     for side in (-1, 1):
         along = -layout.edge + 40.0 + rng.uniform(0, spacing)
         while along < layout.edge - 40.0:
@@ -169,13 +187,21 @@ def _street_furniture(b, rng: Generator, layout: Layout, axis: int, k: int, gree
                 inward = layout.street_point(axis, k, side * (street.half_road - 1.0), along) - ab
                 yaw = layout.heading(ab, inward / np.linalg.norm(inward))
                 x, y, z = layout.ground(ab, 0.0)
-                props.lamp_post(b, placed(x, y, z, yaw), height, 1.8, tint)
+                b.place(lamp, placed(x, y, z, yaw))
                 if planted:
                     ab = layout.street_point(axis, k, side * (street.half_road + 0.9), along + spacing / 2)
                     if min(abs(along + spacing / 2 - o.center) - o.half_total for o in others) > 4.0:
-                        _tree(b, rng, layout, ab, needles * 0.3, -2.0)
+                        _tree(b, rng, layout, ab, flora, -2.0, flora.needles * 0.3)
                 if rng.uniform() < 0.4:
-                    _bin(b, rng, layout, axis, k, side * (street.half_total - 0.5), along + rng.uniform(1.5, 6.0))
+                    _bin(
+                        b,
+                        rng,
+                        layout,
+                        axis,
+                        k,
+                        side * (street.half_total - 0.5),
+                        along + rng.uniform(1.5, 6.0),
+                    )
             along += spacing * rng.uniform(0.9, 1.1)
     for other in others:
         for side in (-1, 1):  # the signal of traffic that approaches from the other side of the crossing
@@ -185,9 +211,7 @@ def _street_furniture(b, rng: Generator, layout: Layout, axis: int, k: int, gree
             ab = layout.street_point(axis, k, side * (street.half_road + 0.6), along)
             ahead = layout.street_point(axis, k, 0.0, along + side) - layout.street_point(axis, k, 0.0, along)
             x, y, z = layout.ground(ab, 0.0)
-            T = placed(x, y, z, layout.heading(ab, ahead))
-            # Local +y is the driver's right, so the arm that reaches over the road points to -y.
-            props.traffic_light(b, T, -(street.half_road - 1.0), axis == green)
+            b.place(signal, placed(x, y, z, layout.heading(ab, ahead)))
 
 
 def _bin(b, rng: Generator, layout: Layout, axis, k, across, along) -> None:
@@ -197,7 +221,7 @@ def _bin(b, rng: Generator, layout: Layout, axis, k, across, along) -> None:
     b.box(placed(x, y, z, rng.uniform(0, 6.28)), size, textures.METAL, rng.uniform(0.05, 0.9, 3))
 
 
-def _forest(b, rng: Generator, layout: Layout, needles: float) -> None:
+def _forest(b, rng: Generator, layout: Layout, flora: Flora) -> None:
     """Woods on the outskirts, clear of the roads that leave the town."""
     n = int(rng.integers(90, 190))
     inner = layout.edge - OUTSKIRTS_M
@@ -208,7 +232,7 @@ def _forest(b, rng: Generator, layout: Layout, needles: float) -> None:
             continue
         if any(abs(ab[axis] - s.center) < s.half_total + 4.0 for axis in range(2) for s in layout.axes[axis]):
             continue
-        _tree(b, rng, layout, ab, needles, 2.0)
+        _tree(b, rng, layout, ab, flora, 2.0)
         placed_trees += 1
 
 
@@ -221,7 +245,9 @@ def _park_cars(rng: Generator, layout: Layout) -> tuple[ParkedCar, ...]:
                 continue
             density = rng.uniform(0.2, 0.75)
             for side in (-1, 1):
-                parked += _park_along(rng, layout, axis, k, street, side, density, FIRST_PARKED_ID + len(parked))
+                parked += _park_along(
+                    rng, layout, axis, k, street, side, density, FIRST_PARKED_ID + len(parked)
+                )
     return tuple(parked)
 
 

@@ -43,8 +43,10 @@ class Driver:
     sway: NDArray[np.float64]  # [3] small constant roll, pitch (rad) and sideways offset (m)
 
 
-def ground_pose(layout: Layout, axis, street, across, along, forward, sway=(0.0, 0.0, 0.0)) -> NDArray[np.float64]:
-    """[..., 4, 4] ``T_world_vehicle`` (UE axes) of a car standing on the terrain at a street's (across, along [...])."""
+def ground_pose(
+    layout: Layout, axis, street, across, along, forward, sway=(0.0, 0.0, 0.0)
+) -> NDArray[np.float64]:
+    """[..., 4, 4] ``T_world_vehicle`` (UE axes) of a car on the terrain at a street's (across, along [...])."""
     along = np.asarray(along, np.float64)
     ends = layout.to_world(layout.street_point(axis, street, across + forward * sway[2],
                                                along[..., None] + forward * np.array([0.0, 0.5, -0.5])))  # fmt: skip
@@ -149,7 +151,7 @@ def _place_connected(rng: Generator, town: Town, n: int) -> list[_Car]:
         at = _plan_xy(layout, lane, mid)
         dist = [np.hypot(*(at - _plan_xy(layout, c.lane, c.mid))) for c in cars]
         same = [abs(mid - c.mid) for c in cars if c.lane == lane]
-        if 5.0 < min(dist) and np.hypot(*(at - here)) < 60.0 and min(same, default=99.0) > 9.0:
+        if min(dist) > 5.0 and np.hypot(*(at - here)) < 60.0 and min(same, default=99.0) > 9.0:
             cars.append(_Car(lane, mid, make_body(rng, True), True))
         wish = min(wish * 1.03, 3.0)
     return cars
@@ -186,7 +188,7 @@ def _place_background(rng: Generator, layout: Layout, taken: list[_Car]) -> list
 
 def _drive(rng: Generator, town: Town, lane: Lane, queue: list[_Car], frames: int):
     """Intelligent-driver model along one lane, leaders first. Returns [cars, F + 1] distances and speeds."""
-    n, steps = len(queue), int(round(FRAME_S / _STEP_S))
+    n, steps = len(queue), round(FRAME_S / _STEP_S)
     green = lane.axis == town.green_axis
     wanted = rng.uniform(7.0, 13.0)
     half = np.array([c.body.extent[0] for c in queue])

@@ -5,6 +5,7 @@ Vehicle frame: UE axes, origin on the ground below the middle of the body, x for
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -27,7 +28,9 @@ class BodyStyle:
     clearance: float
     belt: float  # height of the hull's shoulders
     nose: float  # height of the bonnet's front edge
-    cabin: tuple[float, float, float, float]  # x of the cabin: front at belt, front at roof, rear at roof, rear at belt
+    cabin: tuple[
+        float, float, float, float
+    ]  # x of the cabin: front at belt, front at roof, rear at roof, rear at belt
     wheel_radius: float
     tuck: float  # how much narrower the roof is, per side
 
@@ -41,7 +44,12 @@ STYLES = (
     BodyStyle("pickup", 5.4, 1.96, 1.85, 0.26, 1.15, 1.05, (1.25, 0.65, -0.35, -0.7), 0.4, 0.15),
     BodyStyle("truck", 7.6, 2.4, 3.1, 0.4, 1.2, 1.15, (3.72, 3.6, -3.75, -3.78), 0.48, 0.02),
 )
-CONNECTED_STYLES = (0, 1, 2, 4)  # the rig's front camera, 2.5 m ahead of the middle, must stay clear of the next bumper
+CONNECTED_STYLES = (
+    0,
+    1,
+    2,
+    4,
+)  # the rig's front camera, 2.5 m ahead of the middle, must stay clear of the next bumper
 _STYLE_SHARES = (0.27, 0.23, 0.2, 0.1, 0.08, 0.06, 0.06)
 
 _PAINTS = np.array([
@@ -68,7 +76,9 @@ def make_body(rng: Generator, connected: bool) -> Body:
         keep[list(CONNECTED_STYLES)] = 1.0
         shares = shares * keep / (shares * keep).sum()
     style = STYLES[rng.choice(len(STYLES), p=shares)]
-    paint = np.clip(_PAINTS[rng.integers(len(_PAINTS))] * rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3), 0.02, 0.85)
+    paint = np.clip(
+        _PAINTS[rng.integers(len(_PAINTS))] * rng.uniform(0.75, 1.2) * rng.uniform(0.93, 1.07, 3), 0.02, 0.85
+    )
     plain = _template(style)
     tint = plain.tint.copy()
     tint[plain.kind == mesh.PAINTWORK] = paint
@@ -85,7 +95,7 @@ def _section(x: float, half: float, low: float, high: float) -> NDArray[np.float
 def _loft(b: MeshBuilder, sections: list[NDArray[np.float64]], look) -> None:
     """Join rectangles given from the front to the rear; ``look(i, face)`` gives (kind, layer, tint)."""
     uv = [[0, 0], [1, 0], [1, 1], [0, 1]]
-    for i, (p, q) in enumerate(zip(sections[:-1], sections[1:], strict=True)):
+    for i, (p, q) in enumerate(itertools.pairwise(sections)):
         for face, (m, n) in enumerate(((0, 1), (1, 2), (2, 3), (3, 0))):  # bottom, right, top, left
             b.quad([p[n], p[m], q[m], q[n]], uv, *look(i, face))
     b.quad(sections[0], uv, *look(0, 4))
@@ -120,9 +130,9 @@ def _template(s: BodyStyle) -> Mesh:
     low = np.array([[cabin[k, 0], y * cabin[k, 1], sill] for k, y in ((0, -1), (0, 1), (1, 1), (1, -1))])
     top = np.array([[cabin[k, 0], y * cabin[k, 1], roof] for k, y in ((2, -1), (2, 1), (3, 1), (3, -1))])
     b.prism(low, top, textures.METAL, windows[2], kind=windows[0])
-    lid = top + [0, 0, 0.002]
-    b.prism(lid, lid * [0.97, 0.93, 0.0] + [mid * 0.03, 0, s.height], textures.METAL, cabin_paint[2],
-            kind=cabin_paint[0])  # fmt: skip
+    lid = top + np.array([0, 0, 0.002])
+    crest = lid * np.array([0.97, 0.93, 0.0]) + np.array([mid * 0.03, 0, s.height])
+    b.prism(lid, crest, textures.METAL, cabin_paint[2], kind=cabin_paint[0])
     if windows is glass:
         for t in (0.0, 0.46, 1.0):
             for side in (-1, 1):
@@ -138,8 +148,12 @@ def _template(s: BodyStyle) -> Mesh:
 
 def _post(b: MeshBuilder, x0, x1, y0, y1, z0, z1, look) -> None:
     w, o = 0.05, 0.012 * np.sign(y0)
-    low = np.array([[x0 + dx, y0 + o + dy, z0] for dx, dy in ((-w, -0.02), (w, -0.02), (w, 0.02), (-w, 0.02))])
-    top = np.array([[x1 + dx, y1 + o + dy, z1] for dx, dy in ((-w, -0.02), (w, -0.02), (w, 0.02), (-w, 0.02))])
+    low = np.array(
+        [[x0 + dx, y0 + o + dy, z0] for dx, dy in ((-w, -0.02), (w, -0.02), (w, 0.02), (-w, 0.02))]
+    )
+    top = np.array(
+        [[x1 + dx, y1 + o + dy, z1] for dx, dy in ((-w, -0.02), (w, -0.02), (w, 0.02), (-w, 0.02))]
+    )
     b.prism(low, top, look[1], look[2], kind=look[0])
 
 
@@ -152,12 +166,23 @@ def _wheels(b: MeshBuilder, s: BodyStyle, half_l: float, half_w: float) -> None:
         for side in (-1, 1):
             # Seen as x -> z the ring turns about -y, so the tube starts on the +y side.
             ends = sorted((side * (half_w - 0.2), side * (half_w + 0.025)), reverse=True)
-            b.prism(circle + middle + [0, ends[0], 0], circle + middle + [0, ends[1], 0], textures.METAL, tyre)
-            for size, out, tint in ((0.6, 0.03, hub), (1.22, 0.005, arch)):  # rim; dark wheel house behind the tyre
+            b.prism(
+                circle + middle + [0, ends[0], 0], circle + middle + [0, ends[1], 0], textures.METAL, tyre
+            )
+            for size, out, tint in (
+                (0.6, 0.03, hub),
+                (1.22, 0.005, arch),
+            ):  # rim; dark wheel house behind the tyre
                 face = size * circle + middle + [0, side * (half_w + out), 0]
                 face[:, 2] = np.maximum(face[:, 2], s.clearance + 0.02)
                 fan = np.stack([np.repeat(face[:1], n - 2, 0), face[1:-1], face[2:]], axis=1)
-                b.add(fan[:, ::-1] if side > 0 else fan, np.zeros((n - 2, 3, 2)), mesh.PLAIN, textures.METAL, tint)
+                b.add(
+                    fan[:, ::-1] if side > 0 else fan,
+                    np.zeros((n - 2, 3, 2)),
+                    mesh.PLAIN,
+                    textures.METAL,
+                    tint,
+                )
 
 
 def _fittings(b: MeshBuilder, s: BodyStyle, half_l: float, half_w: float, trim) -> None:

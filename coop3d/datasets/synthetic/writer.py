@@ -57,7 +57,9 @@ def write_pcd(path: Path, points: NDArray[np.float64], intensity: NDArray[np.uin
         f"COUNT 1 1 1 1\nWIDTH {n}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {n}\nDATA ascii\n"
     )
     buffer = np.empty(n * (3 * 14 + _RED_WIDTH + 2) + 1, np.uint8)
-    used = _format_points(np.ascontiguousarray(points, np.float64), intensity, _RED_TABLE, _RED_LENGTH, buffer)
+    used = _format_points(
+        np.ascontiguousarray(points, np.float64), intensity, _RED_TABLE, _RED_LENGTH, buffer
+    )
     write_bytes(path, header.encode() + buffer[:used].tobytes())
 
 
