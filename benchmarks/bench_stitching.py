@@ -1,6 +1,6 @@
 """Time of stitching one panorama on one CPU thread, files excluded: colour, colour + dense range + masks.
 
-    python benchmarks/bench_stitching.py --output benchmarks/results/stitching.json
+python benchmarks/bench_stitching.py --output benchmarks/results/stitching.json
 """
 
 from __future__ import annotations
@@ -26,14 +26,18 @@ def nominal_rig(width: int, height: int, with_depth: bool) -> RigFrame:
     camera = PinholeCamera.from_hfov(width, height, 100.0)
     rng = np.random.default_rng(0)
     views = []
-    for k, (yaw, x, y, z) in enumerate([(0, 0, 0.9, 3.0), (100, 0.3, 0.1, 0.5), (-100, -0.3, 0.1, 0.5), (180, 0, 0.4, -1.5)]):
+    for k, (yaw, x, y, z) in enumerate(
+        [(0, 0, 0.9, 3.0), (100, 0.3, 0.1, 0.5), (-100, -0.3, 0.1, 0.5), (180, 0, 0.4, -1.5)]
+    ):
         down = camera.rays()[..., 1] / camera.rays()[..., 2]
         depth = np.where(down > 0.02, (1.9 - y) / np.maximum(down, 0.02), np.nan).astype(np.float32)
         pose = make_rigid(yaw_rotation(np.radians(yaw))[:3, :3], np.array([x, y, z], float))
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         views.append(CameraView(name=f"camera{k}", camera=camera, T_rig_cam=pose, image=image,
                                 z_m=depth if with_depth else None))  # fmt: skip
-    return RigFrame(key=SampleKey("bench", "1", "0"), views=tuple(views), T_world_rig=np.eye(4), depth_is_dense=True)
+    return RigFrame(
+        key=SampleKey("bench", "1", "0"), views=tuple(views), T_world_rig=np.eye(4), depth_is_dense=True
+    )
 
 
 def median_ms(task, repeats: int) -> float:
@@ -48,7 +52,9 @@ def median_ms(task, repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()

@@ -28,7 +28,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--num-samples", type=int, default=5, help="instants per split (default: %(default)s)")
+    parser.add_argument(
+        "--num-samples", type=int, default=5, help="instants per split (default: %(default)s)"
+    )
     parser.add_argument("--splits", nargs="+", default=["train", "val", "test"], choices=["train", "val", "test"],
                         help="nodes of the dataset config (default: all)")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="log what is skipped and why")
@@ -36,7 +38,9 @@ def main() -> int:
     parser.add_argument("--hydra-overrides", nargs="*", default=[], metavar="KEY=VALUE",
                         help="as for scripts/train.py: machine=..., dataset=...")  # fmt: skip
     args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO if args.verbose else logging.ERROR, format="%(levelname)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if args.verbose else logging.ERROR, format="%(levelname)s %(message)s"
+    )
     try:
         config = compose("train", args.hydra_overrides)
         prepare_machine(config)  # machine=demo makes its data

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def examine(dataset: CooperativeDataset, num_samples: int = 5) -> Report:
     measured: dict[str, list[float]] = {name: [] for name in _BANDS}
     unreadable = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, num_samples).round().astype(int)):
-        entries = [e for e in _entries(dataset, int(index))]
+        entries = _entries(dataset, int(index))
         try:
             for name, value in _measure(source, entries[:3]):
                 measured[name].append(value)
@@ -170,9 +171,9 @@ def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterab
         if frame.cloud_rig is not None:
             yield "LiDAR points on the depth image", _cloud_on_depth(frame)
             yield "LiDAR to panorama points, median", _cloud_to_panorama(frame, panorama)
-        worlds.append((panorama.T_world_pano[:3, 3], transform_points(panorama.T_world_pano, _points(panorama))))
-    for a, b in zip(worlds, worlds[1:], strict=False):
-        yield "panoramas of two vehicles, median", _shared_distance(*a, *b)
+        worlds.append(_Cloud(panorama.T_world_pano[:3, 3], _points(panorama, panorama.T_world_pano)))
+    for a, b in pairwise(worlds):
+        yield "panoramas of two vehicles, median", _shared_distance(a, b)
 
 
 def _calibration(entry: FrameEntry) -> Iterable[tuple[str, float]]:
@@ -192,8 +193,9 @@ def _calibration(entry: FrameEntry) -> Iterable[tuple[str, float]]:
 def _cloud_on_depth(frame: RigFrame) -> float:
     """Share of LiDAR points whose z-depth the depth image confirms (the rest see past edges)."""
     confirmed = total = 0
+    assert frame.cloud_rig is not None
     for view in frame.views:
-        assert view.z_m is not None and frame.cloud_rig is not None
+        assert view.z_m is not None
         points = transform_points(invert_rigid(view.T_rig_cam), frame.cloud_rig.astype(np.float64))
         uv, inside = view.camera.project(points)
         column, row = uv[inside].astype(int).T
@@ -205,8 +207,15 @@ def _cloud_on_depth(frame: RigFrame) -> float:
     return confirmed / total if total else float("nan")
 
 
-def _points(panorama: Panorama) -> NDArray[np.float64]:
-    return panorama.points_pano()[panorama.valid].astype(np.float64)
+class _Cloud(NamedTuple):
+    """What one vehicle saw, in the world frame."""
+
+    centre: NDArray[np.float64]  # [3]
+    points: NDArray[np.float64]  # [N, 3]
+
+
+def _points(panorama: Panorama, T_dst_pano: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(transform_points(T_dst_pano, panorama.points_pano()[panorama.valid].astype(np.float64)))
 
 
 def _cloud_to_panorama(frame: RigFrame, panorama: Panorama) -> float:
@@ -215,20 +224,18 @@ def _cloud_to_panorama(frame: RigFrame, panorama: Panorama) -> float:
     T_pano_rig = invert_rigid(panorama.T_world_pano) @ frame.T_world_rig
     cloud = transform_points(T_pano_rig, frame.cloud_rig.astype(np.float64))
     near = np.linalg.norm(cloud, axis=1) < NEAR_M
-    return _median_nearest(cloud[near], _points(panorama))
+    return _median_nearest(cloud[near], _points(panorama, np.eye(4)))
 
 
-def _shared_distance(
-    centre_a: NDArray[np.float64], a: NDArray[np.float64], centre_b: NDArray[np.float64], b: NDArray[np.float64]
-) -> float:
-    """Median nearest distance over the part of ``a`` that ``b`` also sees (the nearest fifth), in the world.
+def _shared_distance(first: _Cloud, second: _Cloud) -> float:
+    """Median nearest distance over the part of one cloud that the other vehicle also sees (the nearest fifth).
 
     Two vehicles see different sides of things, so many points have no partner; where both look at the same
     surface, the distance is the sampling distance if and only if the poses are right. Not measured for vehicles
     whose surroundings do not overlap.
     """
-    a = a[np.linalg.norm(a - centre_b, axis=1) < NEAR_M]
-    b = b[np.linalg.norm(b - centre_a, axis=1) < NEAR_M]
+    a = first.points[np.linalg.norm(first.points - second.centre, axis=1) < NEAR_M]
+    b = second.points[np.linalg.norm(second.points - first.centre, axis=1) < NEAR_M]
     if len(a) < 500 or len(b) < 500:
         return float("nan")
     distance = cKDTree(b).query(a[:: max(1, len(a) // 5000)])[0]

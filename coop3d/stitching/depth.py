@@ -64,7 +64,7 @@ def _on_one_surface(before: float, a: float, b: float, after: float) -> bool:
 
 
 @njit(cache=True)
-def _line_is_smooth(z, row, column, d_row, d_column):  # type: ignore[no-untyped-def]
+def _line_is_smooth(z, row, column, d_row, d_column):
     """`_on_one_surface` for the step from (row, column) along (d_row, d_column), which stays in the image."""
     h, w = z.shape
     before = after = np.nan
@@ -76,7 +76,7 @@ def _line_is_smooth(z, row, column, d_row, d_column):  # type: ignore[no-untyped
 
 
 @njit(cache=True)
-def _sample(images, source, uv, range_per_z, range_m, seen):  # type: ignore[no-untyped-def]
+def _sample(images, source, uv, range_per_z, range_m, seen):
     H, W = source.shape
     for i in range(H):
         for j in range(W):

@@ -6,6 +6,7 @@ import datetime
 import json
 import logging
 import multiprocessing
+import os
 import queue
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -164,16 +165,19 @@ def _run(jobs: list[_Job], workers: int):
 
 
 _reports: Any = None
+_parent = 0
 
 
 def _set_reports(reports) -> None:
-    global _reports
-    _reports = reports
+    global _reports, _parent
+    _reports, _parent = reports, os.getppid()
 
 
 def _do_reporting(job: _Job) -> int:
     n = 0
     for report in _do(job):
+        if os.getppid() != _parent:
+            raise SystemExit("the run that started this process was killed")
         _reports.put(report)
         n += 1
     return n

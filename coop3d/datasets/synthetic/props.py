@@ -214,8 +214,8 @@ def barrier(
         for k, (m, n) in enumerate(((0, 1), (1, 2), (2, 3), (3, 0))):
             long = length if k % 2 == 0 else thick
             u0 = (run if k % 2 == 0 else 0.0) / period
-            uv = [[u0, 0.6 / period], [u0 + long / period, 0.6 / period],
-                  [u0 + long / period, -height / period], [u0, -height / period]]  # fmt: skip
+            u1, low, high = u0 + long / period, 0.6 / period, -height / period
+            uv = np.array([[u0, low], [u1, low], [u1, high], [u0, high]], np.float64)
             corners = np.stack([ringed[m] + down, ringed[n] + down, ringed[n] + up, ringed[m] + up])
             b.quad(corners, uv, kind, layer, tint)
         lid = ringed + up

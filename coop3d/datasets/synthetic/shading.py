@@ -321,7 +321,7 @@ def shade(
                         white = _dashes(u + 0.25, 1.0, 0.5, fu)
                     elif u * tag[t] > 0.1 and abs(u) < 2 * LANE_M:
                         white = 1.0
-                    worn = min(max(1.55 - 3.0 * abs(w2 - 0.63) - 5.0 * max(0.0, 0.2 - r), 0.25), 0.95)
+                    worn = min(max(1.55 - 3.0 * abs(w2 - 0.63) - 5.0 * max(0.0, 0.16 - r), 0.25), 0.95)
                     white, yellow = white * worn, yellow * worn
                     r, g, b = r * stain, g * stain, b * stain
                     r += (0.72 - r) * white + (0.66 - r) * yellow

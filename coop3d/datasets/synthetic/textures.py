@@ -105,7 +105,7 @@ def _layer(i: int, rng: Generator) -> NDArray[np.float32]:
     fine = _noise(rng, (16, 32, 64, 128), 0.8)
     if i == ASPHALT:
         grain = rng.standard_normal((SIZE, SIZE)).astype(np.float32) * 0.6 + _noise(rng, (64, 128), 1.1)
-        tex = _flat(np.array([0.215, 0.215, 0.22]) * rng.uniform(0.85, 1.2), grain, 0.085)
+        tex = _flat(np.array([0.185, 0.184, 0.187]) * rng.uniform(0.75, 1.2), grain, 0.085)
         tex[..., :3] *= (1.0 + 0.035 * _noise(rng, (4, 8, 16)))[..., None]
         return tex
     if i in (PAVING, CONCRETE):
