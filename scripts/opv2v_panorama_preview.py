@@ -11,7 +11,7 @@ from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
 from coop3d.geometry import EquirectangularCamera
 from coop3d.stitching import PanoramaStitcher
-from coop3d.visualization import contact_sheet, panorama_figure, save_png, select_entries
+from coop3d.visualization import add_frame_arguments, contact_sheet, panorama_figure, save_png, select_entries
 
 EXAMPLES = """examples:
   # six frames spread over the split, and a contact sheet of them
@@ -30,23 +30,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images-root", type=Path, required=True, help="folder that holds the splits")
-    parser.add_argument(
-        "--depth-root", type=Path, help="folder of *_depth.npy files; without it, colour only"
-    )
-    parser.add_argument("--split", default="train", help="sub-folder of the roots (default: %(default)s)")
-    parser.add_argument("--scenario", help="only this scenario")
-    parser.add_argument("--agent", help="only this vehicle")
-    parser.add_argument("--frame", help="only this frame, e.g. 000069")
-    parser.add_argument("--index", type=int, help="the N-th frame of the split instead of names")
+    add_frame_arguments(parser)
     parser.add_argument(
         "--max-frames",
         type=int,
         default=6,
         help="matching frames to draw, spread evenly (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--width", type=int, default=1008, help="panorama width, height is a quarter (default: %(default)s)"
     )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the PNG files")
     args = parser.parse_args()

@@ -6,7 +6,7 @@ from coop3d.visualization.panorama_page import write_panorama_html
 from coop3d.visualization.render import Viewpoint, look_at, preset, render_scene
 from coop3d.visualization.scene import PointSet, Scene, SceneView, scene_from_prediction, upright
 from coop3d.visualization.scene_page import write_scene_html
-from coop3d.visualization.selection import select_entries
+from coop3d.visualization.selection import add_frame_arguments, select_entries
 
 __all__ = [
     "ERROR_SCALE",
@@ -16,6 +16,7 @@ __all__ = [
     "Scene",
     "SceneView",
     "Viewpoint",
+    "add_frame_arguments",
     "contact_sheet",
     "look_at",
     "panorama_figure",

@@ -144,7 +144,9 @@ def _run(jobs: list[_Job], workers: int):
         return
     context = multiprocessing.get_context("spawn")  # fork is unsafe once any library has started threads
     reports = context.Queue()
-    with ProcessPoolExecutor(workers, context, initializer=_set_reports, initargs=(reports,)) as pool:
+    with ProcessPoolExecutor(
+        workers, context, initializer=_set_reports, initargs=(reports, os.getpid())
+    ) as pool:
         futures = [pool.submit(_do_reporting, job) for job in jobs]
         try:
             expected = seen = 0
@@ -168,9 +170,9 @@ _reports: Any = None
 _parent = 0
 
 
-def _set_reports(reports) -> None:
+def _set_reports(reports, parent: int) -> None:
     global _reports, _parent
-    _reports, _parent = reports, os.getppid()
+    _reports, _parent = reports, parent
 
 
 def _do_reporting(job: _Job) -> int:

@@ -219,8 +219,9 @@ def barrier(
             corners = np.stack([ringed[m] + down, ringed[n] + down, ringed[n] + up, ringed[m] + up])
             b.quad(corners, uv, kind, layer, tint)
         lid = ringed + up
-        b.quad(lid, [[0, 0], [length / period, 0], [length / period, thick], [0, thick]], kind, layer,
-               np.clip(np.asarray(tint) * 1.1, 0, 1.4))  # fmt: skip
+        long = length / period
+        lid_uv = np.array([[0, 0], [long, 0], [long, thick], [0, thick]], np.float64)
+        b.quad(lid, lid_uv, kind, layer, np.clip(np.asarray(tint) * 1.1, 0, 1.4))
         if kind == mesh.PLAIN:
             T = placed(p[0], p[1], p[2] - 0.6, np.arctan2(d[1], d[0]))
             b.box(T, (thick * 2.2, thick * 2.2, height + 0.85), layer, tint, period=period)

@@ -13,14 +13,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 from . import mesh, textures
-from .layout import LANE_M, PARKING_M
+from .layout import LANE_M
 from .lighting import SHADOW_CELL_M, Light
+from .sampling import FAST, dashes, hash01, paint, sample, sample_red, shadow, sky
 
-_FAST = {"contract", "reassoc", "nsz", "arcp", "afn"}
-_SIZE, _LEVELS, _LAYERS = textures.SIZE, textures.LEVELS, textures.N_LAYERS
 _ROAD, _ZEBRA, _STOP, _FACADE = mesh.ROAD, mesh.ZEBRA, mesh.STOP_LINE, mesh.FACADE
 _PAINTWORK, _GLASS, _LAMP, _GROUND, _LEAVES = mesh.PAINTWORK, mesh.GLASS, mesh.LAMP, mesh.GROUND, mesh.LEAVES
-_CLOUDS, _PLASTER, _PAVING = textures.CLOUDS, textures.PLASTER, textures.PAVING
+_PLASTER = textures.PLASTER
 _TABLE_MAX = (1 << 14) - 1
 _TABLE_SCALE = _TABLE_MAX / 4.0
 
@@ -83,167 +82,7 @@ def pack_light(light: Light) -> NDArray[np.float64]:
                            [light.exposure, 0.0]])  # fmt: skip
 
 
-@njit(cache=True, inline="always")
-def _hash01(a, b, c):
-    h = (a * 374761393 + b * 668265263 + c * 2147483647 + 1013904223) & 0xFFFFFFFF
-    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
-    h = ((h ^ (h >> 16)) * 668265263) & 0xFFFFFFFF
-    return (h ^ (h >> 15)) * (1.0 / 4294967296.0)
-
-
-@njit(cache=True, fastmath=_FAST)
-def _sample(texels, offset, layer, u, v, footprint):
-    """Bilinear RGBA (0..1) from the mip level whose texels match ``footprint`` (in repeats of the texture)."""
-    f = footprint * _SIZE
-    level = 0
-    while f > 1.35 and level < _LEVELS - 1:
-        f *= 0.5
-        level += 1
-    side = _SIZE >> level
-    x, y = u * side - 0.5, v * side - 0.5
-    fx0, fy0 = np.floor(x), np.floor(y)
-    fx, fy = x - fx0, y - fy0
-    x0, y0 = np.int64(fx0) & (side - 1), np.int64(fy0) & (side - 1)
-    x1, y1 = (x0 + 1) & (side - 1), (y0 + 1) & (side - 1)
-    base = offset[level] + layer * side * side
-    p, q = base + y0 * side, base + y1 * side
-    s = 1.0 / 255.0
-    w00, w01, w10, w11 = (1 - fx) * (1 - fy) * s, fx * (1 - fy) * s, (1 - fx) * fy * s, fx * fy * s
-    c00, c01, c10, c11 = texels[p + x0], texels[p + x1], texels[q + x0], texels[q + x1]
-    r = (c00 & 255) * w00 + (c01 & 255) * w01 + (c10 & 255) * w10 + (c11 & 255) * w11
-    g = (
-        ((c00 >> 8) & 255) * w00
-        + ((c01 >> 8) & 255) * w01
-        + ((c10 >> 8) & 255) * w10
-        + ((c11 >> 8) & 255) * w11
-    )
-    b = (
-        ((c00 >> 16) & 255) * w00
-        + ((c01 >> 16) & 255) * w01
-        + ((c10 >> 16) & 255) * w10
-        + ((c11 >> 16) & 255) * w11
-    )
-    a = (c00 >> 24) * w00 + (c01 >> 24) * w01 + (c10 >> 24) * w10 + (c11 >> 24) * w11
-    return r, g, b, a
-
-
-@njit(cache=True, fastmath=_FAST)
-def _sample_red(texels, offset, layer, u, v, footprint):
-    """The red channel of :func:`_sample` alone, for noise."""
-    f = footprint * _SIZE
-    level = 0
-    while f > 1.35 and level < _LEVELS - 1:
-        f *= 0.5
-        level += 1
-    side = _SIZE >> level
-    x, y = u * side - 0.5, v * side - 0.5
-    fx0, fy0 = np.floor(x), np.floor(y)
-    fx, fy = x - fx0, y - fy0
-    x0, y0 = np.int64(fx0) & (side - 1), np.int64(fy0) & (side - 1)
-    x1, y1 = (x0 + 1) & (side - 1), (y0 + 1) & (side - 1)
-    base = offset[level] + layer * side * side
-    p, q = base + y0 * side, base + y1 * side
-    top = (texels[p + x0] & 255) * (1 - fx) + (texels[p + x1] & 255) * fx
-    low = (texels[q + x0] & 255) * (1 - fx) + (texels[q + x1] & 255) * fx
-    return (top * (1 - fy) + low * fy) * (1.0 / 255.0)
-
-
-@njit(cache=True, inline="always")
-def _line(x, half, footprint):
-    """Share of a footprint centred at ``x`` that a stripe of half width ``half`` around 0 covers."""
-    f = 0.5 * footprint + 1e-4
-    lo, hi = max(x - f, -half), min(x + f, half)
-    return max(hi - lo, 0.0) / (2.0 * f)
-
-
-@njit(cache=True, inline="always")
-def _dashes(v, period, share, footprint):
-    """Covered share of a footprint on a dashed line: stripes of ``share * period`` every ``period``."""
-    f = footprint + 1e-3
-    a, b = (v - 0.5 * f) / period, (v + 0.5 * f) / period
-    ia = np.floor(a) * share + min(a - np.floor(a), share)
-    ib = np.floor(b) * share + min(b - np.floor(b), share)
-    return min(1.0, (ib - ia) * period / f)
-
-
-@njit(cache=True, fastmath=_FAST)
-def _paint(tag, u, v, fu, fv):
-    """(white, yellow) coverage of lane paint at (across, along) with footprints (fu, fv), all metres."""
-    lanes, parking, yellow = tag & 3, (tag >> 2) & 1, (tag >> 3) & 1
-    if lanes == 0:
-        return 0.0, 0.0
-    au = abs(u)
-    if lanes == 2:
-        middle = _line(au - 0.14, 0.06, fu)
-    else:
-        middle = _line(u, 0.07, fu) * _dashes(v, 9.0, 0.45, fv)
-    white = 0.0
-    if lanes == 2:
-        white = _line(au - LANE_M, 0.07, fu) * _dashes(v, 7.5, 0.4, fv)
-    edge = lanes * LANE_M
-    if parking == 1:
-        white = max(white, _line(au - edge, 0.05, fu) * _dashes(v, 1.0, 0.5, fv))
-        if au > edge and au < edge + PARKING_M:  # bay marks
-            white = max(white, _dashes(v, 6.2, 0.016, fv))
-    else:
-        white = max(white, _line(au - edge + 0.12, 0.06, fu))
-    if yellow == 1:
-        return white, middle
-    return max(white, middle), 0.0
-
-
-@njit(cache=True, fastmath=_FAST)
-def _shadow(height, ox, oy, shx, shy, px, py, pz, bias):
-    """Share of sunlight that reaches a point: four neighbouring shadow rays, bilinearly weighted."""
-    x = (px - pz * shx - ox) * (1.0 / SHADOW_CELL_M) - 0.5
-    y = (py - pz * shy - oy) * (1.0 / SHADOW_CELL_M) - 0.5
-    n = height.shape[0]
-    if x < 0.0 or y < 0.0 or x > n - 2.0 or y > n - 2.0:
-        return 1.0
-    x0, y0 = np.int64(x), np.int64(y)
-    fx, fy = x - x0, y - y0
-    z = pz + bias
-    lit = 0.0
-    if height[y0, x0] < z:
-        lit += (1 - fx) * (1 - fy)
-    if height[y0, x0 + 1] < z:
-        lit += fx * (1 - fy)
-    if height[y0 + 1, x0] < z:
-        lit += (1 - fx) * fy
-    if height[y0 + 1, x0 + 1] < z:
-        lit += fx * fy
-    return lit
-
-
-@njit(cache=True, fastmath=_FAST)
-def _sky(dx, dy, dz, light, texels, offset, clouds):
-    """Radiance of the sky in a unit direction; below the horizon, the haze."""
-    up = max(dz, 0.0)
-    f = (1.0 - up) * (1.0 - up)
-    f = f * f
-    r = light[12] + (light[15] - light[12]) * f
-    g = light[13] + (light[16] - light[13]) * f
-    b = light[14] + (light[17] - light[14]) * f
-    cosine = dx * light[0] + dy * light[1] + dz * light[2]
-    glow = max(cosine, 0.0) ** 24 * 0.25
-    if cosine > 0.9994:
-        glow += 2.0
-    if clouds and dz > 0.015:
-        s = 0.28 / (dz + 0.12)
-        u, v = dx * s + light[20], dy * s + light[21]
-        cr, _, _, density = _sample(texels, offset, _CLOUDS, u, v, 0.0035 / (dz + 0.12))
-        cover = (density - 0.78 + 0.5 * light[19]) * 4.0
-        cover = min(max(cover, 0.0), 1.0)
-        cover = cover * cover * (3.0 - 2.0 * cover) * min(1.0, dz * 7.0)
-        bright = cr * (1.0 - 0.3 * cover)
-        tone = bright * (0.45 + 0.32 * light[3]) + glow * 0.5
-        r += (tone - r) * cover * 0.9
-        g += (tone - g) * cover * 0.9
-        b += (tone * 1.02 - b) * cover * 0.9
-    return r + glow * light[3] * 0.5, g + glow * light[4] * 0.5, b + glow * light[5] * 0.4
-
-
-@njit(cache=True, fastmath=_FAST)
+@njit(cache=True, fastmath=FAST)
 def shade(
     z_m, hit, R, position, focal, normal, uv_map, kind, layer, tint, tag, texels, offset, light, shadow_height,
     shadow_origin, shadow_shear, shade_origin, gain, vignette, display, out,
@@ -274,7 +113,7 @@ def shade(
             fall = expose * (1.0 - vignette * (1.0 - inv_len * inv_len))
             t = hit[i, j]
             if t < 0:
-                r, g, b = _sky(ux, uy, uz, light, texels, offset, True)
+                r, g, b = sky(ux, uy, uz, light, texels, offset, True)
             else:
                 z = z_m[i, j]
                 nx, ny, nz = float(normal[t, 0]), float(normal[t, 1]), float(normal[t, 2])
@@ -298,27 +137,27 @@ def shade(
                 if what in (_ROAD, _ZEBRA, _STOP):
                     gx, gy = px * 0.55, py * 0.55
                     foot = 0.55 * np.sqrt(np.sqrt((rx * rx + ry * ry) * (wx * wx + wy * wy))) + 1e-5
-                    r, g, b, _ = _sample(texels, offset, lay, gx, gy, foot)
+                    r, g, b, _ = sample(texels, offset, lay, gx, gy, foot)
                     # Patches and stains: the same plaster noise at two very different scales, fixed to the world.
-                    w1 = _sample_red(texels, offset, _PLASTER, px * 0.021, py * 0.021, foot * 0.04)
-                    w2 = _sample_red(texels, offset, _PLASTER, px * 0.127 + 0.37, py * 0.127, foot * 0.25)
+                    w1 = sample_red(texels, offset, _PLASTER, px * 0.021, py * 0.021, foot * 0.04)
+                    w2 = sample_red(texels, offset, _PLASTER, px * 0.127 + 0.37, py * 0.127, foot * 0.25)
                     stain = 1.0 + 2.2 * (w1 - 0.66) + 1.6 * (w2 - 0.66)
                     # Repaired patches: at most one axis-aligned rectangle in each 4 m square, drawn by its number.
                     cx, cy = np.floor(px * 0.25), np.floor(py * 0.25)
-                    h = _hash01(np.int64(cx), np.int64(cy), 5)
+                    h = hash01(np.int64(cx), np.int64(cy), 5)
                     if h < 0.3:
-                        h2 = _hash01(np.int64(cx), np.int64(cy), 6)
+                        h2 = hash01(np.int64(cx), np.int64(cy), 6)
                         near_x, near_y = abs(px * 0.25 - cx - 0.5), abs(py * 0.25 - cy - 0.5)
                         if near_x < 0.08 + 0.4 * h2 and near_y < 0.08 + 1.3 * h:
                             stain *= 0.62 + 2.2 * h
                     white, yellow = 0.0, 0.0
                     if what == _ROAD:
-                        white, yellow = _paint(tag[t], u, v, fu, fv)
+                        white, yellow = paint(tag[t], u, v, fu, fv)
                         if (tag[t] & 3) > 0:  # tyre tracks darken the middle of each lane's two ruts
                             rut = abs(abs(u) - LANE_M * (np.floor(abs(u) / LANE_M) + 0.5))
                             stain *= 1.0 - 0.1 * max(0.0, 1.0 - abs(rut - 0.8) * 2.2)
                     elif what == _ZEBRA:
-                        white = _dashes(u + 0.25, 1.0, 0.5, fu)
+                        white = dashes(u + 0.25, 1.0, 0.5, fu)
                     elif u * tag[t] > 0.1 and abs(u) < 2 * LANE_M:
                         white = 1.0
                     worn = min(max(1.55 - 3.0 * abs(w2 - 0.63) - 5.0 * max(0.0, 0.16 - r), 0.25), 0.95)
@@ -329,12 +168,12 @@ def shade(
                     b += (0.7 - b) * white + (0.06 - b) * yellow
                 elif what == _FACADE:
                     foot = np.sqrt(fu * fv) + 1e-6
-                    r, g, b, glass = _sample(texels, offset, lay, u, v, foot)
+                    r, g, b, glass = sample(texels, offset, lay, u, v, foot)
                     r, g, b = r * tr, g * tg, b * tb
                     if glass > 0.01:
                         ci, cj = np.int64(np.floor(u)), np.int64(np.floor(v))
-                        h = _hash01(ci, cj, tag[t])
-                        h2 = _hash01(ci, cj, tag[t] + 17)
+                        h = hash01(ci, cj, tag[t])
+                        h2 = hash01(ci, cj, tag[t] + 17)
                         if h < 0.22:  # blinds, drawn to a height of their own
                             drawn = 1.0 if (v - np.floor(v)) < 0.2 + 0.6 * h2 else 0.25
                             wr, wg, wb = 0.62 * drawn, 0.58 * drawn, 0.5 * drawn
@@ -351,10 +190,10 @@ def shade(
                         shine = 0.35 * glass
                 else:
                     foot = np.sqrt(fu * fv) + 1e-6
-                    r, g, b, _ = _sample(texels, offset, lay, u, v, foot)
+                    r, g, b, _ = sample(texels, offset, lay, u, v, foot)
                     if what == _GROUND:
-                        w1 = _sample_red(texels, offset, _PLASTER, px * 0.031, py * 0.031, foot * 0.1)
-                        w2 = _sample_red(texels, offset, _PLASTER, px * 0.17, py * 0.17, foot * 0.5)
+                        w1 = sample_red(texels, offset, _PLASTER, px * 0.031, py * 0.031, foot * 0.1)
+                        w2 = sample_red(texels, offset, _PLASTER, px * 0.17, py * 0.17, foot * 0.5)
                         stain = 1.0 + 2.4 * (w1 - 0.66) + 2.0 * (w2 - 0.66)
                         r, g, b = r * stain, g * stain, b * stain
                     elif what == _PAINTWORK:
@@ -378,13 +217,13 @@ def shade(
                         # Seen from the sun a wall is narrow: a wider filter hides the steps of the ray grid.
                         c = SHADOW_CELL_M
                         lit = 0.25 * (
-                            _shadow(shadow_height, ox, oy, hx, hy, wx_ + c, wy_ + c, wz_, bias)
-                            + _shadow(shadow_height, ox, oy, hx, hy, wx_ - c, wy_ + c, wz_, bias)
-                            + _shadow(shadow_height, ox, oy, hx, hy, wx_ + c, wy_ - c, wz_, bias)
-                            + _shadow(shadow_height, ox, oy, hx, hy, wx_ - c, wy_ - c, wz_, bias)
+                            shadow(shadow_height, ox, oy, hx, hy, wx_ + c, wy_ + c, wz_, bias)
+                            + shadow(shadow_height, ox, oy, hx, hy, wx_ - c, wy_ + c, wz_, bias)
+                            + shadow(shadow_height, ox, oy, hx, hy, wx_ + c, wy_ - c, wz_, bias)
+                            + shadow(shadow_height, ox, oy, hx, hy, wx_ - c, wy_ - c, wz_, bias)
                         )
                     else:
-                        lit = _shadow(shadow_height, ox, oy, hx, hy, wx_, wy_, wz_, bias)
+                        lit = shadow(shadow_height, ox, oy, hx, hy, wx_, wy_, wz_, bias)
                     sun = facing * lit
                 sky_part = 0.5 + 0.5 * nz
                 er = emit + sun * light[3] + light[6] * sky_part + light[9] * (1.0 - sky_part)
@@ -395,7 +234,7 @@ def shade(
                     cosine = ux * nx + uy * ny + uz * nz
                     fresnel = shine * (0.25 + 0.75 * (1.0 + max(cosine, -1.0)) ** 4)
                     qx, qy, qz = ux - 2 * cosine * nx, uy - 2 * cosine * ny, uz - 2 * cosine * nz
-                    sr_, sg_, sb_ = _sky(qx, qy, qz, light, texels, offset, False)
+                    sr_, sg_, sb_ = sky(qx, qy, qz, light, texels, offset, False)
                     if qz < 0.0:
                         sr_, sg_, sb_ = 0.3 * sr_, 0.3 * sg_, 0.3 * sb_
                     r, g, b = r + fresnel * sr_, g + fresnel * sg_, b + fresnel * sb_
