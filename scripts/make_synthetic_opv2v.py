@@ -10,7 +10,7 @@ from pathlib import Path
 from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
 
 EXAMPLES = """examples:
-  # a small set for trying things out: about 200 vehicle-frames in a quarter of a minute
+  # a small set for trying things out: about 180 vehicle-frames
   python scripts/make_synthetic_opv2v.py --output data/synthetic_opv2v --image-size 320x240
 
   # full-size photographs, eight training towns with up to five connected vehicles each
