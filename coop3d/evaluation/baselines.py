@@ -221,10 +221,16 @@ class TrivialBaseline:
 
 
 def standard_baselines(statistics: TrainingStatistics) -> dict[str, TrivialBaseline]:
-    """The two every report shows: one that knows nothing, one that knows the training set's averages."""
+    """What every report shows: knowing nothing, the training set's averages, and its average per image row.
+
+    The last is no longer trivial: on a level road the row alone tells the distance of the ground.
+    """
     return {
         "reference pose + constant depth": TrivialBaseline(
             ReferencePoseRepeated(), ConstantDepth(statistics), AllNonAmbiguous()
+        ),
+        "mean displacement + constant depth": TrivialBaseline(
+            MeanDisplacement(statistics), ConstantDepth(statistics), AllNonAmbiguous()
         ),
         "mean displacement + row depth": TrivialBaseline(
             MeanDisplacement(statistics), RowMedianDepth(statistics), RowMajorityMask(statistics)

@@ -115,7 +115,7 @@ def test_baseline_has_a_models_signature_and_leaves_the_reference_alone():
 def test_knowing_more_helps():
     targets = random_targets(B=2, V=2, H=8, W=16, valid_fraction=0.9)
     targets.range_m.mul_(torch.linspace(1, 4, 8)[:, None])  # rows differ
-    nothing, averages = standard_baselines(fitted(targets)).values()
+    nothing, _, averages = standard_baselines(fitted(targets)).values()
     assert abs_rel(averages(inputs_of(targets)), targets) < abs_rel(nothing(inputs_of(targets)), targets)
 
 
