@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -27,6 +28,7 @@ from coop3d.types import Panorama, RigFrame
 log = logging.getLogger(__name__)
 
 NEAR_M = 25.0  # clouds are compared this close to the vehicle, where sampling is dense
+OWN_BODY_M = 5.0  # nothing nearer to the LiDAR is compared between vehicles
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ _BANDS: dict[str, tuple[float, float, str, str]] = {
         "converted wrongly"),
     "LiDAR to panorama points, median": (
         0.0, 0.25, "m", "panorama points miss the LiDAR: rays start at a wrong origin, or z was taken as range"),
-    "panoramas of two vehicles, median": (
-        0.0, 0.35, "m", "two vehicles' points do not meet: poses between vehicles are wrong"),
+    "points of one vehicle in the other's view": (
+        0.95, 1.0, "", "one vehicle's points float in space that another one sees through: poses between vehicles "
+        "are wrong"),
 }  # fmt: skip
 _DISTANCE_BAND = (1.0, 150.0, "m", "partners are implausibly near or far: poses are in another unit or frame")
 
@@ -158,7 +161,7 @@ def _distances(dataset: CooperativeDataset, source: ViewSource) -> list[float]:
 
 
 def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterable[tuple[str, float]]:
-    worlds = []
+    seen = []
     for entry in entries:
         yield from _calibration(entry)
         frame = load_rig_frame(entry, with_cloud=entry.pcd_path is not None)
@@ -171,9 +174,10 @@ def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterab
         if frame.cloud_rig is not None:
             yield "LiDAR points on the depth image", _cloud_on_depth(frame)
             yield "LiDAR to panorama points, median", _cloud_to_panorama(frame, panorama)
-        worlds.append(_Cloud(panorama.T_world_pano[:3, 3], _points(panorama, panorama.T_world_pano)))
-    for a, b in pairwise(worlds):
-        yield "panoramas of two vehicles, median", _shared_distance(a, b)
+        seen.append((frame, _points(panorama, panorama.T_world_pano)))
+    for (frame_a, points_a), (frame_b, points_b) in pairwise(seen):
+        yield "points of one vehicle in the other's view", _not_seen_through(points_a, frame_b)
+        yield "points of one vehicle in the other's view", _not_seen_through(points_b, frame_a)
 
 
 def _calibration(entry: FrameEntry) -> Iterable[tuple[str, float]]:
@@ -207,13 +211,6 @@ def _cloud_on_depth(frame: RigFrame) -> float:
     return confirmed / total if total else float("nan")
 
 
-class _Cloud(NamedTuple):
-    """What one vehicle saw, in the world frame."""
-
-    centre: NDArray[np.float64]  # [3]
-    points: NDArray[np.float64]  # [N, 3]
-
-
 def _points(panorama: Panorama, T_dst_pano: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(transform_points(T_dst_pano, panorama.points_pano()[panorama.valid].astype(np.float64)))
 
@@ -227,19 +224,31 @@ def _cloud_to_panorama(frame: RigFrame, panorama: Panorama) -> float:
     return _median_nearest(cloud[near], _points(panorama, np.eye(4)))
 
 
-def _shared_distance(first: _Cloud, second: _Cloud) -> float:
-    """Median nearest distance over the part of one cloud that the other vehicle also sees (the nearest fifth).
+def _not_seen_through(points_world: NDArray[np.float64], frame: RigFrame) -> float:
+    """Share of another vehicle's points that this one confirms, among those it does not find hidden.
 
-    Two vehicles see different sides of things, so many points have no partner; where both look at the same
-    surface, the distance is the sampling distance if and only if the poses are right. Not measured for vehicles
-    whose surroundings do not overlap.
+    A point behind this vehicle's depth is hidden and says nothing. One in front of it contradicts: this vehicle
+    looks straight through it. The own body, which no own camera sees, is left out.
     """
-    a = first.points[np.linalg.norm(first.points - second.centre, axis=1) < NEAR_M]
-    b = second.points[np.linalg.norm(second.points - first.centre, axis=1) < NEAR_M]
-    if len(a) < 500 or len(b) < 500:
-        return float("nan")
-    distance = cKDTree(b).query(a[:: max(1, len(a) // 5000)])[0]
-    return float(np.median(np.sort(distance)[: max(1, len(distance) // 5)]))
+    confirmed = contradicted = 0
+    points = transform_points(
+        invert_rigid(frame.T_world_rig), points_world[:: max(1, len(points_world) // 20000)]
+    )
+    points = points[np.linalg.norm(points, axis=1) > OWN_BODY_M]
+    for view in frame.views:
+        assert view.z_m is not None
+        in_camera = transform_points(invert_rigid(view.T_rig_cam), points)
+        uv, inside = view.camera.project(in_camera)
+        column, row = uv[inside].astype(int).T
+        z, slack = in_camera[inside, 2], np.maximum(0.3, 0.05 * in_camera[inside, 2])
+        # Nearest and farthest surface around the pixel: on a road seen at a grazing angle one row is metres.
+        window = np.ones((3, 3), np.uint8)
+        nearest = cv2.erode(np.nan_to_num(view.z_m, nan=np.inf), window)[row, column]
+        farthest = cv2.dilate(np.nan_to_num(view.z_m, nan=-np.inf), window)[row, column]
+        confirmed += int(((z >= nearest - slack) & (z <= farthest + slack)).sum())
+        contradicted += int(((z < nearest - slack) & np.isfinite(nearest)).sum())
+    total = confirmed + contradicted
+    return confirmed / total if total >= 300 else float("nan")
 
 
 def _median_nearest(query: NDArray[np.float64], reference: NDArray[np.float64]) -> float:

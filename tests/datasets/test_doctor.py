@@ -92,7 +92,7 @@ def test_wrong_pose_between_vehicles_is_caught(copy):
         meta = yaml.safe_load(path.read_text())
         shift(meta)
         path.write_text(yaml.dump(meta))
-    assert "panoramas of two vehicles, median" in failed(copy)
+    assert "points of one vehicle in the other's view" in failed(copy)
 
 
 def test_unreadable_frames_and_missing_splits_are_reported_not_raised(copy):
