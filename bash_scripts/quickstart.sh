@@ -49,7 +49,7 @@ python scripts/evaluate.py "checkpoint=$run/checkpoint-best.pth" split=test "out
 
 step "6/6 render the point cloud"
 python scripts/render_pointcloud_html.py --checkpoint "$run/checkpoint-best.pth" --split test --index 0 \
-  --output-html "$out/pointcloud.html"
+  --output-html "$out/pointcloud.html" --output-png "$out/pointcloud.png"
 
 step "done"
 cat "$out/evaluation/table.txt"
@@ -57,6 +57,7 @@ cat <<EOF
 
 open in a browser:
   $out/pointcloud.html                predicted and true point clouds
+  $out/pointcloud.png                 the same as a picture, with true and predicted range
   $out/preview/                       panoramas: colour, range, source camera, masks
   $out/evaluation/per_frame.csv       every number of every frame
   tensorboard --logdir $run           curves

@@ -15,7 +15,16 @@ from coop3d.training.data import CoopDataset
 from coop3d.training.launch import EXPECTED_ERRORS
 from coop3d.training.run import load_run
 from coop3d.types import CoopBatch
-from coop3d.visualization import preset, render_scene, save_png, scene_from_prediction, write_scene_html
+from coop3d.visualization import (
+    caption,
+    grid,
+    prediction_figure,
+    preset,
+    render_scene,
+    save_png,
+    scene_from_prediction,
+    write_scene_html,
+)
 
 EXAMPLES = """examples:
   python scripts/render_pointcloud_html.py --checkpoint outputs/my_run/checkpoint-best.pth --split test --index 0
@@ -43,7 +52,9 @@ def parse_args() -> argparse.Namespace:
         "--output-html", type=Path, default=Path("pointcloud.html"), help="(default: %(default)s)"
     )
     parser.add_argument(
-        "--output-png", type=Path, help="also render the predicted cloud from an oblique viewpoint"
+        "--output-png",
+        type=Path,
+        help="also a picture: panoramas with predicted and true range, and the predicted cloud",
     )
     parser.add_argument(
         "--max-points", type=int, default=200_000, help="in all clouds together (default: %(default)s)"
@@ -112,7 +123,11 @@ def main() -> None:
     write_scene_html(args.output_html, scene, numbers, note)
     log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
     if args.output_png is not None:
-        save_png(args.output_png, render_scene(scene, preset(scene, "oblique")))
+        panels = prediction_figure(batch.inputs, batch.targets, prediction, batch.keys)
+        cloud = render_scene(scene, preset(scene, "oblique", (panels.shape[1], 640)))
+        save_png(
+            args.output_png, grid([panels, caption(cloud, "Predicted points of all vehicles")], columns=1)
+        )
         log.info("wrote %s", args.output_png)
 
 

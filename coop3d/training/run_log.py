@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 log = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "opencv-python-headless", "h5py", "numba")
+PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "opencv-python-headless", "numba")
 
 __all__ = [
     "RunLog",

@@ -1,7 +1,14 @@
 """Pages and pictures made from the door types; no inference, no display, no network."""
 
 from coop3d.visualization.colour import ERROR_SCALE, RANGE_SCALE, LogScale
-from coop3d.visualization.figures import contact_sheet, panorama_figure, prediction_figure, save_png
+from coop3d.visualization.figures import (
+    caption,
+    contact_sheet,
+    grid,
+    panorama_figure,
+    prediction_figure,
+    save_png,
+)
 from coop3d.visualization.panorama_page import write_panorama_html
 from coop3d.visualization.render import Viewpoint, look_at, preset, render_scene
 from coop3d.visualization.scene import PointSet, Scene, SceneView, scene_from_prediction, upright
@@ -17,7 +24,9 @@ __all__ = [
     "SceneView",
     "Viewpoint",
     "add_frame_arguments",
+    "caption",
     "contact_sheet",
+    "grid",
     "look_at",
     "panorama_figure",
     "prediction_figure",
