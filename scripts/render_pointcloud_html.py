@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output-png",
         type=Path,
-        help="also a picture: panoramas with predicted and true range, and the predicted cloud",
+        help="also a picture: panoramas, predicted and true range, predicted cloud",
     )
     parser.add_argument(
         "--max-points", type=int, default=200_000, help="in all clouds together (default: %(default)s)"
