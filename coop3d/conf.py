@@ -67,7 +67,6 @@ class MachineConf:
     name: str = MISSING
     opv2v_images_root: str = MISSING
     opv2v_depth_root: str | None = None  # None: no dense depth on this machine
-    cache_root: str = MISSING
     experiments_root: str = MISSING
     num_workers: int = 4  # loader processes per training process
     prefetch_batches: int = 2  # per worker

@@ -142,4 +142,3 @@ def test_demo_roots_follow_the_environment(monkeypatch):
     cfg = compose("train", DEMO)
     assert cfg.machine.opv2v_images_root == "/somewhere/demo"
     assert cfg.machine.opv2v_depth_root == "/somewhere/demo_depth"
-    assert Path(cfg.machine.cache_root)
