@@ -66,8 +66,9 @@ def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, n
             "title": scene.title,
             "note": note,
             "style": Markup(asset("common.css")),
-            "library": Markup(asset("vendor/twgl-7.0.0.min.js")),
-            "script": Markup("\n".join(asset(name) for name in ("common.js", "cloud.js", "scene.js"))),
+            "script": Markup(
+                "\n".join(asset(name) for name in ("common.js", "gl.js", "cloud.js", "scene.js"))
+            ),
             "data": embed_json(data),
             "numbers": _numbers_html(numbers or {}),
             "panoramas": Markup("".join(_panoramas_html(k, view) for k, view in enumerate(scene.views))),

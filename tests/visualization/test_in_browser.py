@@ -167,6 +167,39 @@ def test_points_appear_where_they_should(browser, tmp_path):
     assert above[0] < ahead[0] - 40
 
 
+def test_camera_matrices_agree_with_numpy(browser, tmp_path):
+    show(browser, write_scene_html(tmp_path / "empty.html", Scene(title="empty", views=())))
+
+    def matrix(expression: str) -> np.ndarray:
+        return np.array(browser.run(f"return {expression}"), float).reshape(4, 4).T  # columns first
+
+    camera = matrix("mat4.lookAt([3, -4, 5], [1, 2, 0], [0, 0, 1])")
+    np.testing.assert_allclose(camera[:3, :3].T @ camera[:3, :3], np.eye(3), atol=1e-12)
+    assert np.linalg.det(camera) == pytest.approx(1)
+    np.testing.assert_allclose(camera[:3, 3], [3, -4, 5])
+    np.testing.assert_allclose(camera[:3, 2], np.array([2, -6, 5]) / np.sqrt(65))  # looks along -z
+    assert camera[2, 0] == pytest.approx(0)  # the horizon is level
+    assert camera[2, 1] > 0
+    inverse = matrix("mat4.inverseRigid(mat4.lookAt([3, -4, 5], [1, 2, 0], [0, 0, 1]))")
+    np.testing.assert_allclose(inverse, np.linalg.inv(camera), atol=1e-12)
+
+    projection = matrix("mat4.perspective(Math.PI / 2, 2, 0.5, 40)")
+    corners = projection @ np.array([[1, 0.5, -0.5, 1], [80, 40, -40, 1]]).T  # right, upper: near, far
+    np.testing.assert_allclose(corners[:3] / corners[3], np.array([[1, 1, -1], [1, 1, 1]]).T, atol=1e-12)
+    product = matrix("mat4.multiply([...Array(16).keys()], [...Array(16).keys()].map((k) => k * k))")
+    first = np.arange(16.0).reshape(4, 4).T
+    np.testing.assert_allclose(product, first @ first**2)
+
+
+def test_a_shader_error_says_where(browser, tmp_path):
+    show(browser, write_scene_html(tmp_path / "empty.html", Scene(title="empty", views=())))
+    message = browser.run(
+        "try { createProgram(viewer.gl, [POINT_SHADER[0], POINT_SHADER[1].replace('colour, 1.0', 'color')]) }"
+        "catch (error) { return error.message }"
+    )
+    assert "fragment shader: ERROR: 0:9: 'color' : undeclared identifier" in message
+
+
 def test_cameras_move_and_the_pointer_turns(browser, tmp_path, scene):
     show(browser, write_scene_html(tmp_path / "scene.html", scene))
     assert look(browser, "Top")[2] > 30

@@ -67,12 +67,12 @@ class CloudViewer {
     this.canvas = canvas;
     this.gl = canvas.getContext("webgl2", { antialias: false, preserveDrawingBuffer: false });
     if (!this.gl) throw new Error("This browser has no WebGL2");
-    this.points = twgl.createProgramInfo(this.gl, POINT_SHADER);
-    this.lines = twgl.createProgramInfo(this.gl, LINE_SHADER);
+    this.points = createProgram(this.gl, POINT_SHADER);
+    this.lines = createProgram(this.gl, LINE_SHADER);
     this.shared = {
       ...shared,
-      photoPalette: this.paletteTexture(shared.photoPalette),
-      turbo: this.paletteTexture(shared.turbo),
+      photoPalette: createTexture(this.gl, 256, 1, shared.photoPalette),
+      turbo: createTexture(this.gl, 256, 1, shared.turbo),
     };
     this.beforeDraw = beforeDraw;
     this.camera = { target: [0, 0, 0], distance: 60, azimuth: 0, elevation: 0.6 };
@@ -83,18 +83,9 @@ class CloudViewer {
     new ResizeObserver(() => this.redraw()).observe(canvas);
   }
 
-  paletteTexture(rgb) {
-    const { RGB8, RGB, NEAREST } = this.gl;
-    const options = { width: 256, height: 1, internalFormat: RGB8, format: RGB, min: NEAREST, mag: NEAREST };
-    return twgl.createTexture(this.gl, { ...options, src: rgb, auto: false, unpackAlignment: 1 });
-  }
-
   addCloud(xyz, scalars) {
-    const info = twgl.createBufferInfoFromArrays(this.gl, {
-      position: { numComponents: 3, data: xyz },
-      scalars: { numComponents: 4, data: scalars, type: Uint8Array, normalize: false },
-    });
-    return { xyz, scalars, vertices: twgl.createVertexArrayInfo(this.gl, this.points, info) };
+    const attributes = { position: { size: 3, data: xyz }, scalars: { size: 4, data: scalars } };
+    return { xyz, scalars, vertices: createVertexArray(this.gl, this.points, attributes) };
   }
 
   /* Segments [[a, b, colour], ...] become one drawable; kept until forgotten. */
@@ -102,9 +93,8 @@ class CloudViewer {
     const position = new Float32Array(segments.flatMap(([a, b]) => [...a, ...b]));
     const tint = new Float32Array(segments.flatMap(([, , c]) => [...c, ...c]));
     if (!segments.length) return null;
-    const arrays = { position: { numComponents: 3, data: position }, tint: { numComponents: 3, data: tint } };
-    const info = twgl.createBufferInfoFromArrays(this.gl, arrays);
-    return twgl.createVertexArrayInfo(this.gl, this.lines, info);
+    const attributes = { position: { size: 3, data: position }, tint: { size: 3, data: tint } };
+    return createVertexArray(this.gl, this.lines, attributes);
   }
 
   eye() {
@@ -117,8 +107,8 @@ class CloudViewer {
   viewProjection() {
     const { distance, target } = this.camera;
     const aspect = this.canvas.width / this.canvas.height;
-    const projection = twgl.m4.perspective(FIELD_OF_VIEW, aspect, Math.max(0.1, distance / 100), distance * 20 + 1500);
-    return twgl.m4.multiply(projection, twgl.m4.inverse(twgl.m4.lookAt(this.eye(), target, [0, 0, 1])));
+    const projection = mat4.perspective(FIELD_OF_VIEW, aspect, Math.max(0.1, distance / 100), distance * 20 + 1500);
+    return mat4.multiply(projection, mat4.inverseRigid(mat4.lookAt(this.eye(), target, [0, 0, 1])));
   }
 
   /* Ask for a frame. One is in the making at a time, so that a slow GPU never works off a queue of old views. */
@@ -180,15 +170,13 @@ class CloudViewer {
     const viewProjection = (this.matrix = this.viewProjection());
     this.drawn = frame.clouds;
     this.drawLines(frame.lines, viewProjection, ratio);
-    gl.useProgram(this.points.program);
+    gl.useProgram(this.points.handle);
     const pixelsPerMetre = canvas.height / (2 * Math.tan(FIELD_OF_VIEW / 2));
     for (const { cloud, count, ...uniforms } of frame.clouds) {
-      twgl.setBuffersAndAttributes(gl, this.points, cloud.vertices);
       const density = uniforms.density * share; // fewer points are drawn larger
-      twgl.setUniforms(this.points, { ...this.shared, viewProjection, pixelsPerMetre, ...uniforms, density });
-      gl.drawArrays(gl.POINTS, 0, Math.ceil(count * share));
+      setUniforms(this.points, { ...this.shared, viewProjection, pixelsPerMetre, ...uniforms, density });
+      drawVertices(gl, cloud.vertices, gl.POINTS, Math.ceil(count * share));
     }
-    gl.bindVertexArray(null);
     this.stats = { ...this.stats, draws: this.stats.draws + 1, points: frame.clouds.reduce((n, c) => n + c.count, 0) };
     this.afterDraw();
   }
@@ -196,13 +184,12 @@ class CloudViewer {
   /* WebGL draws hairlines only: four draws half a pixel apart make them two pixels wide. */
   drawLines(lines, viewProjection, ratio) {
     const { gl, canvas } = this;
-    gl.useProgram(this.lines.program);
+    gl.useProgram(this.lines.handle);
     for (const { vertices, wide } of lines.filter((l) => l.vertices)) {
-      twgl.setBuffersAndAttributes(gl, this.lines, vertices);
       for (const [x, y] of wide ? [[-1, -1], [1, -1], [-1, 1], [1, 1]] : [[0, 0]]) {
         const nudge = [(x * ratio) / canvas.width / 1.5, (y * ratio) / canvas.height / 1.5];
-        twgl.setUniforms(this.lines, { viewProjection, nudge });
-        twgl.drawBufferInfo(gl, vertices, gl.LINES);
+        setUniforms(this.lines, { viewProjection, nudge });
+        drawVertices(gl, vertices, gl.LINES);
       }
     }
   }
