@@ -70,7 +70,8 @@ def to_uint8(image: NDArray[np.floating]) -> RGB:
 def colour_bar(height: int, scale: LogScale) -> RGB:
     """[height, 86, 3] vertical turbo bar, small values at the bottom, with labelled ticks."""
     bar = np.full((height, _BAR_WIDTH, 3), BACKGROUND, np.uint8)
-    top, bottom = 8, height - 8
+    margin = min(8, height // 4)  # room for half a label, where there is room
+    top, bottom = margin, height - margin
     ramp = turbo_palette()[np.round(np.linspace(254, 0, bottom - top)).astype(int)]
     bar[top:bottom, 8:26] = ramp[:, None]
     last = height + 20.0
