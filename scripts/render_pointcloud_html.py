@@ -124,7 +124,7 @@ def main() -> None:
     log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
     if args.output_png is not None:
         panels = prediction_figure(batch.inputs, batch.targets, prediction, batch.keys)
-        cloud = render_scene(scene, preset(scene, "oblique", (panels.shape[1], 640)))
+        cloud = render_scene(scene, preset(scene, "oblique"))
         save_png(
             args.output_png, grid([panels, caption(cloud, "Predicted points of all vehicles")], columns=1)
         )

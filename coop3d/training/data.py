@@ -113,18 +113,21 @@ def draw(stream: Iterator[Collated], dataset: CoopDataset, requests: Sequence[Re
     """Next micro-batch of the stream; if a worker died, say near what."""
     try:
         return next(stream)
-    except RuntimeError as error:
+    except (RuntimeError, ConnectionError) as error:
         if (better := explained(error, dataset, requests)) is error:
             raise
         raise better from error
 
 
-def explained(error: RuntimeError, dataset: CoopDataset, requests: Sequence[Request]) -> RuntimeError:
+def explained(
+    error: RuntimeError | ConnectionError, dataset: CoopDataset, requests: Sequence[Request]
+) -> RuntimeError | ConnectionError:
     """The error itself, or, for a loader process that was killed, one that says on what it worked.
 
     torch raises that error from a signal handler, wherever the training process happens to be.
     """
-    if isinstance(error, SampleError) or "DataLoader worker" not in str(error):
+    lost = isinstance(error, ConnectionError) or "DataLoader worker" in str(error)
+    if isinstance(error, SampleError) or not lost:
         return error
     names = "; ".join(describe(dataset, r) for r in requests[:8])
     return SampleError(

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -133,6 +133,7 @@ class Trainer:
         hidden = not self.processes.is_main
         try:
             with (
+                closing(self.run_log),  # inside: torch may report a dead loader process even while it closes
                 StopRequest() as stop,
                 logging_redirect_tqdm(),
                 progress(total=total, initial=self.step, unit="step", disable=hidden) as bar,
@@ -146,8 +147,6 @@ class Trainer:
             if better is error:
                 raise
             raise better from error
-        finally:
-            self.run_log.close()
 
     def _loop(self, stop: StopRequest, bar: tqdm) -> Outcome:
         params = self.params

@@ -66,6 +66,7 @@ def test_sigusr1_stops_too(tmp_path):
 
 
 def _train_until_killed(run_dir: Path) -> None:
+    torch.set_num_threads(1)  # as tests/conftest.py does: another number of threads adds in another order
     dataset = ToyDataset()
     trainer = make_trainer(run_dir, dataset, dropout=0.3)
     save = trainer.store.save
