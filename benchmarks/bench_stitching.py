@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from coop3d.evaluation.report import write_atomically
 from coop3d.geometry import EquirectangularCamera, PinholeCamera
 from coop3d.geometry.transforms import make_rigid, yaw_rotation
 from coop3d.stitching import PanoramaStitcher
@@ -75,8 +76,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+        write_atomically(args.output, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 
 from coop3d.datasets import StitchedPanoramas
 from coop3d.datasets.synthetic import Scenario, SyntheticConfig, build_scenario, make_synthetic_opv2v
+from coop3d.evaluation.report import write_atomically
 from coop3d.geometry import EquirectangularCamera
 from coop3d.geometry.carla import opencv_points_to_carla
 from coop3d.types import Panorama
@@ -76,8 +77,7 @@ def main() -> None:
     result = {"panoramas": len(rows), "size": "1008x252 from four 800x600 photographs", "mean": means}
     print(json.dumps(result, indent=2))
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+        write_atomically(args.output, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

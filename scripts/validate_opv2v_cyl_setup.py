@@ -13,6 +13,7 @@ import hydra
 from coop3d.conf import ConfigError, compose
 from coop3d.datasets import CooperativeDataset
 from coop3d.datasets.doctor import examine_all
+from coop3d.evaluation.report import write_atomically
 from coop3d.training.launch import prepare_machine
 
 EXAMPLES = """examples:
@@ -53,8 +54,7 @@ def main() -> int:
     reports = examine_all(make_dataset, args.splits, args.num_samples)
     print("\n".join(report.to_table() for report in reports))
     if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps([r.to_json() for r in reports], indent=2) + "\n")
+        write_atomically(args.output, json.dumps([r.to_json() for r in reports], indent=2) + "\n")
     return 0 if all(report.ok for report in reports) else 1
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
-from coop3d.geometry import CylindricalCamera, EquirectangularCamera
+from coop3d.geometry import PROJECTIONS
 from coop3d.stitching import PanoramaStitcher
 from coop3d.visualization import add_frame_arguments, select_entries, write_panorama_html
 
@@ -25,7 +25,6 @@ The page is one file and needs no network: open it from disk, or serve its folde
 """
 
 log = logging.getLogger("panorama_page")
-CAMERAS = {"equirectangular": EquirectangularCamera, "cylindrical": CylindricalCamera}
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_frame_arguments(parser)
     parser.add_argument(
-        "--projection", choices=CAMERAS, default="equirectangular", help="(default: %(default)s)"
+        "--projection", choices=PROJECTIONS, default="equirectangular", help="(default: %(default)s)"
     )
     parser.add_argument(
         "--output-html", type=Path, default=Path("panorama.html"), help="(default: %(default)s)"
@@ -48,7 +47,7 @@ def main() -> None:
     try:
         index = OPV2VIndex(args.images_root, args.split, args.depth_root)
         (entry,) = select_entries(index.frames, args.scenario, args.agent, args.frame, args.index)
-        stitch = PanoramaStitcher(CAMERAS[args.projection](args.width, args.width // 4))
+        stitch = PanoramaStitcher(PROJECTIONS[args.projection](args.width, args.width // 4))
         write_panorama_html(
             args.output_html, stitch(load_rig_frame(entry)), f"{args.projection}, {args.split}"
         )

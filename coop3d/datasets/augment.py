@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.geometry.cameras import CylindricalCamera, EquirectangularCamera
+from coop3d.geometry.cameras import PanoramaCamera
 from coop3d.geometry.transforms import yaw_rotation
 from coop3d.types import Panorama
 
@@ -24,7 +24,7 @@ def roll_yaw(panorama: Panorama, columns: int) -> Panorama:
         panorama: with an equirectangular or cylindrical camera.
         columns: shift to the right; any integer.
     """
-    if not isinstance(panorama.camera, EquirectangularCamera | CylindricalCamera):
+    if not isinstance(panorama.camera, PanoramaCamera):
         raise ValueError(f"yaw roll needs a 360 degree camera, found {type(panorama.camera).__name__}")
     T_new_old = yaw_rotation(2.0 * math.pi * columns / panorama.camera.width)
     images = {

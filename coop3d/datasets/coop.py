@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,8 +18,6 @@ from coop3d.datasets.sampling import VehicleSampling
 from coop3d.datasets.sources import ViewSource
 from coop3d.geometry.transforms import invert_rigid
 from coop3d.types import CoopBatch, Panorama, SampleKey, ViewInputs, ViewTargets
-
-log = logging.getLogger(__name__)
 
 
 class CoopSample(NamedTuple):

@@ -6,7 +6,6 @@ cropped photographs, rays from the wrong origin) would move far outside its expe
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -24,8 +23,6 @@ from coop3d.datasets.sources import StitchedPanoramas, ViewSource
 from coop3d.geometry.carla import carla_to_opencv
 from coop3d.geometry.transforms import invert_rigid, rotation_angle, transform_points
 from coop3d.types import Panorama, RigFrame
-
-log = logging.getLogger(__name__)
 
 NEAR_M = 25.0  # clouds are compared this close to the vehicle, where sampling is dense
 OWN_BODY_M = 5.0  # nothing nearer to the LiDAR is compared between vehicles
@@ -94,8 +91,9 @@ def examine(dataset: CooperativeDataset, num_samples: int = 5) -> Report:
         raise ValueError(f"the checks are about stitched panoramas, found a {type(source).__name__} source")
     measured: dict[str, list[float]] = {name: [] for name in _BANDS}
     unreadable = []
+    by_key = {entry.key: entry for entry in source.index.frames}
     for index in np.unique(np.linspace(0, len(dataset) - 1, num_samples).round().astype(int)):
-        entries = _entries(dataset, int(index))
+        entries = [by_key[key] for key in dataset.keys_of(0, int(index))]
         try:
             for name, value in _measure(source, entries[:3]):
                 measured[name].append(value)
@@ -146,11 +144,6 @@ def _judge(name: str, values: Sequence[float]) -> Check:
     return Check(name, value, low, high, unit, hint, low <= value <= high)
 
 
-def _entries(dataset: CooperativeDataset, index: int) -> list[FrameEntry]:
-    by_key = {e.key: e for e in dataset.source.index.frames}
-    return [by_key[key] for key in dataset.keys_of(0, index)]
-
-
 def _distances(dataset: CooperativeDataset, source: ViewSource) -> list[float]:
     poses = source.index.T_world_rig
     found = []
@@ -163,8 +156,8 @@ def _distances(dataset: CooperativeDataset, source: ViewSource) -> list[float]:
 def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterable[tuple[str, float]]:
     seen = []
     for entry in entries:
-        yield from _calibration(entry)
         frame = load_rig_frame(entry, with_cloud=entry.pcd_path is not None)
+        yield from _calibration(entry, frame)
         panorama = source.stitcher(frame)
         yield "panorama covered", float(panorama.covered.mean())
         surface = panorama.covered & (panorama.non_ambiguous | ~panorama.mask_known)
@@ -180,9 +173,8 @@ def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterab
         yield "points of one vehicle in the other's view", _not_seen_through(points_b, frame_a)
 
 
-def _calibration(entry: FrameEntry) -> Iterable[tuple[str, float]]:
-    meta = load_yaml(entry.yaml_path, keys={"lidar_pose", *entry.camera_names})
-    frame = load_rig_frame(entry, with_depth=False)
+def _calibration(entry: FrameEntry, frame: RigFrame) -> Iterable[tuple[str, float]]:
+    meta = load_yaml(entry.yaml_path, keys=entry.camera_names)
     differences = []  # identity when both agree
     for view in frame.views:
         if "extrinsic" in meta[view.name]:

@@ -2,6 +2,7 @@
 
 from coop3d.geometry.alignment import Similarity, horn, umeyama
 from coop3d.geometry.cameras import (
+    PROJECTIONS,
     Camera,
     CylindricalCamera,
     EquirectangularCamera,
@@ -28,6 +29,7 @@ from coop3d.geometry.transforms import (
 )
 
 __all__ = [
+    "PROJECTIONS",
     "Camera",
     "CylindricalCamera",
     "EquirectangularCamera",

@@ -230,8 +230,3 @@ PROJECTIONS: dict[str, type[EquirectangularCamera] | type[CylindricalCamera]] = 
     "equirectangular": EquirectangularCamera,
     "cylindrical": CylindricalCamera,
 }
-
-
-def projection_name(camera: PanoramaCamera) -> str:
-    """The name under which files store a panorama's projection."""
-    return next(name for name, cls in PROJECTIONS.items() if type(camera) is cls)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TypeVar
 
 import numpy as np
-import torch
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from torch import Tensor
@@ -79,8 +78,3 @@ def yaw_rotation(yaw_rad: float) -> NDArray[np.float64]:
     T = np.eye(4)
     T[:3, :3] = [[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]]
     return T
-
-
-def as_tensor(T: NDArray[np.floating], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Copy a numpy array into a tensor of ``dtype`` (chain world poses in float64 first, then cast)."""
-    return torch.from_numpy(np.ascontiguousarray(T)).to(dtype)

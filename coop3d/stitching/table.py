@@ -31,7 +31,6 @@ class RigTable:
     source: NDArray[np.uint8]  # [H, W] camera of each pixel, 255 = none
     uv: NDArray[np.float32]  # [H, W, 2] continuous coordinates in that photograph; NaN where none
     range_per_z: NDArray[np.float32]  # [H, W] range along the ray per metre of z-depth in that photograph
-    row_offset: NDArray[np.int64]  # [K] first atlas row of each photograph
     supersample: int  # S: colour is averaged over S x S samples per pixel
     atlas_maps: tuple[NDArray, NDArray]  # cv2 fixed-point maps [S H, S W] into the atlas
 
@@ -94,13 +93,9 @@ def build_table(
         source[wins], best[wins] = k, cos_axis[wins]
         uv[wins] = uv_k[wins]
         range_per_z[wins] = camera.range_per_z(uv_k[wins])
-    sizes = [(c.height, c.width) for c in cameras]
-    row_offset = np.concatenate([[0], np.cumsum([h for h, _ in sizes])[:-1]]).astype(np.int64)
     S = _default_supersample(virtual, cameras) if supersample is None else supersample
-    maps = _atlas_maps(virtual, cameras, T_virtual_cam, source, row_offset, S)
-    return RigTable(
-        virtual, tuple(cameras), tuple(T_virtual_cam), source, uv, range_per_z, row_offset, S, maps
-    )
+    maps = _atlas_maps(virtual, cameras, T_virtual_cam, source, S)
+    return RigTable(virtual, tuple(cameras), tuple(T_virtual_cam), source, uv, range_per_z, S, maps)
 
 
 def _look(
@@ -125,7 +120,6 @@ def _atlas_maps(
     cameras: Sequence[PinholeCamera],
     T_virtual_cam: Sequence[NDArray[np.float64]],
     source: NDArray[np.uint8],
-    row_offset: NDArray[np.int64],
     S: int,
 ) -> tuple[NDArray, NDArray]:
     """cv2 maps of the S x S sub-samples of every pixel; all of them look through the pixel's own camera."""
@@ -134,6 +128,7 @@ def _atlas_maps(
     source_fine = source.repeat(S, axis=0).repeat(S, axis=1)
     x = np.full(source_fine.shape, -2.0, np.float32)  # outside the atlas: black
     y = np.full(source_fine.shape, -2.0, np.float32)
+    first_row = 0  # of the photograph in the atlas
     for k, (camera, T) in enumerate(zip(cameras, T_virtual_cam, strict=True)):
         mine = source_fine == k
         rays_cam = rays[mine] @ T[:3, :3]
@@ -141,7 +136,8 @@ def _atlas_maps(
         v = rays_cam[:, 1] / rays_cam[:, 2] * camera.fy + camera.cy
         # cv2 counts from the centre of the first pixel; sub-samples of border pixels stay in their photograph
         x[mine] = np.clip(u - 0.5, 0, camera.width - 1)
-        y[mine] = np.clip(v - 0.5, 0, camera.height - 1) + row_offset[k]
+        y[mine] = np.clip(v - 0.5, 0, camera.height - 1) + first_row
+        first_row += camera.height
     return cv2.convertMaps(x, y, cv2.CV_16SC2)
 
 
