@@ -31,6 +31,7 @@ TABLE_COLUMNS = {
 
 def write_atomically(path: Path, text: str) -> None:
     """Write to a temporary neighbour, then rename: readers see the old file or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
