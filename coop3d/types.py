@@ -47,18 +47,33 @@ class CameraView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LidarSweep:
+    """One sweep of one LiDAR, in the sensor's own frame (its grid of beams lives there)."""
+
+    points: NDArray[np.float32]  # [N, 3] metres, sensor frame
+    T_rig_sensor: NDArray[np.float64]  # [4, 4] rigid; identity for the rig's own LiDAR
+
+    @property
+    def points_rig(self) -> NDArray[np.float32]:
+        """[N, 3] metres, rig frame."""
+        R, t = self.T_rig_sensor[:3, :3].astype(np.float32), self.T_rig_sensor[:3, 3].astype(np.float32)
+        return self.points @ R.T + t
+
+
+@dataclass(frozen=True, kw_only=True)
 class RigFrame:
     """One vehicle at one instant, calibrated: datasets/opv2v -> stitching.
 
     ``rig`` is OPV2V's LiDAR frame in OpenCV axes. ``depth_is_dense`` says whether a pixel without depth means
-    sky (dense renderings) or simply "not measured" (projected LiDAR).
+    sky (dense renderings) or simply "not measured" (projected LiDAR). Dense depth is used before sweeps,
+    sweeps before sparse depth.
     """
 
     key: SampleKey
     views: tuple[CameraView, ...]
     T_world_rig: NDArray[np.float64]  # [4, 4]
     depth_is_dense: bool = False
-    cloud_rig: NDArray[np.float32] | None = None  # [N, 3] metres, rig frame
+    sweeps: tuple[LidarSweep, ...] = ()  # the rig's own first, then other vehicles' of the same instant
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from scipy.spatial import cKDTree
 
 from coop3d.datasets.coop import CooperativeDataset
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v import FrameEntry, load_rig_frame, load_yaml, number_array
+from coop3d.datasets.opv2v import FrameEntry, load_yaml, number_array
 from coop3d.datasets.sources import StitchedPanoramas, ViewSource
 from coop3d.geometry.carla import carla_to_opencv
 from coop3d.geometry.transforms import invert_rigid, rotation_angle, transform_points
@@ -156,7 +156,7 @@ def _distances(dataset: CooperativeDataset, source: ViewSource) -> list[float]:
 def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterable[tuple[str, float]]:
     seen = []
     for entry in entries:
-        frame = load_rig_frame(entry, with_cloud=entry.pcd_path is not None)
+        frame = source.load_frame(entry, with_sweep=entry.pcd_path is not None)
         yield from _calibration(entry, frame)
         panorama = source.stitcher(frame)
         yield "panorama covered", float(panorama.covered.mean())
@@ -164,7 +164,7 @@ def _measure(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> Iterab
         if frame.views[0].z_m is None or not surface.any():
             continue
         yield "covered surface with range", float(panorama.valid.sum() / surface.sum())
-        if frame.cloud_rig is not None:
+        if frame.sweeps:
             yield "LiDAR points on the depth image", _cloud_on_depth(frame)
             yield "LiDAR to panorama points, median", _cloud_to_panorama(frame, panorama)
         seen.append((frame, _points(panorama, panorama.T_world_pano)))
@@ -189,10 +189,10 @@ def _calibration(entry: FrameEntry, frame: RigFrame) -> Iterable[tuple[str, floa
 def _cloud_on_depth(frame: RigFrame) -> float:
     """Share of LiDAR points whose z-depth the depth image confirms (the rest see past edges)."""
     confirmed = total = 0
-    assert frame.cloud_rig is not None
+    cloud_rig = frame.sweeps[0].points_rig.astype(np.float64)
     for view in frame.views:
         assert view.z_m is not None
-        points = transform_points(invert_rigid(view.T_rig_cam), frame.cloud_rig.astype(np.float64))
+        points = transform_points(invert_rigid(view.T_rig_cam), cloud_rig)
         uv, inside = view.camera.project(points)
         column, row = uv[inside].astype(int).T
         z_image, z_point = view.z_m[row, column], points[inside, 2]
@@ -209,9 +209,9 @@ def _points(panorama: Panorama, T_dst_pano: NDArray[np.float64]) -> NDArray[np.f
 
 def _cloud_to_panorama(frame: RigFrame, panorama: Panorama) -> float:
     """Median distance of near LiDAR points to the panorama's nearest point."""
-    assert frame.cloud_rig is not None
+    cloud_rig = frame.sweeps[0].points_rig.astype(np.float64)
     T_pano_rig = invert_rigid(panorama.T_world_pano) @ frame.T_world_rig
-    cloud = transform_points(T_pano_rig, frame.cloud_rig.astype(np.float64))
+    cloud = transform_points(T_pano_rig, cloud_rig)
     near = np.linalg.norm(cloud, axis=1) < NEAR_M
     return _median_nearest(cloud[near], _points(panorama, np.eye(4)))
 

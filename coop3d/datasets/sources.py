@@ -8,7 +8,7 @@ from typing import Protocol
 from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex, load_rig_frame
 from coop3d.geometry.cameras import Camera
 from coop3d.stitching import PanoramaStitcher, PinholeResampler
-from coop3d.types import Panorama
+from coop3d.types import Panorama, RigFrame
 
 
 class ViewSource(Protocol):
@@ -26,9 +26,10 @@ class StitchedPanoramas:
     """One panorama per vehicle, stitched from the photographs when asked for.
 
     Args:
-        images_root, split, depth_root: as `OPV2VIndex`; a null depth root gives panoramas without range.
+        images_root, split, depth_root: as `OPV2VIndex`.
         camera: the panorama's camera.
-        centre: ``lidar`` or ``rig_centroid``, see `PanoramaStitcher`.
+        depth_source: where range comes from, see `load_rig_frame`.
+        kind, centre, exposure: see `PanoramaStitcher`.
     """
 
     views_per_vehicle = 1
@@ -39,14 +40,23 @@ class StitchedPanoramas:
         split: str,
         camera: Camera,
         depth_root: str | Path | None = None,
+        depth_source: str = "auto",
+        kind: str = "rig",
         centre: str = "lidar",
+        exposure: str = "as_is",
     ) -> None:
         self.index = OPV2VIndex(Path(images_root), split, None if depth_root is None else Path(depth_root))
-        self.stitcher = PanoramaStitcher(camera, centre)
+        self.stitcher = PanoramaStitcher(camera, kind=kind, centre=centre, exposure=exposure)
+        self.depth_source = depth_source
+
+    def load_frame(self, entry: FrameEntry, *, with_sweep: bool = False) -> RigFrame:
+        """The vehicle's calibrated photographs and whatever range is to be taken from."""
+        partners = self.index.partners_of(entry) if self.depth_source == "fused" else ()
+        return load_rig_frame(entry, self.depth_source, partners, with_sweep=with_sweep)
 
     def load(self, entry: FrameEntry) -> tuple[Panorama, ...]:
         """The vehicle's panorama."""
-        return (self.stitcher(load_rig_frame(entry)),)
+        return (self.stitcher(self.load_frame(entry)),)
 
 
 class PinholeViews:

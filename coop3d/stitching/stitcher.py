@@ -12,6 +12,8 @@ from coop3d.stitching.table import RigTable, TableCache, rig_poses
 from coop3d.types import CameraView, Panorama, RigFrame
 
 CENTRES = ("lidar", "rig_centroid")
+KINDS = ("rig",)
+EXPOSURES = ("as_is",)
 
 
 class PanoramaStitcher:
@@ -22,25 +24,39 @@ class PanoramaStitcher:
 
     Args:
         camera: the panorama's camera.
+        kind: ``rig``.
         centre: ``lidar`` (the LiDAR's origin) or ``rig_centroid`` (mean of the camera centres).
+        exposure: ``as_is``.
         supersample: colour samples per pixel and axis; None chooses by the photographs' density.
     """
 
     def __init__(
-        self, camera: Camera | None = None, centre: str = "lidar", supersample: int | None = None
+        self,
+        camera: Camera | None = None,
+        *,
+        kind: str = "rig",
+        centre: str = "lidar",
+        exposure: str = "as_is",
+        supersample: int | None = None,
     ) -> None:
-        if centre not in CENTRES:
-            raise ValueError(f"centre is {centre!r}, expected one of {CENTRES}")
+        for name, value, allowed in (
+            ("kind", kind, KINDS), ("centre", centre, CENTRES), ("exposure", exposure, EXPOSURES)
+        ):  # fmt: skip
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}, expected one of {allowed}")
+        self.kind, self.exposure = kind, exposure
         self.camera = camera if camera is not None else EquirectangularCamera(1008, 252)
         self.centre = centre
         self._tables = TableCache(self.camera, supersample)
 
     def __call__(self, frame: RigFrame) -> Panorama:
         """Stitch one frame. Depth is used for range and masks where the frame has it, never for colour."""
-        T_rig_pano = self._T_rig_pano(frame)
-        poses = rig_poses([v.T_rig_cam for v in frame.views], T_rig_pano)
-        table = self._tables.get([v.camera for v in frame.views], poses)
-        return _fill(frame, frame.views, table, frame.T_world_rig @ T_rig_pano)
+        return _fill(frame, frame.views, self.table(frame), frame.T_world_rig @ self._T_rig_pano(frame))
+
+    def table(self, frame: RigFrame) -> RigTable:
+        """The fixed look-up of this frame's rig, built on first use."""
+        poses = rig_poses([v.T_rig_cam for v in frame.views], self._T_rig_pano(frame))
+        return self._tables.get([v.camera for v in frame.views], poses)
 
     def _T_rig_pano(self, frame: RigFrame) -> NDArray[np.float64]:
         T = np.eye(4)

@@ -1,11 +1,12 @@
 """OPV2V on disk: index, safe YAML, photographs, depth, point clouds; calibrated frames in OpenCV axes."""
 
-from coop3d.datasets.opv2v.frame import load_rig_frame, read_depth, read_image
+from coop3d.datasets.opv2v.frame import DEPTH_SOURCES, load_rig_frame, read_depth, read_image
 from coop3d.datasets.opv2v.index import SPLITS, FrameEntry, Instant, OPV2VIndex, Skipped
 from coop3d.datasets.opv2v.pcd import PointCloud, read_pcd
 from coop3d.datasets.opv2v.yaml_io import load_yaml, number_array
 
 __all__ = [
+    "DEPTH_SOURCES",
     "SPLITS",
     "FrameEntry",
     "Instant",

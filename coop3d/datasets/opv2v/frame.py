@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,56 +12,96 @@ from numpy.typing import NDArray
 
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v.index import FrameEntry
-from coop3d.datasets.opv2v.pcd import read_pcd
+from coop3d.datasets.opv2v.sweeps import load_sweeps
 from coop3d.datasets.opv2v.yaml_io import load_yaml, number_array
 from coop3d.geometry.cameras import PinholeCamera
-from coop3d.geometry.carla import carla_points_to_opencv, pose_to_opencv
+from coop3d.geometry.carla import pose_to_opencv
 from coop3d.geometry.transforms import invert_rigid
-from coop3d.types import CameraView, RigFrame
+from coop3d.types import CameraView, LidarSweep, RigFrame
+
+DEPTH_SOURCES = ("auto", "dense", "lidar", "fused", "none")
 
 # A projected LiDAR covers a few per cent of the pixels; a rendering covers everything but the sky.
 DENSE_FRACTION = 0.2
 
 
-def load_rig_frame(entry: FrameEntry, *, with_depth: bool = True, with_cloud: bool = False) -> RigFrame:
+def load_rig_frame(
+    entry: FrameEntry,
+    depth_source: str = "auto",
+    partners: Sequence[FrameEntry] = (),
+    *,
+    with_sweep: bool = False,
+) -> RigFrame:
     """Read everything of one frame.
 
     Args:
         entry: from `OPV2VIndex.frames`.
-        with_depth: read the depth files where the index found some.
-        with_cloud: read the LiDAR cloud.
+        depth_source: ``dense`` depth files, the frame's own ``lidar`` cloud, the clouds of all vehicles of the
+            instant ``fused``, ``none``, or ``auto``: dense where the files are there and actually dense, else the
+            own cloud, else sparse depth files, else none.
+        partners: the other vehicles of the instant, for ``fused``.
+        with_sweep: read the own cloud also where it is not the source of depth.
 
     Raises:
         DataError: a file is missing, unreadable or inconsistent with its calibration.
     """
+    if depth_source not in DEPTH_SOURCES:
+        raise ValueError(f"depth_source is {depth_source!r}, expected one of {DEPTH_SOURCES}")
     path = entry.yaml_path
     meta = load_yaml(path, keys={"lidar_pose", *entry.camera_names})
     T_world_rig = pose_to_opencv(number_array(path, meta, "lidar_pose", (6,)))
-    views = []
-    for i, name in enumerate(entry.camera_names):
-        image = read_image(entry.image_paths[i])
-        camera = _intrinsics(path, meta, name, image, entry.image_paths[i])
-        z_m = None
-        if with_depth and entry.depth_paths is not None:
-            z_m = read_depth(entry.depth_paths[i], image.shape[:2])
-        T_world_cam = pose_to_opencv(number_array(path, meta, f"{name}.cords", (6,)))
-        views.append(
-            CameraView(
-                name=name,
-                camera=camera,
-                T_rig_cam=invert_rigid(T_world_rig) @ T_world_cam,
-                image=image,
-                z_m=z_m,
-            )
-        )
+    views = [_view(entry, i, meta, T_world_rig) for i in range(len(entry.camera_names))]
     _check_equal_sizes(entry, views)
+    z_m = _depth_images(entry, views, depth_source)
+    dense = z_m is not None and all(_is_dense(z) for z in z_m)
+    if depth_source == "dense" and not dense:
+        assert entry.depth_paths is not None
+        raise DataError(
+            f"{entry.depth_paths[0]}: depth is sparse (under {DENSE_FRACTION:.0%} of the pixels), but "
+            "depth_source=dense was asked for; use depth_source=auto, lidar or fused"
+        )
+    sweeps: tuple[LidarSweep, ...] = ()
+    if (
+        depth_source in ("lidar", "fused")
+        or with_sweep
+        or (depth_source == "auto" and not dense and entry.pcd_path is not None)
+    ):
+        sweeps = load_sweeps(entry, partners if depth_source == "fused" else (), T_world_rig)
+    if z_m is not None:
+        views = [replace(view, z_m=z) for view, z in zip(views, z_m, strict=True)]
     return RigFrame(
-        key=entry.key,
-        views=tuple(views),
-        T_world_rig=T_world_rig,
-        depth_is_dense=all(v.z_m is not None and _is_dense(v.z_m) for v in views),
-        cloud_rig=_cloud(entry) if with_cloud else None,
+        key=entry.key, views=tuple(views), T_world_rig=T_world_rig, depth_is_dense=dense, sweeps=sweeps
     )
+
+
+def _view(entry: FrameEntry, i: int, meta: dict, T_world_rig: NDArray[np.float64]) -> CameraView:
+    name = entry.camera_names[i]
+    image = read_image(entry.image_paths[i])
+    camera = _intrinsics(entry.yaml_path, meta, name, image, entry.image_paths[i])
+    T_world_cam = pose_to_opencv(number_array(entry.yaml_path, meta, f"{name}.cords", (6,)))
+    return CameraView(
+        name=name,
+        camera=camera,
+        T_rig_cam=invert_rigid(T_world_rig) @ T_world_cam,
+        image=image,
+    )
+
+
+def _depth_images(
+    entry: FrameEntry, views: Sequence[CameraView], depth_source: str
+) -> list[NDArray[np.float32]] | None:
+    if depth_source not in ("auto", "dense"):
+        return None
+    if entry.depth_paths is None:
+        if depth_source == "dense":
+            raise DataError(
+                f"{entry.yaml_path}: depth_source=dense needs depth files, but no depth root was given; set "
+                "machine.opv2v_depth_root (--depth-root), or use depth_source=auto, lidar or fused"
+            )
+        return None
+    return [
+        read_depth(path, view.image.shape[:2]) for path, view in zip(entry.depth_paths, views, strict=True)
+    ]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -125,9 +167,3 @@ def _check_equal_sizes(entry: FrameEntry, views: list[CameraView]) -> None:
             f"{entry.yaml_path.parent}: frame {entry.key.frame} mixes image sizes {sizes}; expected all "
             "photographs of one rig to have the same size"
         )
-
-
-def _cloud(entry: FrameEntry) -> NDArray[np.float32]:
-    if entry.pcd_path is None:
-        raise DataError(f"{entry.yaml_path.with_suffix('.pcd')}: no LiDAR cloud beside the frame")
-    return carla_points_to_opencv(read_pcd(entry.pcd_path).xyz)

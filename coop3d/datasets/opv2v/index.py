@@ -86,6 +86,9 @@ class OPV2VIndex:
     cameras: tuple[str, ...] = ("camera0", "camera1", "camera2", "camera3")
     frames: list[FrameEntry] = field(init=False, repr=False)
     skipped: list[Skipped] = field(init=False, repr=False)
+    _by_instant: dict[tuple[str, str], tuple[FrameEntry, ...]] | None = field(
+        init=False, repr=False, default=None
+    )
 
     def __post_init__(self) -> None:
         self.images_root = Path(self.images_root)
@@ -176,6 +179,13 @@ class OPV2VIndex:
             groups.setdefault((entry.key.scenario, entry.key.frame), []).append(entry)
         return [Instant(s, f, tuple(entries)) for (s, f), entries in sorted(groups.items())]
 
+    def partners_of(self, entry: FrameEntry) -> tuple[FrameEntry, ...]:
+        """The other vehicles recorded at the same instant, by numeric id."""
+        if self._by_instant is None:
+            self._by_instant = {(i.scenario, i.frame): i.entries for i in self.instants}
+        at_once = self._by_instant[entry.key.scenario, entry.key.frame]
+        return tuple(e for e in at_once if e.key != entry.key)
+
     @cached_property
     def T_world_rig(self) -> dict[SampleKey, NDArray[np.float64]]:
         """Pose of every frame (OpenCV axes). A frame whose pose cannot be read is moved to `skipped`."""
@@ -189,6 +199,7 @@ class OPV2VIndex:
                 self.skipped.append(Skipped(entry.key, str(error)))
         self.frames = good
         self.__dict__.pop("instants", None)
+        self._by_instant = None
         return poses
 
 

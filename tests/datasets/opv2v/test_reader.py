@@ -43,7 +43,7 @@ def test_cloud_is_in_opencv_axes(frame_on_disk):
     _, path, root = frame_on_disk
     first = path.with_suffix(".pcd").read_text().splitlines()[11].split()
     x, y, z = (float(v) for v in first[:3])
-    cloud = load_rig_frame(entry_of(root), with_cloud=True).cloud_rig
+    cloud = load_rig_frame(entry_of(root), with_sweep=True).sweeps[0].points_rig
     np.testing.assert_allclose(cloud[0], [y, -z, x], atol=1e-5)
 
 
@@ -169,7 +169,7 @@ def test_mixed_image_sizes_are_refused(frame_on_disk):
     entry.yaml_path.write_text(yaml.dump(meta))
     cv2.imwrite(str(entry.image_paths[1]), np.zeros((30, 40, 3), np.uint8))
     with pytest.raises(DataError, match="mixes image sizes"):
-        load_rig_frame(entry, with_depth=False)
+        load_rig_frame(entry, "none")
 
 
 def test_depth_zero_and_infinity_are_unknown(tmp_path):

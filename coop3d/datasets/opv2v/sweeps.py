@@ -1,0 +1,74 @@
+"""LiDAR sweeps of one instant, in the frame of one rig, without the rig's own body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coop3d.datasets.errors import DataError
+from coop3d.datasets.opv2v.index import FrameEntry
+from coop3d.datasets.opv2v.pcd import read_pcd
+from coop3d.datasets.opv2v.yaml_io import load_yaml, number_array
+from coop3d.geometry.carla import carla_points_to_opencv, pose_to_opencv
+from coop3d.geometry.transforms import invert_rigid, transform_points
+from coop3d.types import LidarSweep
+
+BODY_MARGIN_M = 0.15  # around a vehicle's box: mirrors, noise of the LiDAR
+
+
+def load_sweeps(
+    entry: FrameEntry, partners: Sequence[FrameEntry], T_world_rig: NDArray[np.float64]
+) -> tuple[LidarSweep, ...]:
+    """The own sweep, then every partner's, moved by its pose.
+
+    A partner's LiDAR sees the body of this rig's vehicle, which its own cameras do not: those points are removed
+    with the box that the partner's YAML lists for this vehicle (it lists exactly the vehicles that its LiDAR hit).
+
+    Raises:
+        DataError: a cloud is missing or unreadable.
+    """
+    own = LidarSweep(points=_cloud(entry), T_rig_sensor=np.eye(4))
+    T_rig_world = np.asarray(invert_rigid(T_world_rig), np.float64)
+    return (own, *(_partner_sweep(entry, partner, T_rig_world) for partner in partners))
+
+
+def _partner_sweep(entry: FrameEntry, partner: FrameEntry, T_rig_world: NDArray[np.float64]) -> LidarSweep:
+    points, T_world_sensor = _cloud(partner), partner.lidar_pose()
+    box = _body_of(entry, partner)
+    if box is not None:
+        T_world_box, half_size = box
+        in_box = transform_points(invert_rigid(T_world_box) @ T_world_sensor, points.astype(np.float64))
+        points = points[(np.abs(in_box) > half_size + BODY_MARGIN_M).any(axis=1)]
+    return LidarSweep(points=points, T_rig_sensor=T_rig_world @ T_world_sensor)
+
+
+def _body_of(
+    entry: FrameEntry, partner: FrameEntry
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """(``T_world_box``, half size [3]) of ``entry``'s vehicle as ``partner`` lists it, in OpenCV axes."""
+    path = partner.yaml_path
+    vehicles = load_yaml(path, keys={"vehicles"}).get("vehicles") or {}
+    listed = {str(k): v for k, v in vehicles.items()}.get(entry.key.agent)
+    if listed is None:
+        return None
+    name = f"vehicles.{entry.key.agent}"
+    found = {"vehicles": {entry.key.agent: listed}}
+    location = number_array(path, found, f"{name}.location", (3,))
+    angle = number_array(path, found, f"{name}.angle", (3,))
+    centre = number_array(path, found, f"{name}.center", (3,))
+    extent = number_array(path, found, f"{name}.extent", (3,))
+    T_world_vehicle = pose_to_opencv(np.concatenate([location, angle]))
+    offset = np.eye(4)
+    offset[:3, 3] = carla_points_to_opencv(centre)
+    return T_world_vehicle @ offset, np.abs(carla_points_to_opencv(extent))
+
+
+def _cloud(entry: FrameEntry) -> NDArray[np.float32]:
+    if entry.pcd_path is None:
+        raise DataError(
+            f"{entry.yaml_path.with_suffix('.pcd')}: no LiDAR cloud beside the frame; use depth_source=dense, or "
+            "none to work without range"
+        )
+    return carla_points_to_opencv(read_pcd(entry.pcd_path).xyz)
