@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import cv2
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.geometry.cameras import Camera, EquirectangularCamera, PinholeCamera
+from coop3d.stitching.colour import match_exposure, sample_colour
 from coop3d.stitching.depth import EDGE, SURFACE, sample_dense, splat_sparse
 from coop3d.stitching.table import RigTable, TableCache, rig_poses
 from coop3d.types import CameraView, Panorama, RigFrame
 
 CENTRES = ("lidar", "rig_centroid")
 KINDS = ("rig",)
-EXPOSURES = ("as_is",)
+EXPOSURES = ("as_is", "matched")
 
 
 class PanoramaStitcher:
@@ -26,7 +28,7 @@ class PanoramaStitcher:
         camera: the panorama's camera.
         kind: ``rig``.
         centre: ``lidar`` (the LiDAR's origin) or ``rig_centroid`` (mean of the camera centres).
-        exposure: ``as_is``.
+        exposure: ``as_is``, or ``matched``: brightness evened out across seams, see `match_exposure`.
         supersample: colour samples per pixel and axis; None chooses by the photographs' density.
     """
 
@@ -51,7 +53,12 @@ class PanoramaStitcher:
 
     def __call__(self, frame: RigFrame) -> Panorama:
         """Stitch one frame. Depth is used for range and masks where the frame has it, never for colour."""
-        return _fill(frame, frame.views, self.table(frame), frame.T_world_rig @ self._T_rig_pano(frame))
+        table = self.table(frame)
+        panorama = _fill(frame, frame.views, table, frame.T_world_rig @ self._T_rig_pano(frame))
+        if self.exposure == "matched":
+            rgb = match_exposure(panorama.rgb, panorama.source, len(frame.views))
+            panorama = replace(panorama, rgb=rgb)
+        return panorama
 
     def table(self, frame: RigFrame) -> RigTable:
         """The fixed look-up of this frame's rig, built on first use."""
@@ -98,7 +105,7 @@ def _fill(
         key=frame.key,
         camera=table.virtual,
         kind="rig",
-        rgb=_colour(views, table),
+        rgb=sample_colour([v.image for v in views], table),
         range_m=range_m,
         source=table.source,
         origins=table.origins,
@@ -108,20 +115,6 @@ def _fill(
         mask_known=mask_known,
         T_world_pano=T_world_pano,
     )
-
-
-def _colour(views: tuple[CameraView, ...], table: RigTable) -> NDArray[np.uint8]:
-    width = max(v.image.shape[1] for v in views)
-    atlas = np.concatenate(
-        [np.pad(v.image, ((0, 0), (0, width - v.image.shape[1]), (0, 0))) for v in views]
-        if any(v.image.shape[1] != width for v in views)
-        else [v.image for v in views]
-    )
-    fine = cv2.remap(atlas, *table.atlas_maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    if table.supersample == 1:
-        return fine
-    H, W = table.source.shape
-    return cv2.resize(fine, (W, H), interpolation=cv2.INTER_AREA)
 
 
 def _range_and_masks(
@@ -134,7 +127,7 @@ def _range_and_masks(
         return np.full(uncovered.shape, np.nan, np.float32), np.zeros_like(uncovered), uncovered
     if frame.depth_is_dense:
         range_m, seen = sample_dense(z_m, table)
-        return range_m, (seen == SURFACE) & ~uncovered, (seen != EDGE) | uncovered
+        return range_m, seen == SURFACE, seen != EDGE
     range_m = splat_sparse(z_m, table)
     measured = np.isfinite(range_m)  # an unhit pixel is unknown, not ambiguous
     return range_m, measured, measured | uncovered

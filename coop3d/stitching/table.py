@@ -15,6 +15,28 @@ from coop3d.geometry.cameras import Camera, PinholeCamera, pixel_centres
 from coop3d.geometry.transforms import invert_rigid
 
 NO_CAMERA = 255
+PAD = 2  # pixels around every image of the depth atlas, so that its neighbours need no test for the border
+
+
+@dataclass(frozen=True)
+class DepthLookup:
+    """Where the N covered virtual pixels look in an atlas of the rig's depth images.
+
+    The images lie one below the other in ``atlas_shape``, each with `PAD` pixels around it.
+    """
+
+    atlas_shape: tuple[int, int]
+    first_rows: tuple[int, ...]  # K: atlas row of each image's first row; its first column is PAD
+    pixel: NDArray[np.int32]  # [N] flat index of the virtual pixel
+    nearest: NDArray[np.int32]  # [N] flat atlas index of the image pixel that contains the sample
+    dx: NDArray[np.float32]  # [N] sample minus centre of that pixel, to the right, in pixels (-0.5 to 0.5)
+    dy: NDArray[np.float32]  # [N] the same, down
+    range_per_z: NDArray[np.float32]  # [N]
+
+    @property
+    def arrays(self) -> tuple[NDArray, NDArray, NDArray, NDArray, NDArray]:
+        """(pixel, nearest, dx, dy, range_per_z)."""
+        return self.pixel, self.nearest, self.dx, self.dy, self.range_per_z
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,27 @@ class RigTable:
     def origins(self) -> NDArray[np.float32]:
         """[K, 3] camera centres in the virtual camera's frame."""
         return np.stack([T[:3, 3] for T in self.T_virtual_cam]).astype(np.float32)
+
+    @cached_property
+    def depth_lookup(self) -> DepthLookup:
+        """The table as flat lists, for sampling depth images."""
+        width = max(c.width for c in self.cameras) + 2 * PAD
+        bottoms = np.cumsum([c.height + 2 * PAD for c in self.cameras])
+        first_rows = np.concatenate([[0], bottoms[:-1]]) + PAD
+        pixel = np.flatnonzero(self.covered)
+        uv = self.uv.reshape(-1, 2)[pixel]
+        column, row = uv.astype(np.int64).T
+        dx, dy = (uv - np.stack([column, row], axis=-1) - 0.5).T.astype(np.float32)
+        nearest = (row + first_rows[self.source.ravel()[pixel]]) * width + column + PAD
+        return DepthLookup(
+            atlas_shape=(int(bottoms[-1]), width),
+            first_rows=tuple(int(r) for r in first_rows),
+            pixel=pixel.astype(np.int32),
+            nearest=nearest.astype(np.int32),
+            dx=np.ascontiguousarray(dx),
+            dy=np.ascontiguousarray(dy),
+            range_per_z=self.range_per_z.ravel()[pixel],
+        )
 
     @cached_property
     def pixel_of(self) -> tuple[NDArray[np.int64], ...]:
@@ -126,8 +169,9 @@ def _atlas_maps(
     uv_fine = pixel_centres(virtual.width * S, virtual.height * S) / S
     rays = virtual.directions(uv_fine)
     source_fine = source.repeat(S, axis=0).repeat(S, axis=1)
-    x = np.full(source_fine.shape, -2.0, np.float32)  # outside the atlas: black
-    y = np.full(source_fine.shape, -2.0, np.float32)
+    # Black rows close the atlas: looking there is faster than looking outside.
+    x = np.zeros(source_fine.shape, np.float32)
+    y = np.full(source_fine.shape, sum(c.height for c in cameras), np.float32)
     first_row = 0  # of the photograph in the atlas
     for k, (camera, T) in enumerate(zip(cameras, T_virtual_cam, strict=True)):
         mine = source_fine == k

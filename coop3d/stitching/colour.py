@@ -1,0 +1,109 @@
+"""Colour of virtual pixels: one fixed remap per rig, antialiased, with seams evened out on request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from coop3d.stitching.table import NO_CAMERA, RigTable
+
+BAND_ROWS = 12  # virtual rows per piece of work, so that the sub-samples stay in the processor's cache
+DARKEST, BRIGHTEST = 8, 247  # grey levels beyond which a pixel says nothing about exposure
+LARGEST_GAIN = 2.0
+
+
+def sample_colour(images: Sequence[NDArray[np.uint8]], table: RigTable) -> NDArray[np.uint8]:
+    """Colour that each pixel's camera sees in the pixel's direction, averaged over S x S sub-samples.
+
+    Args:
+        images: K arrays [h, w, 3].
+        table: fixed look-up of the rig.
+
+    Returns:
+        [H, W, 3] uint8, 0 where no camera sees.
+    """
+    width = max(image.shape[1] for image in images)
+    if any(image.shape[1] != width for image in images):
+        images = [np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0))) for image in images]
+    atlas = np.zeros((sum(len(image) for image in images) + 2, width, 3), np.uint8)
+    np.concatenate(images, out=atlas[:-2])
+    H, W = table.source.shape
+    S = table.supersample
+    xy, fraction = table.atlas_maps
+    rgb = np.empty((H, W, 3), np.uint8)
+    fine = np.empty((BAND_ROWS * S, W * S, 3), np.uint8)
+    for top in range(0, H, BAND_ROWS):
+        bottom = min(top + BAND_ROWS, H)
+        rows = slice(top * S, bottom * S)
+        band = fine[: (bottom - top) * S]
+        cv2.remap(atlas, xy[rows], fraction[rows], cv2.INTER_LINEAR, dst=band)
+        cv2.resize(band, (W, bottom - top), dst=rgb[top:bottom], interpolation=cv2.INTER_AREA)
+    return rgb
+
+
+def match_exposure(rgb: NDArray[np.uint8], source: NDArray[np.uint8], cameras: int) -> NDArray[np.uint8]:
+    """Even out brightness across seams by one gain per camera; the mean of their logarithms is zero.
+
+    The gains are the least-squares solution for the median brightness ratios between pixels that touch across
+    a seam. Cameras that share no seam with others keep their exposure.
+
+    Args:
+        rgb: [H, W, 3].
+        source: [H, W] camera of each pixel.
+        cameras: K.
+    """
+    log_gain = _log_gains(_seam_ratios(rgb, source, cameras), cameras)
+    levels = np.arange(256.0)[None] * np.exp(log_gain)[:, None]
+    tables = np.zeros((256, 256), np.uint8)
+    tables[:cameras] = np.clip(np.rint(levels), 0, 255)
+    return _apply(rgb, source, tables)
+
+
+def _seam_ratios(
+    rgb: NDArray[np.uint8], source: NDArray[np.uint8], cameras: int
+) -> dict[tuple[int, int], tuple[float, int]]:
+    """(a, b) -> (median of log(brightness in b / brightness in a), number of pixels) across each seam a < b."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    near = [  # each pixel beside its right neighbour (the panorama is a circle) and beside the one below
+        (source, np.roll(source, -1, axis=1), grey, np.roll(grey, -1, axis=1)),
+        (source[:-1], source[1:], grey[:-1], grey[1:]),
+    ]
+    found = []
+    for s0, s1, g0, g1 in near:
+        seam = (s0 != s1) & (s0 != NO_CAMERA) & (s1 != NO_CAMERA)
+        seam &= (np.minimum(g0, g1) >= DARKEST) & (np.maximum(g0, g1) <= BRIGHTEST)
+        a, b = s0[seam].astype(int), s1[seam].astype(int)
+        ratio = np.log(g1[seam] / g0[seam].astype(float)) * np.where(a < b, 1, -1)
+        found.append((np.minimum(a, b) * cameras + np.maximum(a, b), ratio))
+    pair = np.concatenate([f[0] for f in found])
+    ratio = np.concatenate([f[1] for f in found])
+    return {
+        (int(p) // cameras, int(p) % cameras): (float(np.median(ratio[pair == p])), int((pair == p).sum()))
+        for p in np.unique(pair)
+    }
+
+
+def _log_gains(ratios: dict[tuple[int, int], tuple[float, int]], cameras: int) -> NDArray[np.float64]:
+    """Least squares for log gain_a - log gain_b = ratio_ab, weighted by pixels; a weak pull toward no change."""
+    A, rhs = [np.eye(cameras) * 1e-3], [np.zeros(cameras)]
+    for (a, b), (ratio, count) in ratios.items():
+        row = np.zeros((1, cameras))
+        row[0, a], row[0, b] = np.sqrt(count), -np.sqrt(count)
+        A.append(row)
+        rhs.append(np.array([ratio * np.sqrt(count)]))
+    solution = np.linalg.lstsq(np.concatenate(A), np.concatenate(rhs), rcond=None)[0]
+    return np.clip(solution, -np.log(LARGEST_GAIN), np.log(LARGEST_GAIN))
+
+
+@njit(cache=True)
+def _apply(rgb, source, tables):
+    out = np.empty_like(rgb)
+    for i in range(rgb.shape[0]):
+        for j in range(rgb.shape[1]):
+            for c in range(3):
+                out[i, j, c] = tables[source[i, j], rgb[i, j, c]]
+    return out
