@@ -67,6 +67,24 @@ class RigTable:
         return np.stack([T[:3, 3] for T in self.T_virtual_cam]).astype(np.float32)
 
     @cached_property
+    def axes(self) -> NDArray[np.float32]:
+        """[K, 3] optical axes in the virtual camera's frame."""
+        return np.stack([T[:3, 2] for T in self.T_virtual_cam]).astype(np.float32)
+
+    @cached_property
+    def least_cosines(self) -> NDArray[np.float32]:
+        """[K] cosine of the widest angle between a camera's axis and a direction of its pixels (2 if it has none)."""
+        cosines = self.virtual.rays() @ self.axes.T.astype(np.float64)
+        return np.array(
+            [cosines[self.source == k, k].min(initial=2.0) - 0.02 for k in range(len(self.cameras))], np.float32
+        )
+
+    @cached_property
+    def rays(self) -> NDArray[np.float32]:
+        """[H, W, 3] unit rays of the virtual camera."""
+        return self.virtual.rays().astype(np.float32)
+
+    @cached_property
     def depth_lookup(self) -> DepthLookup:
         """The table as flat lists, for sampling depth images."""
         width = max(c.width for c in self.cameras) + 2 * PAD
