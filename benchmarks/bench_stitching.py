@@ -23,7 +23,7 @@ from coop3d.types import CameraView, RigFrame, SampleKey
 
 
 def nominal_rig(width: int, height: int, with_depth: bool) -> RigFrame:
-    """OPV2V's rig with noise photographs above a flat ground."""
+    """OPV2V's rig with noise photographs, on flat ground between walls with dense clutter of boxes."""
     camera = PinholeCamera.from_hfov(width, height, 100.0)
     rng = np.random.default_rng(0)
     views = []

@@ -50,7 +50,7 @@ def sample_lidar(
     for sweep in sweeps:
         normals, neighbours = _patches(sweep.points)
         T = (T_virtual_rig @ sweep.T_rig_sensor).astype(np.float32)
-        points, normals = sweep.points @ T[:3, :3].T + T[:3, 3], normals @ T[:3, :3].T
+        points, normals = _move(sweep.points, T[:3, :3], T[:3, 3]), _move(normals, T[:3, :3], np.zeros(3, np.float32))
         for k, origin in enumerate(table.origins):
             index, seen = _toward(points, origin, table.axes[k], table.least_cosines[k])
             uv = table.virtual.project(seen)[0]
@@ -84,132 +84,136 @@ def _patches(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
     return _find_patches(points, range_m, beam, column)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _find_patches(points, range_m, beam, column):
     N = range_m.size
-    cell_of = np.empty(N, np.int32)
-    grid = np.full(BEAMS * COLUMNS, -1, np.int32)
+    stride = COLUMNS + 2 * WIDEST
+    grid = np.full((BEAMS + 2 * WIDEST) * stride, -1, np.int32)  # nearest point of each cell; -1 around the beams
+    inverse = np.zeros(grid.size, np.float32)  # its inverse range, 0 = none
     for i in range(N):
-        cell_of[i] = -1
-        row = int(np.floor(beam[i] + 0.5)) if range_m[i] > 0 else -1
+        row = int(np.floor(beam[i] + np.float32(0.5))) if range_m[i] > 0 else -1
         if 0 <= row < BEAMS:
-            cell = row * COLUMNS + int(column[i]) % COLUMNS
-            cell_of[i] = cell
-            if grid[cell] < 0 or range_m[i] < range_m[grid[cell]]:
-                grid[cell] = i
+            cell = (row + WIDEST) * stride + (int(column[i]) & (COLUMNS - 1)) + WIDEST
+            if range_m[i] * inverse[cell] < 1:
+                grid[cell], inverse[cell] = i, 1 / range_m[i]
+    for first in range(0, grid.size, stride):  # the circle closes
+        for j in range(WIDEST):
+            left, right = first + j, first + j + COLUMNS
+            grid[left], inverse[left] = grid[right], inverse[right]
+            grid[right + WIDEST], inverse[right + WIDEST] = grid[left + WIDEST], inverse[left + WIDEST]
     normals = np.zeros((N, 3), np.float32)
     neighbours = np.full((N, 4), -1, np.int32)
-    for i in range(N):
-        if cell_of[i] < 0 or grid[cell_of[i]] != i:
-            continue
-        row, col = cell_of[i] // COLUMNS, cell_of[i] % COLUMNS
-        left, right = _on_line(grid, range_m, i, row, col, 0, 1)
-        lower, upper = _on_line(grid, range_m, i, row, col, 1, 0)
-        neighbours[i, 0], neighbours[i, 1], neighbours[i, 2], neighbours[i, 3] = left, right, lower, upper
-        left, right = _widen(grid, points, range_m, i, row, col, 0, 1, left, right)
-        lower, upper = _widen(grid, points, range_m, i, row, col, 1, 0, lower, upper)
-        _normal(points, i, left, right, lower, upper, normals)
+    across, along = np.float32(2 * np.pi / COLUMNS), np.float32(np.radians(HIGHEST_DEG - LOWEST_DEG) / (BEAMS - 1))
+    for row in range(WIDEST, BEAMS + WIDEST):
+        for c in range(row * stride + WIDEST, row * stride + WIDEST + COLUMNS):
+            i = grid[c]
+            if i >= 0:
+                near, wide, left, right = _reach(inverse, c, 1, across, range_m[i])
+                if left:
+                    neighbours[i, 0] = grid[c - near]
+                if right:
+                    neighbours[i, 1] = grid[c + near]
+                far_left, far_right = grid[c - wide * left], grid[c + wide * right]
+                near, wide, lower, upper = _reach(inverse, c, stride, along, range_m[i])
+                if lower:
+                    neighbours[i, 2] = grid[c - near * stride]
+                if upper:
+                    neighbours[i, 3] = grid[c + near * stride]
+                far_lower, far_upper = grid[c - wide * stride * lower], grid[c + wide * stride * upper]
+                _normal(points, i, far_left, far_right, far_lower, far_upper, normals)
     return normals, neighbours
 
 
-@njit(cache=True)
-def _widen(grid, points, range_m, i, row, col, d_row, d_col, before, after):
-    """Neighbours further along the line as long as they lie on the surface and less than `BASELINE_M` away.
+@njit(cache=True, inline="always")
+def _aligned(before, middle, after):
+    """Do three inverse ranges at equal steps lie on one smooth line?
 
-    Close to the sensor points are nearer to each other than its noise, and their slope would be noise.
+    Inverse range is linear on planes, up to the second order of the angle between beams.
     """
-    gap = 2
-    while gap <= WIDEST and (before >= 0 or after >= 0):
-        if _square(points, i, before) + _square(points, i, after) > BASELINE_M**2:
+    slack = 2 * middle * (np.float32(NOISE_M) * middle + np.float32(BEND))
+    return before > 0 and after > 0 and abs(before + after - 2 * middle) <= slack
+
+
+@njit(cache=True, inline="always")
+def _reach(inverse, c, s, angle, r):
+    """How far the surface of cell ``c`` (at range r) goes on along the line with flat step ``s``.
+
+    Returns:
+        near: cells to the next points on the surface.
+        wide: cells to points on the surface about `BASELINE_M` away: close to the sensor, points are nearer to each
+            other than its noise, and their slope would be noise.
+        before, after: on which sides it goes on. A line that ends on one side must go on for two points on the other.
+    """
+    w = inverse[c]
+    before = after = False
+    near = 1
+    while near <= GAP:
+        a, b = inverse[c - near * s], inverse[c + near * s]
+        before = after = _aligned(a, w, b)
+        if before:
             break
-        a = _at(grid, row - gap * d_row, col - gap * d_col) if before >= 0 else -1
-        b = _at(grid, row + gap * d_row, col + gap * d_col) if after >= 0 else -1
-        if a >= 0 and b >= 0 and _aligned(range_m, i, a, 1, b, 1):
-            before, after = a, b
-        elif a >= 0 and after < 0 and _aligned(range_m, before, i, 1, a, 1):
-            before = a
-        elif b >= 0 and before < 0 and _aligned(range_m, after, i, 1, b, 1):
-            after = b
+        before = a > 0 and _aligned(inverse[c - 2 * near * s], a, w)
+        after = b > 0 and _aligned(w, b, inverse[c + 2 * near * s])
+        if before and after:  # a crease: keep the nearer side
+            before, after = a > b, a <= b
+        if before or after:
+            break
+        near += 1
+    wide, lateral = near, angle * r
+    while 2 * wide <= WIDEST and (before or after):
+        radial = r * r * (inverse[c - wide * s if before else c + wide * s] - w)
+        if radial * radial + (wide * lateral) ** 2 > np.float32(BASELINE_M**2):
+            break
+        a, b = inverse[c - 2 * wide * s], inverse[c + 2 * wide * s]
+        if before and after:
+            goes_on = _aligned(a, w, b)
+        elif before:
+            goes_on = a > 0 and _aligned(a, inverse[c - wide * s], w)
         else:
+            goes_on = b > 0 and _aligned(w, inverse[c + wide * s], b)
+        if not goes_on:
             break
-        gap *= 2
-    return before, after
+        wide *= 2
+    return near, wide, before, after
 
 
-@njit(cache=True)
-def _square(points, i, other):
-    if other < 0:
-        return 0.0
-    x, y, z = points[i, 0] - points[other, 0], points[i, 1] - points[other, 1], points[i, 2] - points[other, 2]
-    return x * x + y * y + z * z
-
-
-@njit(cache=True)
-def _at(grid, row, col):
-    return grid[row * COLUMNS + col % COLUMNS] if 0 <= row < BEAMS else -1
-
-
-@njit(cache=True)
-def _next(grid, row, col, d_row, d_col):
-    """(index, gap) of the next point in the grid, at most `GAP` cells away; (-1, 0) for none."""
-    for gap in range(1, GAP + 1):
-        r = row + gap * d_row
-        if 0 <= r < BEAMS:
-            found = _at(grid, r, col + gap * d_col)
-            if found >= 0:
-                return found, gap
-    return -1, 0
-
-
-@njit(cache=True)
-def _aligned(range_m, i, a, gap_a, b, gap_b):
-    """Do i and the points a and b on both sides of it lie on one smooth line? Inverse range is linear on planes."""
-    expected = (gap_b / range_m[a] + gap_a / range_m[b]) / (gap_a + gap_b)
-    return abs(expected * range_m[i] - 1.0) <= NOISE_M / range_m[i] + BEND
-
-
-@njit(cache=True)
-def _on_line(grid, range_m, i, row, col, d_row, d_col):
-    """Neighbours of i before and after it along one line of the grid, if they lie on its surface."""
-    a, gap_a = _next(grid, row, col, -d_row, -d_col)
-    b, gap_b = _next(grid, row, col, d_row, d_col)
-    if a >= 0 and b >= 0 and _aligned(range_m, i, a, gap_a, b, gap_b):
-        return a, b
-    # An edge on one side: the other side must continue for two points.
-    if a >= 0:
-        far, gap = _next(grid, row - gap_a * d_row, (col - gap_a * d_col) % COLUMNS, -d_row, -d_col)
-        if far < 0 or not _aligned(range_m, a, i, gap_a, far, gap):
-            a = -1
-    if b >= 0:
-        far, gap = _next(grid, row + gap_b * d_row, (col + gap_b * d_col) % COLUMNS, d_row, d_col)
-        if far < 0 or not _aligned(range_m, b, i, gap_b, far, gap):
-            b = -1
-    if a >= 0 and b >= 0:  # a crease: keep the side that leads nearer
-        return (a, -1) if range_m[a] < range_m[b] else (-1, b)
-    return a, b
-
-
-@njit(cache=True)
+@njit(cache=True, inline="always")
 def _normal(points, i, left, right, lower, upper, normals):
-    """Normal from what neighbours there are; a missing direction is taken perpendicular to the line of sight."""
-    p = points[i]
-    across = points[right if right >= 0 else i] - points[left if left >= 0 else i]
-    along = points[upper if upper >= 0 else i] - points[lower if lower >= 0 else i]
-    has_across, has_along = left >= 0 or right >= 0, lower >= 0 or upper >= 0
+    """Normal from points around i (or i itself where there is none).
+
+    A direction without neighbours is taken perpendicular to the line of sight.
+    """
+    has_across, has_along = left != right, lower != upper
     if not has_across and not has_along:
         return
+    px, py, pz = points[i, 0], points[i, 1], points[i, 2]
+    ax, ay, az = _difference(points, right, left)
+    bx, by, bz = _difference(points, upper, lower)
     if not has_across:
-        across = _cross(p, along)
+        ax, ay, az = _cross(px, py, pz, bx, by, bz)
     if not has_along:
-        along = _cross(p, across)
-    normals[i] = _cross(across, along)
+        bx, by, bz = _cross(px, py, pz, ax, ay, az)
+    normals[i, 0], normals[i, 1], normals[i, 2] = _cross(ax, ay, az, bx, by, bz)
+
+
+@njit(cache=True, inline="always")
+def _difference(points, a, b):
+    return points[a, 0] - points[b, 0], points[a, 1] - points[b, 1], points[a, 2] - points[b, 2]
+
+
+@njit(cache=True, inline="always")
+def _cross(ax, ay, az, bx, by, bz):
+    return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
 
 
 @njit(cache=True)
-def _cross(a, b):
-    return np.array(
-        [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]], np.float32
-    )
+def _move(points, R, t):
+    """R p + t of [N, 3]; a matrix product would start threads for three columns."""
+    out = np.empty((len(points), 3), np.float32)
+    for i in range(len(points)):
+        for a in range(3):
+            out[i, a] = R[a, 0] * points[i, 0] + R[a, 1] * points[i, 1] + R[a, 2] * points[i, 2] + t[a]
+    return out
 
 
 @njit(cache=True)
@@ -227,7 +231,7 @@ def _toward(points, origin, axis, least_cosine):
     return index[:m], seen[:m]
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always", error_model="numpy")
 def _along_ray(ray, p, n, r):
     """Range of the tangent plane through ``p`` (at range ``r``) along ``ray``, at most `STRETCH` from r."""
     toward = n[0] * ray[0] + n[1] * ray[1] + n[2] * ray[2]

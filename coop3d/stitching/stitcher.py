@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.geometry.cameras import Camera, EquirectangularCamera, PinholeCamera
+from coop3d.geometry.transforms import invert_rigid
 from coop3d.stitching.colour import match_exposure, sample_colour
 from coop3d.stitching.depth import EDGE, SURFACE, sample_dense, splat_sparse
+from coop3d.stitching.lidar import sample_lidar
 from coop3d.stitching.table import RigTable, TableCache, rig_poses
 from coop3d.types import CameraView, Panorama, RigFrame
 
@@ -100,7 +102,8 @@ class PinholeResampler:
 def _fill(
     frame: RigFrame, views: tuple[CameraView, ...], table: RigTable, T_world_pano: NDArray[np.float64]
 ) -> Panorama:
-    range_m, non_ambiguous, mask_known = _range_and_masks(frame, views, table)
+    T_virtual_rig = np.asarray(invert_rigid(T_world_pano), np.float64) @ frame.T_world_rig
+    range_m, non_ambiguous, mask_known = _range_and_masks(frame, views, table, T_virtual_rig)
     return Panorama(
         key=frame.key,
         camera=table.virtual,
@@ -118,16 +121,19 @@ def _fill(
 
 
 def _range_and_masks(
-    frame: RigFrame, views: tuple[CameraView, ...], table: RigTable
+    frame: RigFrame, views: tuple[CameraView, ...], table: RigTable, T_virtual_rig: NDArray[np.float64]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
     """range_m, non_ambiguous, mask_known of DESIGN section 4 from whatever depth the frame has."""
     uncovered = ~table.covered  # known to be ambiguous: no camera looks there
     z_m = [v.z_m for v in views if v.z_m is not None]
-    if len(z_m) < len(views):
-        return np.full(uncovered.shape, np.nan, np.float32), np.zeros_like(uncovered), uncovered
     if frame.depth_is_dense:
         range_m, seen = sample_dense(z_m, table)
         return range_m, seen == SURFACE, seen != EDGE
-    range_m = splat_sparse(z_m, table)
+    if frame.sweeps:
+        range_m = sample_lidar(frame.sweeps, table, T_virtual_rig)
+    elif len(z_m) == len(views):
+        range_m = splat_sparse(z_m, table)
+    else:
+        range_m = np.full(uncovered.shape, np.nan, np.float32)
     measured = np.isfinite(range_m)  # an unhit pixel is unknown, not ambiguous
     return range_m, measured, measured | uncovered
