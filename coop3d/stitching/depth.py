@@ -46,14 +46,22 @@ def sample_dense(
         seen: [H, W] uint8: SURFACE, EDGE where it may be surface or sky, SKY elsewhere and where uncovered.
     """
     look = table.depth_lookup
-    inverse = np.full(look.atlas_shape, OUTSIDE, np.float32)
-    for z, row in zip(z_m, look.first_rows, strict=True):
-        h, w = z.shape
-        _invert(np.ascontiguousarray(z), inverse[row : row + h, PAD : PAD + w])
+    inverse = inverse_atlas(z_m, look.atlas_shape, look.first_rows)
     range_m = np.full(table.source.size, np.nan, np.float32)
     seen = np.full(table.source.size, SKY, np.uint8)
     _sample(inverse.ravel(), inverse.shape[1], *look.arrays, range_m, seen)
     return range_m.reshape(table.source.shape), seen.reshape(table.source.shape)
+
+
+def inverse_atlas(
+    z_m: Sequence[NDArray[np.float32]], shape: tuple[int, int], first_rows: Sequence[int]
+) -> NDArray[np.float32]:
+    """1 / z of all images, one below the other: 0 where there is no surface, `OUTSIDE` on the `PAD` pixels around."""
+    inverse = np.full(shape, OUTSIDE, np.float32)
+    for z, row in zip(z_m, first_rows, strict=True):
+        h, w = z.shape
+        _invert(np.ascontiguousarray(z), inverse[row : row + h, PAD : PAD + w])
+    return inverse
 
 
 @njit(cache=True)
@@ -98,40 +106,55 @@ def _follow(w, p, s, t):
     return change, t <= (np.float32(REACH_EDGE) if after > 0 else np.float32(REACH_SKY))
 
 
-@njit(cache=True)
+@njit(cache=True, inline="always")
+def _look(w, width, p, x, y):
+    """Inverse depth ``x`` to the right of and ``y`` below the centre of pixel ``p``; NaN unless seen is SURFACE.
+
+    Returns:
+        (inverse depth, seen)
+    """
+    half, smooth = np.float32(0.5), np.float32(SMOOTH)
+    nothing = np.float32(np.nan)
+    w0, left, right, up, down = w[p], w[p - 1], w[p + 1], w[p - width], w[p + width]
+    bend_x, bend_y = left + right - w0 - w0, up + down - w0 - w0
+    surface = w0 > 0 and left > 0 and right > 0 and up > 0 and down > 0
+    if (
+        surface and abs(bend_x) <= smooth * w0 and abs(bend_y) <= smooth * w0
+    ):  # `_follow` says the same, slower
+        return w0 + half * (x * (right - left + x * bend_x) + y * (down - up + y * bend_y)), SURFACE
+    sx, sy = (1 if x >= 0 else -1), (width if y >= 0 else -width)
+    x, y = abs(x), abs(y)
+    if w0 == 0:
+        reaches_in = (
+            (w[p + sx] > 0 and x > REACH_SKY)
+            or (w[p + sy] > 0 and y > REACH_SKY)
+            or (w[p + sx + sy] > 0 and min(x, y) > REACH_SKY)
+        )
+        return nothing, EDGE if reaches_in else SKY
+    change_x, sure_x = _follow(w, p, sx, x)
+    change_y, sure_y = _follow(w, p, sy, y)
+    value = w0 + change_x + change_y
+    if sure_x and sure_y and value > 0:
+        return value, SURFACE
+    return nothing, EDGE if w[p + sx] == 0 or w[p + sy] == 0 else SURFACE
+
+
+@njit(cache=True, error_model="numpy")
 def _sample(w, width, pixel, nearest, dx, dy, range_per_z, range_m, seen):
     """Fill ``range_m`` and ``seen`` at ``pixel`` from the inverse depths ``w`` around ``nearest``."""
-    half, smooth = np.float32(0.5), np.float32(SMOOTH)
     for k in range(pixel.size):
-        p, x, y, i = nearest[k], dx[k], dy[k], pixel[k]
-        w0, left, right, up, down = w[p], w[p - 1], w[p + 1], w[p - width], w[p + width]
-        bend_x, bend_y = left + right - w0 - w0, up + down - w0 - w0
-        surface = w0 > 0 and left > 0 and right > 0 and up > 0 and down > 0
-        if (
-            surface and abs(bend_x) <= smooth * w0 and abs(bend_y) <= smooth * w0
-        ):  # `_follow` says the same, slower
-            value = w0 + half * (x * (right - left + x * bend_x) + y * (down - up + y * bend_y))
-            range_m[i] = range_per_z[k] / value
-            seen[i] = SURFACE
-            continue
-        sx, sy = (1 if x >= 0 else -1), (width if y >= 0 else -width)
-        x, y = abs(x), abs(y)
-        if w0 == 0:
-            reaches_in = (
-                (w[p + sx] > 0 and x > REACH_SKY)
-                or (w[p + sy] > 0 and y > REACH_SKY)
-                or (w[p + sx + sy] > 0 and min(x, y) > REACH_SKY)
-            )
-            seen[i] = EDGE if reaches_in else SKY
-            continue
-        change_x, sure_x = _follow(w, p, sx, x)
-        change_y, sure_y = _follow(w, p, sy, y)
-        value = w0 + change_x + change_y
-        if sure_x and sure_y and value > 0:
-            range_m[i] = range_per_z[k] / value
-            seen[i] = SURFACE
-        else:
-            seen[i] = EDGE if w[p + sx] == 0 or w[p + sy] == 0 else SURFACE
+        value, what = _look(w, width, nearest[k], dx[k], dy[k])
+        range_m[pixel[k]] = range_per_z[k] / value
+        seen[pixel[k]] = what
+
+
+@njit(cache=True)
+def sample_inverse(w, width, nearest, dx, dy):
+    """Inverse depth [N] at any N places of padded inverse depth images; NaN where unknown. See `DepthLookup`."""
+    out = np.empty(nearest.size, np.float32)
+    for k in range(nearest.size):
+        out[k] = _look(w, width, nearest[k], dx[k], dy[k])[0]
+    return out
 
 
 def splat_sparse(z_m: Sequence[NDArray[np.float32]], table: RigTable) -> NDArray[np.float32]:

@@ -50,7 +50,10 @@ def sample_lidar(
     for sweep in sweeps:
         normals, neighbours = _patches(sweep.points)
         T = (T_virtual_rig @ sweep.T_rig_sensor).astype(np.float32)
-        points, normals = _move(sweep.points, T[:3, :3], T[:3, 3]), _move(normals, T[:3, :3], np.zeros(3, np.float32))
+        points, normals = (
+            _move(sweep.points, T[:3, :3], T[:3, 3]),
+            _move(normals, T[:3, :3], np.zeros(3, np.float32)),
+        )
         for k, origin in enumerate(table.origins):
             index, seen = _toward(points, origin, table.axes[k], table.least_cosines[k])
             uv = table.virtual.project(seen)[0]
@@ -88,7 +91,9 @@ def _patches(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[
 def _find_patches(points, range_m, beam, column):
     N = range_m.size
     stride = COLUMNS + 2 * WIDEST
-    grid = np.full((BEAMS + 2 * WIDEST) * stride, -1, np.int32)  # nearest point of each cell; -1 around the beams
+    grid = np.full(
+        (BEAMS + 2 * WIDEST) * stride, -1, np.int32
+    )  # nearest point of each cell; -1 around the beams
     inverse = np.zeros(grid.size, np.float32)  # its inverse range, 0 = none
     for i in range(N):
         row = int(np.floor(beam[i] + np.float32(0.5))) if range_m[i] > 0 else -1
@@ -103,7 +108,10 @@ def _find_patches(points, range_m, beam, column):
             grid[right + WIDEST], inverse[right + WIDEST] = grid[left + WIDEST], inverse[left + WIDEST]
     normals = np.zeros((N, 3), np.float32)
     neighbours = np.full((N, 4), -1, np.int32)
-    across, along = np.float32(2 * np.pi / COLUMNS), np.float32(np.radians(HIGHEST_DEG - LOWEST_DEG) / (BEAMS - 1))
+    across, along = (
+        np.float32(2 * np.pi / COLUMNS),
+        np.float32(np.radians(HIGHEST_DEG - LOWEST_DEG) / (BEAMS - 1)),
+    )
     for row in range(WIDEST, BEAMS + WIDEST):
         for c in range(row * stride + WIDEST, row * stride + WIDEST + COLUMNS):
             i = grid[c]
@@ -225,7 +233,7 @@ def _toward(points, origin, axis, least_cosine):
     for i in range(len(points)):
         x, y, z = points[i, 0] - origin[0], points[i, 1] - origin[1], points[i, 2] - origin[2]
         depth = x * axis[0] + y * axis[1] + z * axis[2]
-        if depth > 0 and depth * depth >= least_cosine * least_cosine * (x * x + y * y + z * z):
+        if depth >= least_cosine * np.sqrt(x * x + y * y + z * z):
             index[m], seen[m, 0], seen[m, 1], seen[m, 2] = i, x, y, z
             m += 1
     return index[:m], seen[:m]
@@ -242,7 +250,7 @@ def _along_ray(ray, p, n, r):
         return r
     if toward * r * np.float32(STRETCH) <= offset:
         return r * np.float32(STRETCH)
-    return max(offset / toward, r / np.float32(STRETCH))
+    return np.maximum(offset / toward, r / np.float32(STRETCH))
 
 
 @njit(cache=True)
@@ -262,12 +270,14 @@ def _draw(k, index, uv, seen, normals, rays, source, neighbours, wraps, buffer):
             if other >= 0 and place[other] >= 0:
                 du, dv = abs(uv[place[other], 0] - u), abs(uv[place[other], 1] - v)
                 if wraps:
-                    du = min(du, W - du)
+                    du = np.minimum(du, W - du)
                 half_u, half_v = max(half_u, du * np.float32(0.5)), max(half_v, dv * np.float32(0.5))
         half_u, half_v = min(half_u, LARGEST_PATCH_PX), min(half_v, LARGEST_PATCH_PX)
         p, n = seen[m], normals[index[m]]
         r = np.sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2])
-        for i in range(max(int(np.ceil(v - half_v - 0.5)), 0), min(int(np.floor(v + half_v - 0.5)), H - 1) + 1):
+        for i in range(
+            max(int(np.ceil(v - half_v - 0.5)), 0), min(int(np.floor(v + half_v - 0.5)), H - 1) + 1
+        ):
             for column in range(int(np.ceil(u - half_u - 0.5)), int(np.floor(u + half_u - 0.5)) + 1):
                 j = column % W if wraps else column
                 if 0 <= j < W and source[i, j] == k:

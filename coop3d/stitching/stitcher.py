@@ -9,26 +9,33 @@ from numpy.typing import NDArray
 
 from coop3d.geometry.cameras import Camera, EquirectangularCamera, PinholeCamera
 from coop3d.geometry.transforms import invert_rigid
+from coop3d.stitching.central import warp_dense
 from coop3d.stitching.colour import match_exposure, sample_colour
 from coop3d.stitching.depth import EDGE, SURFACE, sample_dense, splat_sparse
 from coop3d.stitching.lidar import sample_lidar
-from coop3d.stitching.table import RigTable, TableCache, rig_poses
+from coop3d.stitching.table import NO_CAMERA, RigTable, TableCache, ground_and_far, rig_poses
 from coop3d.types import CameraView, Panorama, RigFrame
 
+KINDS = ("rig", "central", "central_infinite")
 CENTRES = ("lidar", "rig_centroid")
-KINDS = ("rig",)
 EXPOSURES = ("as_is", "matched")
 
 
 class PanoramaStitcher:
     """Stitch a rig's photographs into one panorama whose pixels know their ray's direction and origin.
 
-    Each pixel takes the colour that its physical camera sees in the pixel's direction; its ray starts at that
-    camera's centre (`kind="rig"`: exact at any distance, no depth needed for colour).
+    Kinds:
+        ``rig`` (default): each pixel takes the colour that its physical camera sees in the pixel's direction; its
+            ray starts at that camera's centre. Exact at any distance, no depth needed for colour.
+        ``central``: one centre of projection. With dense depth, colour and range are moved exactly and what only the
+            centre would see is a hole; without, colour assumes flat ground and a far field, and range comes from
+            the LiDAR alone.
+        ``central_infinite``: the pixels of ``rig`` with every ray taken to start at the centre, as if the world were
+            infinitely far. Points are metres off; for ablation only.
 
     Args:
         camera: the panorama's camera.
-        kind: ``rig``.
+        kind: see above.
         centre: ``lidar`` (the LiDAR's origin) or ``rig_centroid`` (mean of the camera centres).
         exposure: ``as_is``, or ``matched``: brightness evened out across seams, see `match_exposure`.
         supersample: colour samples per pixel and axis; None chooses by the photographs' density.
@@ -52,11 +59,17 @@ class PanoramaStitcher:
         self.camera = camera if camera is not None else EquirectangularCamera(1008, 252)
         self.centre = centre
         self._tables = TableCache(self.camera, supersample)
+        self._proxy_tables = TableCache(self.camera, supersample, ground_and_far())
 
     def __call__(self, frame: RigFrame) -> Panorama:
-        """Stitch one frame. Depth is used for range and masks where the frame has it, never for colour."""
-        table = self.table(frame)
-        panorama = _fill(frame, frame.views, table, frame.T_world_rig @ self._T_rig_pano(frame))
+        """Stitch one frame. In a ``rig`` panorama depth is used for range and masks, never for colour."""
+        T_world_pano = frame.T_world_rig @ self._T_rig_pano(frame)
+        if self.kind == "central":
+            panorama = self._central(frame, T_world_pano)
+        else:
+            panorama = _fill(frame, frame.views, self.table(frame), T_world_pano)
+            if self.kind == "central_infinite":
+                panorama = replace(panorama, kind="central", origins=np.zeros_like(panorama.origins))
         if self.exposure == "matched":
             rgb = match_exposure(panorama.rgb, panorama.source, len(frame.views))
             panorama = replace(panorama, rgb=rgb)
@@ -64,14 +77,39 @@ class PanoramaStitcher:
 
     def table(self, frame: RigFrame) -> RigTable:
         """The fixed look-up of this frame's rig, built on first use."""
+        return self._table(frame, self._tables)
+
+    def _table(self, frame: RigFrame, tables: TableCache) -> RigTable:
         poses = rig_poses([v.T_rig_cam for v in frame.views], self._T_rig_pano(frame))
-        return self._tables.get([v.camera for v in frame.views], poses)
+        return tables.get([v.camera for v in frame.views], poses)
 
     def _T_rig_pano(self, frame: RigFrame) -> NDArray[np.float64]:
         T = np.eye(4)
         if self.centre == "rig_centroid":
             T[:3, 3] = np.mean([v.T_rig_cam[:3, 3] for v in frame.views], axis=0)
         return T
+
+    def _central(self, frame: RigFrame, T_world_pano: NDArray[np.float64]) -> Panorama:
+        if not frame.depth_is_dense:
+            table = self._table(frame, self._proxy_tables)
+            panorama = _fill(frame, frame.views, table.from_one_centre(), T_world_pano, colours=table)
+            origins = np.zeros((len(frame.views), 3), np.float32)
+            return replace(panorama, kind="central", source=table.source, origins=origins)
+        image = warp_dense(frame.views, self.table(frame))
+        return Panorama(
+            key=frame.key,
+            camera=self.camera,
+            kind="central",
+            rgb=image.rgb,
+            range_m=image.range_m,
+            source=image.source,
+            origins=np.zeros((len(frame.views), 3), np.float32),
+            covered=image.source != NO_CAMERA,
+            valid=np.isfinite(image.range_m),
+            non_ambiguous=image.non_ambiguous,
+            mask_known=image.mask_known,
+            T_world_pano=T_world_pano,
+        )
 
 
 class PinholeResampler:
@@ -100,15 +138,20 @@ class PinholeResampler:
 
 
 def _fill(
-    frame: RigFrame, views: tuple[CameraView, ...], table: RigTable, T_world_pano: NDArray[np.float64]
+    frame: RigFrame,
+    views: tuple[CameraView, ...],
+    table: RigTable,
+    T_world_pano: NDArray[np.float64],
+    colours: RigTable | None = None,
 ) -> Panorama:
+    """Fields of a panorama by one table, its colours by another where given."""
     T_virtual_rig = np.asarray(invert_rigid(T_world_pano), np.float64) @ frame.T_world_rig
     range_m, non_ambiguous, mask_known = _range_and_masks(frame, views, table, T_virtual_rig)
     return Panorama(
         key=frame.key,
         camera=table.virtual,
         kind="rig",
-        rgb=sample_colour([v.image for v in views], table),
+        rgb=sample_colour([v.image for v in views], colours or table),
         range_m=range_m,
         source=table.source,
         origins=table.origins,
@@ -126,7 +169,7 @@ def _range_and_masks(
     """range_m, non_ambiguous, mask_known of DESIGN section 4 from whatever depth the frame has."""
     uncovered = ~table.covered  # known to be ambiguous: no camera looks there
     z_m = [v.z_m for v in views if v.z_m is not None]
-    if frame.depth_is_dense:
+    if frame.depth_is_dense and len(z_m) == len(views):
         range_m, seen = sample_dense(z_m, table)
         return range_m, seen == SURFACE, seen != EDGE
     if frame.sweeps:

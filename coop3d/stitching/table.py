@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -66,6 +66,11 @@ class RigTable:
         """[K, 3] camera centres in the virtual camera's frame."""
         return np.stack([T[:3, 3] for T in self.T_virtual_cam]).astype(np.float32)
 
+    def from_one_centre(self) -> RigTable:
+        """The same pixels as if one camera at the virtual centre had taken them all (for LiDAR range only)."""
+        source = np.where(self.covered, 0, NO_CAMERA).astype(np.uint8)
+        return replace(self, cameras=self.cameras[:1], T_virtual_cam=(np.eye(4),), source=source)
+
     @cached_property
     def axes(self) -> NDArray[np.float32]:
         """[K, 3] optical axes in the virtual camera's frame."""
@@ -76,7 +81,8 @@ class RigTable:
         """[K] cosine of the widest angle between a camera's axis and a direction of its pixels (2 if it has none)."""
         cosines = self.virtual.rays() @ self.axes.T.astype(np.float64)
         return np.array(
-            [cosines[self.source == k, k].min(initial=2.0) - 0.02 for k in range(len(self.cameras))], np.float32
+            [cosines[self.source == k, k].min(initial=2.0) - 0.02 for k in range(len(self.cameras))],
+            np.float32,
         )
 
     @cached_property
@@ -123,11 +129,24 @@ class RigTable:
         return np.where(mine, flat, -1).reshape(inside.shape)
 
 
+Proxy = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # [..., 3] unit rays to [...] metres
+
+
+def ground_and_far(height_m: float = 1.9, far_m: float = 40.0) -> Proxy:
+    """A scene to assume where nothing is known: flat ground this far below the centre, all else ``far_m`` away."""
+
+    def distance(rays: NDArray[np.float64]) -> NDArray[np.float64]:
+        return height_m / np.maximum(rays[..., 1], height_m / far_m)
+
+    return distance
+
+
 def build_table(
     virtual: Camera,
     cameras: Sequence[PinholeCamera],
     T_virtual_cam: Sequence[NDArray[np.float64]],
     supersample: int | None = None,
+    proxy: Proxy | None = None,
 ) -> RigTable:
     """Choose a camera for every virtual pixel and compute where it looks.
 
@@ -141,6 +160,8 @@ def build_table(
         T_virtual_cam: K rigid [4, 4].
         supersample: samples per pixel and axis for colour; None: enough for the photograph's own density at
             the image centre (1 to 4), so that dense photographs do not alias.
+        proxy: assumed distance from the virtual centre along each ray; pixels then look at that point instead of
+            in the ray's direction (an approximation wherever the world is elsewhere). None: infinitely far.
     """
     rays = virtual.rays()
     H, W = rays.shape[:2]
@@ -149,21 +170,25 @@ def build_table(
     uv = np.full((H, W, 2), np.nan, np.float32)
     range_per_z = np.full((H, W), np.nan, np.float32)
     for k, (camera, T) in enumerate(zip(cameras, T_virtual_cam, strict=True)):
-        uv_k, inside, cos_axis = _look(rays, camera, T)
+        uv_k, inside, cos_axis = _look(rays, camera, T, proxy)
         wins = inside & (cos_axis > best)
         source[wins], best[wins] = k, cos_axis[wins]
         uv[wins] = uv_k[wins]
         range_per_z[wins] = camera.range_per_z(uv_k[wins])
     S = _default_supersample(virtual, cameras) if supersample is None else supersample
-    maps = _atlas_maps(virtual, cameras, T_virtual_cam, source, S)
+    maps = _atlas_maps(virtual, cameras, T_virtual_cam, source, S, proxy)
     return RigTable(virtual, tuple(cameras), tuple(T_virtual_cam), source, uv, range_per_z, S, maps)
 
 
 def _look(
-    rays: NDArray[np.float64], camera: PinholeCamera, T_virtual_cam: NDArray[np.float64]
+    rays: NDArray[np.float64], camera: PinholeCamera, T_virtual_cam: NDArray[np.float64], proxy: Proxy | None
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Where ``camera`` sees the directions ``rays``: uv, inside, cosine to the optical axis."""
-    rays_cam = rays @ T_virtual_cam[:3, :3]  # R^T d for row vectors
+    """Where ``camera`` sees what lies along ``rays``: uv, inside, cosine to the optical axis."""
+    towards = rays
+    if proxy is not None:
+        towards = proxy(rays)[..., None] * rays - T_virtual_cam[:3, 3]
+        towards = towards / np.linalg.norm(towards, axis=-1, keepdims=True)
+    rays_cam = towards @ T_virtual_cam[:3, :3]  # R^T d for row vectors
     uv, inside = camera.project(rays_cam)
     return uv, inside, rays_cam[..., 2]
 
@@ -182,6 +207,7 @@ def _atlas_maps(
     T_virtual_cam: Sequence[NDArray[np.float64]],
     source: NDArray[np.uint8],
     S: int,
+    proxy: Proxy | None,
 ) -> tuple[NDArray, NDArray]:
     """cv2 maps of the S x S sub-samples of every pixel; all of them look through the pixel's own camera."""
     uv_fine = pixel_centres(virtual.width * S, virtual.height * S) / S
@@ -193,9 +219,7 @@ def _atlas_maps(
     first_row = 0  # of the photograph in the atlas
     for k, (camera, T) in enumerate(zip(cameras, T_virtual_cam, strict=True)):
         mine = source_fine == k
-        rays_cam = rays[mine] @ T[:3, :3]
-        u = rays_cam[:, 0] / rays_cam[:, 2] * camera.fx + camera.cx
-        v = rays_cam[:, 1] / rays_cam[:, 2] * camera.fy + camera.cy
+        u, v = _look(rays[mine], camera, T, proxy)[0].T
         # cv2 counts from the centre of the first pixel; sub-samples of border pixels stay in their photograph
         x[mine] = np.clip(u - 0.5, 0, camera.width - 1)
         y[mine] = np.clip(v - 0.5, 0, camera.height - 1) + first_row
@@ -210,8 +234,11 @@ class TableCache:
     agree to 0.1 mm and 1e-5 rad are one rig and share the table of the first of them.
     """
 
-    def __init__(self, virtual: Camera, supersample: int | None = None, size: int = 16) -> None:
+    def __init__(
+        self, virtual: Camera, supersample: int | None = None, proxy: Proxy | None = None, size: int = 16
+    ) -> None:
         self.virtual = virtual
+        self.proxy = proxy
         self.supersample = supersample
         self.size = size
         self._tables: OrderedDict[bytes, RigTable] = OrderedDict()
@@ -222,7 +249,7 @@ class TableCache:
         if key in self._tables:
             self._tables.move_to_end(key)
             return self._tables[key]
-        table = build_table(self.virtual, cameras, T_virtual_cam, self.supersample)
+        table = build_table(self.virtual, cameras, T_virtual_cam, self.supersample, self.proxy)
         self._tables[key] = table
         if len(self._tables) > self.size:
             self._tables.popitem(last=False)

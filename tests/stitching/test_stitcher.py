@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.analytic import Scene, render_rig, street, vehicle_pose
+from support.analytic import render_rig, street, true_range, vehicle_pose
 
 from coop3d.geometry import CylindricalCamera, EquirectangularCamera
 from coop3d.stitching import PanoramaStitcher, PinholeResampler, build_table
@@ -12,13 +12,6 @@ from coop3d.stitching.table import NO_CAMERA
 
 SLOPES = [(0.0, 0.0), (4.0, -7.0)]  # (roll, pitch) degrees of the ground
 CAMERAS = [EquirectangularCamera(504, 126), CylindricalCamera(504, 126, 80.0)]
-
-
-def true_range(scene: Scene, panorama) -> np.ndarray:
-    """Independent range of every pixel: its world ray traced through the analytic scene."""
-    R, t = panorama.T_world_pano[:3, :3], panorama.T_world_pano[:3, 3]
-    origins = panorama.origin_map().astype(float) @ R.T + t
-    return scene.trace(origins, panorama.camera.rays() @ R.T)
 
 
 @pytest.mark.parametrize("slope", SLOPES)
@@ -34,7 +27,7 @@ def test_range_is_exact_along_each_pixels_own_ray(slope, camera):
     assert (error < np.maximum(0.05, 0.005 * truth[panorama.valid])).mean() > 0.995
     assert (error > 0.5).mean() < 0.0005  # no ghosts
     surface = np.isfinite(truth) & panorama.covered
-    assert panorama.valid[surface].mean() > 0.95
+    assert panorama.valid[surface].mean() > 0.98
     assert panorama.valid[~np.isfinite(truth) & panorama.covered].mean() < 0.0005  # sky
 
 
@@ -104,7 +97,7 @@ def test_colour_matches_a_filtered_rendering_of_the_same_rays():
         inner = panorama.valid & (np.ptp(smooth, axis=-1) < 0.05 * smooth.min(-1)) & (smooth.max(-1) < 15)
     mse = ((panorama.rgb[inner] - colour[inner]) ** 2).mean()
     assert inner.mean() > 0.2
-    assert 10 * np.log10(255**2 / mse) > 38
+    assert 10 * np.log10(255**2 / mse) > 42
 
 
 def test_pretending_that_rays_start_at_the_centre_is_metres_off():

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from coop3d.geometry import PinholeCamera
-from coop3d.types import CameraView, RigFrame, SampleKey
+from coop3d.types import CameraView, LidarSweep, RigFrame, SampleKey
 
 # spec of the rig: [x forward, y right, z up, yaw] in the vehicle frame, CARLA axes
 CAMERAS = {
@@ -137,3 +137,34 @@ def render_rig(
             )
         )
     return RigFrame(key=key, views=tuple(views), T_world_rig=T_world_rig, depth_is_dense=with_depth)
+
+
+def scan(
+    scene: Scene,
+    T_world_sensor: np.ndarray,
+    T_world_rig: np.ndarray,
+    rng: np.random.Generator,
+    noise_m: float = 0.02,
+    columns: int = 1000,
+) -> LidarSweep:
+    """One sweep of OPV2V's LiDAR: 64 beams from -25 to 5 degrees, 120 m, noise along the ray."""
+    elevation = np.radians(np.linspace(-25, 5, 64))[:, None]
+    azimuth = (np.arange(columns) + 0.5)[None] / columns * 2 * np.pi - np.pi
+    flat = np.cos(elevation)
+    shots = np.stack(
+        np.broadcast_arrays(flat * np.sin(azimuth), -np.sin(elevation), flat * np.cos(azimuth)), -1
+    ).reshape(-1, 3)
+    distance = scene.trace(T_world_sensor[:3, 3], shots @ T_world_sensor[:3, :3].T)
+    hit = distance < 120
+    measured = distance[hit] + noise_m * rng.standard_normal(hit.sum())
+    return LidarSweep(
+        points=(shots[hit] * measured[:, None]).astype(np.float32),
+        T_rig_sensor=np.linalg.inv(T_world_rig) @ T_world_sensor,
+    )
+
+
+def true_range(scene: Scene, panorama) -> np.ndarray:
+    """Independent range of every pixel: its world ray traced through the analytic scene."""
+    R, t = panorama.T_world_pano[:3, :3], panorama.T_world_pano[:3, 3]
+    origins = panorama.origin_map().astype(float) @ R.T + t
+    return scene.trace(origins, panorama.camera.rays() @ R.T)
