@@ -25,7 +25,7 @@ GAP = 2  # cells to look for a neighbour
 WIDEST, BASELINE_M = 16, 0.5  # cells and metres over which slopes are taken
 NOISE_M = 0.1  # five standard deviations of the LiDAR's noise: what two smooth neighbours may differ by
 BEND = 0.01  # and this share of the range, for curved surfaces
-LARGEST_PATCH_PX = 12.0  # half size
+LARGEST_PATCH_PX = np.float32(12.0)  # half size
 STRETCH = 1.34  # a patch is drawn between range / STRETCH and range * STRETCH of its point
 LARGEST_MOVE = 0.15  # share of its range that a point may move along the ray to the pixel's centre
 HIDDEN_M, HIDDEN_SHARE = 0.15, 0.015  # a point this far behind the buffer (sum of both) is hidden
@@ -275,9 +275,8 @@ def _draw(k, index, uv, seen, normals, rays, source, neighbours, wraps, buffer):
         half_u, half_v = min(half_u, LARGEST_PATCH_PX), min(half_v, LARGEST_PATCH_PX)
         p, n = seen[m], normals[index[m]]
         r = np.sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2])
-        for i in range(
-            max(int(np.ceil(v - half_v - 0.5)), 0), min(int(np.floor(v + half_v - 0.5)), H - 1) + 1
-        ):
+        top, bottom = max(int(np.ceil(v - half_v - 0.5)), 0), min(int(np.floor(v + half_v - 0.5)), H - 1)
+        for i in range(top, bottom + 1):
             for column in range(int(np.ceil(u - half_u - 0.5)), int(np.floor(u + half_u - 0.5)) + 1):
                 j = column % W if wraps else column
                 if 0 <= j < W and source[i, j] == k:
