@@ -1,4 +1,8 @@
-"""Time of stitching one panorama on one CPU thread, files excluded: colour, colour + dense range + masks.
+"""Time of stitching 1008x252 panoramas from four 800x600 photographs of a synthetic town, files excluded.
+
+One CPU thread: colour, colour + dense range + masks, LiDAR projection with occlusion, central panoramas; each beside
+its floor, the time to read the bytes that it must. The torch back end on a batch, on the CPU and, where there is one,
+on a GPU.
 
 python benchmarks/bench_stitching.py --output benchmarks/results/stitching.json
 """
@@ -9,39 +13,37 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
+from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
+from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
 from coop3d.evaluation.report import write_atomically
-from coop3d.geometry import EquirectangularCamera, PinholeCamera
-from coop3d.geometry.transforms import make_rigid, yaw_rotation
-from coop3d.stitching import PanoramaStitcher
-from coop3d.types import CameraView, RigFrame, SampleKey
+from coop3d.geometry import EquirectangularCamera
+from coop3d.stitching import PanoramaStitcher, TorchStitcher, build_table
+from coop3d.stitching.lidar import sample_lidar
+from coop3d.types import RigFrame
 
 
-def nominal_rig(width: int, height: int, with_depth: bool) -> RigFrame:
-    """OPV2V's rig with noise photographs, on flat ground between walls with dense clutter of boxes."""
-    camera = PinholeCamera.from_hfov(width, height, 100.0)
-    rng = np.random.default_rng(0)
-    views = []
-    for k, (yaw, x, y, z) in enumerate(
-        [(0, 0, 0.9, 3.0), (100, 0.3, 0.1, 0.5), (-100, -0.3, 0.1, 0.5), (180, 0, 0.4, -1.5)]
-    ):
-        down = camera.rays()[..., 1] / camera.rays()[..., 2]
-        depth = np.where(down > 0.02, (1.9 - y) / np.maximum(down, 0.02), np.nan).astype(np.float32)
-        pose = make_rigid(yaw_rotation(np.radians(yaw))[:3, :3], np.array([x, y, z], float))
-        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        views.append(CameraView(name=f"camera{k}", camera=camera, T_rig_cam=pose, image=image,
-                                z_m=depth if with_depth else None))  # fmt: skip
-    return RigFrame(
-        key=SampleKey("bench", "1", "0"), views=tuple(views), T_world_rig=np.eye(4), depth_is_dense=True
-    )
+def load_frames() -> tuple[RigFrame, RigFrame]:
+    """One vehicle of a synthetic town at 800x600, with dense depth and with the LiDARs of three vehicles."""
+    config = SyntheticConfig(seed=3, scenarios={"train": 1}, frames=1, vehicles=(3, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_synthetic_opv2v(root / "images", root / "depth", config, progress=False)
+        index = OPV2VIndex(root / "images", "train", root / "depth")
+        entry = index.frames[0]
+        return load_rig_frame(entry, "dense"), load_rig_frame(entry, "fused", index.partners_of(entry))
 
 
-def median_ms(task, repeats: int) -> float:
+def median_ms(task: Callable[[], object], repeats: int) -> float:
     """Median of ``repeats`` runs after three warm-ups."""
     times = []
     for i in range(repeats + 3):
@@ -49,30 +51,75 @@ def median_ms(task, repeats: int) -> float:
         task()
         if i >= 3:
             times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+    return round(statistics.median(times), 2)
+
+
+def on_one_thread(dense: RigFrame, lidar: RigFrame, repeats: int) -> dict[str, float]:
+    """Milliseconds of the numpy back end."""
+    cv2.setNumThreads(1)
+    stitcher = PanoramaStitcher(EquirectangularCamera(1008, 252))
+    matched = PanoramaStitcher(stitcher.camera, exposure="matched")
+    central = PanoramaStitcher(stitcher.camera, kind="central")
+    colour = replace(dense, views=tuple(replace(v, z_m=None) for v in dense.views), depth_is_dense=False)
+    table = stitcher.table(dense)
+    own = lidar.sweeps[:1]
+    pixels = sum(v.image.size for v in dense.views)
+    return {
+        "floor: copy the photographs": median_ms(lambda: [v.image.copy() for v in dense.views], repeats),
+        "colour": median_ms(lambda: stitcher(colour), repeats),
+        "colour, matched exposure": median_ms(lambda: matched(colour), repeats),
+        "floor: copy photographs and depth": median_ms(
+            lambda: [(v.image.copy(), None if v.z_m is None else v.z_m.copy()) for v in dense.views], repeats
+        ),
+        "colour, dense range, masks": median_ms(lambda: stitcher(dense), repeats),
+        f"LiDAR with occlusion, {len(own[0].points)} points": median_ms(
+            lambda: sample_lidar(own, table, np.eye(4)), repeats
+        ),
+        f"LiDAR with occlusion, {sum(len(s.points) for s in lidar.sweeps)} points of {len(lidar.sweeps)} sweeps":
+            median_ms(lambda: sample_lidar(lidar.sweeps, table, np.eye(4)), repeats),
+        "central, dense depth": median_ms(lambda: central(dense), max(repeats // 10, 3)),
+        "table of a new rig": median_ms(
+            lambda: build_table(table.virtual, table.cameras, table.T_virtual_cam), max(repeats // 10, 3)
+        ),
+        "megabytes of photographs": round(pixels / 1e6, 2),
+    }  # fmt: skip
+
+
+def in_torch(dense: RigFrame, device: str, batch: int, repeats: int) -> dict[str, float]:
+    """Milliseconds per panorama of the torch back end, photographs and depth already on the device."""
+    stitcher = PanoramaStitcher(EquirectangularCamera(1008, 252))
+    stitch = TorchStitcher(stitcher.table(dense), device)
+    images = (
+        torch.from_numpy(np.stack([v.image for v in dense.views]))[None].repeat(batch, 1, 1, 1, 1).to(device)
+    )
+    z_m = torch.from_numpy(np.stack([v.z_m for v in dense.views]))[None].repeat(batch, 1, 1, 1).to(device)
+
+    def task() -> None:
+        stitch(images, z_m)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return {f"torch on {device}, batch {batch}, per panorama": round(median_ms(task, repeats) / batch, 3)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    cv2.setNumThreads(1)
-    stitcher = PanoramaStitcher(EquirectangularCamera(1008, 252))
-    colour, full = nominal_rig(800, 600, False), nominal_rig(800, 600, True)
-    start = time.perf_counter()
-    stitcher(full)
+    torch.set_num_threads(1)
+    dense, lidar = load_frames()
+    milliseconds = on_one_thread(dense, lidar, args.repeats) | in_torch(dense, "cpu", 1, 3)
+    hardware = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, one thread"
+    if torch.cuda.is_available():
+        milliseconds |= in_torch(dense, "cuda", 32, args.repeats)
+        hardware += f"; {torch.cuda.get_device_name()}"
     result = {
-        "panorama": "1008x252 from 4 x 800x600, one thread",
-        "table_and_compilation_ms": round(1e3 * (time.perf_counter() - start), 1),
-        "colour_ms": round(median_ms(lambda: stitcher(colour), args.repeats), 2),
-        "colour_range_masks_ms": round(median_ms(lambda: stitcher(full), args.repeats), 2),
-        "copy_of_the_photographs_ms": round(  # the floor: reading every photograph byte once
-            median_ms(lambda: [v.image.copy() for v in full.views], args.repeats), 2
-        ),
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "command": f"python benchmarks/bench_stitching.py --repeats {args.repeats}",
+        "hardware": hardware,
+        "milliseconds": milliseconds,
     }
     print(json.dumps(result, indent=2))
     if args.output is not None:

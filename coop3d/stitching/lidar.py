@@ -167,21 +167,24 @@ def _reach(inverse, c, s, angle, r):
         if before or after:
             break
         near += 1
-    wide, lateral = near, angle * r
-    while 2 * wide <= WIDEST and (before or after):
-        radial = r * r * (inverse[c - wide * s if before else c + wide * s] - w)
-        if radial * radial + (wide * lateral) ** 2 > np.float32(BASELINE_M**2):
-            break
-        a, b = inverse[c - 2 * wide * s], inverse[c + 2 * wide * s]
+    if not before and not after:
+        return near, near, before, after
+    lateral, radial = angle * r, r * r * (inverse[c - near * s if before else c + near * s] - w) / near
+    spacing = np.sqrt(lateral * lateral + radial * radial)
+    wide = near
+    while 2 * wide <= WIDEST and wide * spacing < np.float32(BASELINE_M):
+        wide *= 2
+    while wide > near:
+        a, b = inverse[c - wide * s], inverse[c + wide * s]
         if before and after:
             goes_on = _aligned(a, w, b)
         elif before:
-            goes_on = a > 0 and _aligned(a, inverse[c - wide * s], w)
+            goes_on = a > 0 and _aligned(a, inverse[c - wide // 2 * s], w)
         else:
-            goes_on = b > 0 and _aligned(w, inverse[c + wide * s], b)
-        if not goes_on:
+            goes_on = b > 0 and _aligned(w, inverse[c + wide // 2 * s], b)
+        if goes_on:
             break
-        wide *= 2
+        wide //= 2
     return near, wide, before, after
 
 
