@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -63,7 +64,6 @@ def on_one_thread(dense: RigFrame, lidar: RigFrame, repeats: int) -> dict[str, f
     colour = replace(dense, views=tuple(replace(v, z_m=None) for v in dense.views), depth_is_dense=False)
     table = stitcher.table(dense)
     own = lidar.sweeps[:1]
-    pixels = sum(v.image.size for v in dense.views)
     return {
         "floor: copy the photographs": median_ms(lambda: [v.image.copy() for v in dense.views], repeats),
         "colour": median_ms(lambda: stitcher(colour), repeats),
@@ -81,7 +81,6 @@ def on_one_thread(dense: RigFrame, lidar: RigFrame, repeats: int) -> dict[str, f
         "table of a new rig": median_ms(
             lambda: build_table(table.virtual, table.cameras, table.T_virtual_cam), max(repeats // 10, 3)
         ),
-        "megabytes of photographs": round(pixels / 1e6, 2),
     }  # fmt: skip
 
 
@@ -102,6 +101,27 @@ def in_torch(dense: RigFrame, device: str, batch: int, repeats: int) -> dict[str
     return {f"torch on {device}, batch {batch}, per panorama": round(median_ms(task, repeats) / batch, 3)}
 
 
+def resident_mb() -> float:
+    """Memory of this process now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+def memory(dense: RigFrame, lidar: RigFrame) -> dict[str, float]:
+    """Megabytes that stitching adds to a process: with one rig, after 30 frames of it, after 24 different rigs."""
+    stitcher = PanoramaStitcher(EquirectangularCamera(1008, 252))
+    before, found = resident_mb(), {}
+    for step in range(54):
+        T = np.eye(4)
+        T[0, 3] = 0.01 * max(step - 29, 0)
+        for frame in (dense, lidar):
+            stitcher(replace(frame, views=tuple(replace(v, T_rig_cam=T @ v.T_rig_cam) for v in frame.views)))
+        if step in (0, 29, 53):
+            name = {0: "one rig", 29: "30 frames of one rig", 53: "24 more rigs (16 tables are kept)"}[step]
+            found[name] = round(resident_mb() - before)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -111,6 +131,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     dense, lidar = load_frames()
+    megabytes = memory(dense, lidar)
     milliseconds = on_one_thread(dense, lidar, args.repeats) | in_torch(dense, "cpu", 1, 3)
     hardware = f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}, one thread"
     if torch.cuda.is_available():
@@ -120,6 +141,7 @@ def main() -> None:
         "command": f"python benchmarks/bench_stitching.py --repeats {args.repeats}",
         "hardware": hardware,
         "milliseconds": milliseconds,
+        "megabytes": megabytes,
     }
     print(json.dumps(result, indent=2))
     if args.output is not None:
