@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "configs"
 INPUT_ROOTS = ("opv2v_images_root", "opv2v_depth_root")  # must exist where a dataset reads them
+CACHE_ROOTS = ("panorama_cache_root",)  # the only one that must exist where it reads a panorama cache
 
 
 class ConfigError(ValueError):
@@ -67,6 +68,7 @@ class MachineConf:
     name: str = MISSING
     opv2v_images_root: str = MISSING
     opv2v_depth_root: str | None = None  # None: no dense depth on this machine
+    panorama_cache_root: str | None = None  # {split}.h5, read where dataset.panoramas=cache
     experiments_root: str = MISSING
     num_workers: int = 4  # loader processes per training process
     prefetch_batches: int = 2  # per worker
@@ -317,6 +319,11 @@ def build(cfg: DictConfig, key: str) -> Any:
         raise
 
 
+def reads_cache(cfg: DictConfig) -> bool:
+    """Whether the dataset reads a panorama cache instead of OPV2V's files."""
+    return bool(cfg.dataset.get("panoramas") == "cache")
+
+
 def require_paths(cfg: DictConfig, how: str = "{key}=/path/to/it") -> None:
     """Check that the data roots which the dataset config reads exist.
 
@@ -329,15 +336,20 @@ def require_paths(cfg: DictConfig, how: str = "{key}=/path/to/it") -> None:
     """
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     read = set(re.findall(r"\$\{machine\.(\w+)\}", str(raw["dataset"])))
-    for name in INPUT_ROOTS:
+    for name in CACHE_ROOTS if reads_cache(cfg) else INPUT_ROOTS:
         value = cfg.machine.get(name)
         if name not in read or value is None or Path(value).is_dir():
             continue
         variables = re.findall(r"\$\{oc\.env:(\w+)", str(raw["machine"][name]))
         variable = f"set the environment variable {' or '.join(variables)}, or " if variables else ""
+        other = (
+            "scripts/build_panorama_cache.py makes what belongs there; dataset.panoramas=raw needs none"
+            if reads_cache(cfg)
+            else "machine=demo needs no data"
+        )
         raise ConfigError(
             f"machine.{name}={os.path.abspath(value)} does not exist: {variable}pass "
-            f"{how.format(key=f'machine.{name}')}. (machine=demo needs no data.)"
+            f"{how.format(key=f'machine.{name}')}. ({other}.)"
         )
 
 

@@ -66,13 +66,15 @@ class RigFrame:
 
     ``rig`` is OPV2V's LiDAR frame in OpenCV axes. ``depth_is_dense`` says whether a pixel without depth means
     sky (dense renderings) or simply "not measured" (projected LiDAR). Dense depth is used before sweeps,
-    sweeps before sparse depth.
+    sweeps before sparse depth. ``depth_quantum_m`` says to which multiple z was rounded: it is
+    up to half of that off, and never called dense.
     """
 
     key: SampleKey
     views: tuple[CameraView, ...]
     T_world_rig: NDArray[np.float64]  # [4, 4]
     depth_is_dense: bool = False
+    depth_quantum_m: float = 0.0  # 0 = not rounded
     sweeps: tuple[LidarSweep, ...] = ()  # the rig's own first, then other vehicles' of the same instant
 
 

@@ -1,4 +1,4 @@
-"""Pictures of stitched panoramas: colour, range with a colour bar in metres, source camera and every mask."""
+"""Pictures of panoramas: colour, range with a bar in metres, source camera, every mask; a contact sheet; a video."""
 
 from __future__ import annotations
 
@@ -7,20 +7,33 @@ import logging
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
-from coop3d.geometry import EquirectangularCamera
-from coop3d.stitching import PanoramaStitcher
-from coop3d.visualization import add_frame_arguments, contact_sheet, panorama_figure, save_png, select_entries
+from coop3d.datasets.options import add_panorama_options, positive_int, recipe_of
+from coop3d.datasets.opv2v import OPV2VIndex
+from coop3d.visualization import (
+    add_frame_arguments,
+    contact_sheet,
+    panorama_figure,
+    panorama_video_frame,
+    save_png,
+    select_entries,
+    write_video,
+)
 
 EXAMPLES = """examples:
   # six frames spread over the split, and a contact sheet of them
   python scripts/opv2v_panorama_preview.py --images-root data/synthetic_opv2v \\
       --depth-root data/synthetic_opv2v_depth --split train --max-frames 6 --output-dir previews
 
-  # one vehicle at one instant
-  python scripts/opv2v_panorama_preview.py --images-root /data/OPV2V --split test \\
+  # one vehicle at one instant, range from the LiDARs of all vehicles
+  python scripts/opv2v_panorama_preview.py --images-root /data/OPV2V --split test --depth-source fused \\
       --scenario 2021_08_18_19_48_05 --agent 1045 --frame 000068 --output-dir previews
+
+  # a video of one vehicle through its scenario (.mp4 or .gif)
+  python scripts/opv2v_panorama_preview.py --images-root /data/OPV2V --split test \\
+      --scenario 2021_08_18_19_48_05 --agent 1045 --max-frames 100 --video drive.mp4 --output-dir previews
 """
 
 log = logging.getLogger("panorama_preview")
@@ -31,17 +44,15 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_frame_arguments(parser)
+    add_panorama_options(parser)
+    parser.add_argument("--max-frames", type=positive_int, default=6,
+                        help="matching frames to draw, spread evenly (default: %(default)s)")  # fmt: skip
     parser.add_argument(
-        "--max-frames",
-        type=int,
-        default=6,
-        help="matching frames to draw, spread evenly (default: %(default)s)",
+        "--video", help="instead of pictures: an .mp4 or .gif of the frames, in the output folder"
     )
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the PNG files")
-    args = parser.parse_args()
-    if args.max_frames < 1:
-        parser.error(f"--max-frames is {args.max_frames}, expected at least 1")
-    return args
+    parser.add_argument("--fps", type=float, default=10.0, help="of the video (default: %(default)s)")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the files")
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -51,15 +62,24 @@ def main() -> None:
         index = OPV2VIndex(args.images_root, args.split, args.depth_root)
         names = (args.scenario, args.agent, args.frame)
         entries = select_entries(index.frames, *names, index=args.index, at_most=args.max_frames)
-        stitch = PanoramaStitcher(EquirectangularCamera(args.width, args.width // 4))
-        panoramas = [stitch(load_rig_frame(entry)) for entry in entries]
+        recipe = recipe_of(args)
+        stitch = recipe.stitcher()
+        panoramas = (
+            stitch(recipe.load_frame(entry, index.partners_of(entry)))
+            for entry in tqdm(entries, "stitching", disable=len(entries) < 10)
+        )
+        if args.video:
+            path = args.output_dir / args.video
+            log.info("wrote %s", write_video(path, map(panorama_video_frame, panoramas), args.fps))
+            return
+        drawn = list(panoramas)
     except (DataError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    for panorama in panoramas:
+    for panorama in drawn:
         path = args.output_dir / f"{'_'.join(panorama.key)}.png"
         save_png(path, panorama_figure(panorama))
         log.info("wrote %s", path)
-    save_png(args.output_dir / "contact_sheet.png", contact_sheet(panoramas))
+    save_png(args.output_dir / "contact_sheet.png", contact_sheet(drawn))
     log.info("wrote %s", args.output_dir / "contact_sheet.png")
 
 

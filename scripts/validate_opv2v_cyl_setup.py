@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.errors import InstantiationException
 
 from coop3d.conf import ConfigError, compose
-from coop3d.datasets import CooperativeDataset
+from coop3d.datasets import CooperativeDataset, DataError
 from coop3d.datasets.doctor import examine_all
 from coop3d.evaluation.report import write_atomically
 from coop3d.training.launch import prepare_machine
@@ -23,6 +24,12 @@ EXAMPLES = """examples:
 
 Exit status: 0 when every check holds, 1 otherwise.
 """
+
+
+def _data_error(error: BaseException | None) -> DataError | None:
+    while error is not None and not isinstance(error, DataError):
+        error = error.__cause__
+    return error
 
 
 def main() -> int:
@@ -49,7 +56,10 @@ def main() -> int:
         parser.error(str(error))
 
     def make_dataset(name: str) -> CooperativeDataset:
-        return hydra.utils.instantiate(config.dataset[name])
+        try:
+            return hydra.utils.instantiate(config.dataset[name])
+        except InstantiationException as error:  # which wraps what is wrong with the data
+            raise _data_error(error) or error from error
 
     reports = examine_all(make_dataset, args.splits, args.num_samples)
     print("\n".join(report.to_table() for report in reports))

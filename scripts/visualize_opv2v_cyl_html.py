@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
-from coop3d.geometry import PROJECTIONS
-from coop3d.stitching import PanoramaStitcher
+from coop3d.datasets.options import add_panorama_options, recipe_of
+from coop3d.datasets.opv2v import OPV2VIndex
 from coop3d.visualization import add_frame_arguments, select_entries, write_panorama_html
 
 EXAMPLES = """examples:
@@ -20,6 +19,9 @@ EXAMPLES = """examples:
   # a true cylinder (rows linear in the tangent of elevation) of a named frame
   python scripts/visualize_opv2v_cyl_html.py --images-root /data/OPV2V --split test --projection cylindrical \\
       --scenario 2021_08_18_19_48_05 --agent 1045 --frame 000068 --output-html panorama.html
+
+  # range from the LiDARs of all vehicles of the instant
+  python scripts/visualize_opv2v_cyl_html.py --images-root /data/OPV2V --split test --index 0 --depth-source fused
 
 The page is one file and needs no network: open it from disk, or serve its folder with "python -m http.server".
 """
@@ -32,9 +34,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_frame_arguments(parser)
-    parser.add_argument(
-        "--projection", choices=PROJECTIONS, default="equirectangular", help="(default: %(default)s)"
-    )
+    add_panorama_options(parser)
     parser.add_argument(
         "--output-html", type=Path, default=Path("panorama.html"), help="(default: %(default)s)"
     )
@@ -47,10 +47,10 @@ def main() -> None:
     try:
         index = OPV2VIndex(args.images_root, args.split, args.depth_root)
         (entry,) = select_entries(index.frames, args.scenario, args.agent, args.frame, args.index)
-        stitch = PanoramaStitcher(PROJECTIONS[args.projection](args.width, args.width // 4))
-        write_panorama_html(
-            args.output_html, stitch(load_rig_frame(entry)), f"{args.projection}, {args.split}"
-        )
+        recipe = recipe_of(args)
+        panorama = recipe.stitcher()(recipe.load_frame(entry, index.partners_of(entry)))
+        note = f"{args.projection}, {args.split}, depth source {args.depth_source}"
+        write_panorama_html(args.output_html, panorama, note)
     except (DataError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)

@@ -54,9 +54,9 @@ def test_panorama_points_lie_where_the_world_says(source, scenario):
         error = np.abs(panorama.range_m - truth)[panorama.valid]
         assert np.median(error) < 1e-3
         assert (error < 0.05).mean() > 0.99
-        assert (error > 0.5).mean() < 5e-4  # ghosts
+        assert (error > 0.5).mean() < 5e-3  # beside edges, the other of both surfaces
         surface = np.isfinite(truth) & panorama.covered
-        assert panorama.valid[surface].mean() > 0.9
+        assert panorama.valid[surface].mean() > 0.97
         judged = panorama.mask_known & panorama.covered
         assert (panorama.non_ambiguous == np.isfinite(truth))[judged].mean() > 0.999
         assert judged.sum() > 0.95 * panorama.covered.sum()

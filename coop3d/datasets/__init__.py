@@ -1,6 +1,7 @@
 """From files to cooperative samples: OPV2V reader, synthetic OPV2V, sampling, augmentation, collation."""
 
 from coop3d.datasets.augment import Augmentation, roll_yaw
+from coop3d.datasets.cache import CachedPanoramas
 from coop3d.datasets.coop import (
     BadSample,
     Collated,
@@ -11,11 +12,12 @@ from coop3d.datasets.coop import (
 )
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.sampling import VehicleSampling
-from coop3d.datasets.sources import PinholeViews, StitchedPanoramas, ViewSource
+from coop3d.datasets.sources import PinholeViews, StitchedPanoramas, ViewSource, panorama_source
 
 __all__ = [
     "Augmentation",
     "BadSample",
+    "CachedPanoramas",
     "Collated",
     "CoopSample",
     "CooperativeDataset",
@@ -26,5 +28,6 @@ __all__ = [
     "ViewSource",
     "collate_coop",
     "make_batch",
+    "panorama_source",
     "roll_yaw",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from coop3d.datasets.augment import Augmentation
+from coop3d.datasets.entries import VehicleEntry
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v import FrameEntry
 from coop3d.datasets.sampling import VehicleSampling
 from coop3d.datasets.sources import ViewSource
 from coop3d.geometry.transforms import invert_rigid
@@ -64,7 +64,7 @@ class CooperativeDataset(Dataset):
 
     def __init__(
         self,
-        source: ViewSource,
+        source: ViewSource[Any],
         sampling: VehicleSampling | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -80,7 +80,7 @@ class CooperativeDataset(Dataset):
         self.unusable_instants = len(groups) - len(self._groups)
         if not self._groups:
             raise DataError(
-                f"{source.index.images_root / source.index.split}: none of {len(groups)} instants has "
+                f"{source.location}: none of {len(groups)} instants has "
                 f"{self.sampling.limits[0]} vehicles within {self.sampling.max_distance_m} m of reference "
                 f"{self.sampling.reference!r}; lower sampling.vehicles or raise sampling.max_distance_m"
             )
@@ -107,7 +107,7 @@ class CooperativeDataset(Dataset):
                 digest.update("|".join(str(e.key) for e in group).encode())
         return digest.hexdigest()[:16]
 
-    def _plan(self, epoch: int, index: int) -> tuple[tuple[FrameEntry, ...], np.random.Generator]:
+    def _plan(self, epoch: int, index: int) -> tuple[tuple[VehicleEntry, ...], np.random.Generator]:
         rng = np.random.default_rng([self.seed, epoch, index])
         return self.sampling.draw(self._groups[index], rng), rng
 
@@ -128,8 +128,8 @@ class CooperativeDataset(Dataset):
 def make_batch(vehicles: Sequence[tuple[Panorama, ...]]) -> CoopBatch:
     """A batch of one from the views of n vehicles, reference first (the first view of the first vehicle).
 
-    A sample counts as synthetic (exact, dense range) when its masks are known nearly everywhere: with LiDAR
-    supervision an unhit pixel is unknown.
+    A sample counts as synthetic (exact, dense range) when its masks are known nearly everywhere, the sky included:
+    with LiDAR, or depth in whole metres, a pixel without range is unknown.
     """
     views = [view for group in vehicles for view in group]
     T_ref_world = invert_rigid(views[0].T_world_pano)  # float64 chain, cast once
@@ -137,7 +137,7 @@ def make_batch(vehicles: Sequence[tuple[Panorama, ...]]) -> CoopBatch:
     T_ref_view[0] = np.eye(4)
     rays = torch.stack([torch.from_numpy(v.camera.rays().astype(np.float32)) for v in views])
     origins = _stack([v.origin_map() for v in views])
-    is_synthetic = all(v.mask_known.mean() > 0.5 and v.valid.any() for v in views)
+    is_synthetic = all(_is_dense(v) for v in views)
     inputs = ViewInputs(
         image=_stack([v.rgb for v in views]).permute(0, 3, 1, 2).float().div(255.0)[None],
         rays=rays[None],
@@ -158,6 +158,12 @@ def make_batch(vehicles: Sequence[tuple[Panorama, ...]]) -> CoopBatch:
         vehicle=torch.tensor([i for i, group in enumerate(vehicles) for _ in group]),
     )
     return CoopBatch(inputs=inputs, targets=targets, keys=(tuple(v.key for v in views),))
+
+
+def _is_dense(view: Panorama) -> bool:
+    without_surface = view.covered & ~view.non_ambiguous
+    knows_sky = not without_surface.any() or view.mask_known[without_surface].mean() > 0.5
+    return bool(view.valid.any() and view.mask_known.mean() > 0.5 and knows_sky)
 
 
 def _stack(arrays: list[np.ndarray]) -> Tensor:

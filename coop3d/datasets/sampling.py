@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.datasets.opv2v import FrameEntry, Instant
+from coop3d.datasets.entries import EntryT, VehicleGroup
 from coop3d.types import SampleKey
 
 PAIR_POLICIES = ("first", "nearest", "random")
@@ -52,8 +52,8 @@ class VehicleSampling:
         return int(low), int(high)
 
     def candidates(
-        self, instant: Instant, T_world_rig: dict[SampleKey, NDArray[np.float64]]
-    ) -> list[tuple[FrameEntry, ...]]:
+        self, instant: VehicleGroup[EntryT], T_world_rig: dict[SampleKey, NDArray[np.float64]]
+    ) -> list[tuple[EntryT, ...]]:
         """Possible (reference, partners by increasing distance) groups; empty when the instant is unusable."""
         entries = [e for e in instant.entries if e.key in T_world_rig]
         references = [e for e in entries if not e.is_roadside_unit]
@@ -68,10 +68,10 @@ class VehicleSampling:
 
     def _partners(
         self,
-        reference: FrameEntry,
-        entries: list[FrameEntry],
+        reference: EntryT,
+        entries: list[EntryT],
         T_world_rig: dict[SampleKey, NDArray[np.float64]],
-    ) -> list[FrameEntry]:
+    ) -> list[EntryT]:
         centre = T_world_rig[reference.key][:3, 3]
         near = []
         for entry in entries:
@@ -82,9 +82,7 @@ class VehicleSampling:
             near.sort(key=lambda pair: pair[0])
         return [entry for _, entry in near]
 
-    def draw(
-        self, groups: Sequence[tuple[FrameEntry, ...]], rng: np.random.Generator
-    ) -> tuple[FrameEntry, ...]:
+    def draw(self, groups: Sequence[tuple[EntryT, ...]], rng: np.random.Generator) -> tuple[EntryT, ...]:
         """One sample's vehicles, reference first, from the groups of `candidates`."""
         group = groups[int(rng.integers(len(groups)))] if self.reference == "random" else groups[0]
         low, high = self.limits

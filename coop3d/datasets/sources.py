@@ -1,23 +1,39 @@
-"""Where the views of one vehicle come from: stitched panoramas, or its photographs as they are."""
+"""Where the views of one vehicle come from: stitched panoramas, cached ones, or its photographs as they are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex, load_rig_frame
+from coop3d.datasets.cache.reader import CachedPanoramas
+from coop3d.datasets.entries import FrameIndex, VehicleEntry
+from coop3d.datasets.errors import DataError
+from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, FrameEntry, OPV2VIndex, load_rig_frame
+from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.geometry.cameras import Camera
-from coop3d.stitching import PanoramaStitcher, PinholeResampler
+from coop3d.stitching import PinholeResampler
 from coop3d.types import Panorama, RigFrame
 
+PANORAMAS = ("raw", "cache")
 
-class ViewSource(Protocol):
+EntryT = TypeVar("EntryT", bound=VehicleEntry)
+
+
+class ViewSource(Protocol[EntryT]):
     """Turns one vehicle at one instant into one or several views."""
 
-    index: OPV2VIndex
     views_per_vehicle: int
 
-    def load(self, entry: FrameEntry) -> tuple[Panorama, ...]:
+    @property
+    def index(self) -> FrameIndex[EntryT]: ...
+
+    @property
+    def location(self) -> str:
+        """Folder or file that messages name."""
+        ...
+
+    def load(self, entry: EntryT) -> tuple[Panorama, ...]:
         """Views of one vehicle; raises `DataError` for unusable files."""
         ...
 
@@ -26,7 +42,7 @@ class StitchedPanoramas:
     """One panorama per vehicle, stitched from the photographs when asked for.
 
     Args:
-        images_root, split, depth_root: as `OPV2VIndex`.
+        images_root, split, depth_root, cameras: as `OPV2VIndex`.
         camera: the panorama's camera.
         depth_source: where range comes from, see `load_rig_frame`.
         kind, centre, exposure: see `PanoramaStitcher`.
@@ -44,26 +60,78 @@ class StitchedPanoramas:
         kind: str = "rig",
         centre: str = "lidar",
         exposure: str = "as_is",
+        cameras: str | Sequence[str] = DEFAULT_CAMERAS,
     ) -> None:
-        self.index = OPV2VIndex(Path(images_root), split, None if depth_root is None else Path(depth_root))
-        self.stitcher = PanoramaStitcher(camera, kind=kind, centre=centre, exposure=exposure)
-        self.depth_source = depth_source
+        self.recipe = PanoramaRecipe(camera, depth_source, kind, centre, exposure)
+        self.index = OPV2VIndex(
+            Path(images_root), split, None if depth_root is None else Path(depth_root), cameras
+        )
+        self.stitcher = self.recipe.stitcher()
+
+    @property
+    def location(self) -> str:
+        """Folder of the split."""
+        return str(self.index.images_root / self.index.split)
 
     def load_frame(self, entry: FrameEntry, *, with_sweep: bool = False) -> RigFrame:
         """The vehicle's calibrated photographs and whatever range is to be taken from."""
-        partners = self.index.partners_of(entry) if self.depth_source == "fused" else ()
-        return load_rig_frame(entry, self.depth_source, partners, with_sweep=with_sweep)
+        return self.recipe.load_frame(entry, self.index.partners_of(entry), with_sweep=with_sweep)
+
+    def stitch(self, frame: RigFrame) -> Panorama:
+        """The panorama of a frame from `load_frame`."""
+        return self.stitcher(frame)
 
     def load(self, entry: FrameEntry) -> tuple[Panorama, ...]:
         """The vehicle's panorama."""
-        return (self.stitcher(self.load_frame(entry)),)
+        return (self.stitch(self.load_frame(entry)),)
+
+
+def panorama_source(
+    images_root: str | Path,
+    split: str,
+    camera: Camera,
+    depth_root: str | Path | None = None,
+    depth_source: str = "auto",
+    kind: str = "rig",
+    centre: str = "lidar",
+    exposure: str = "as_is",
+    panoramas: str = "raw",
+    cache_root: str | Path | None = None,
+    cameras: str | Sequence[str] = DEFAULT_CAMERAS,
+) -> StitchedPanoramas | CachedPanoramas:
+    """Panoramas stitched from the files (``raw``), or the same ones read from ``{cache_root}/{split}.h5`` (``cache``).
+
+    Args:
+        images_root, split, camera, depth_root, depth_source, kind, centre, exposure, cameras: as
+            `StitchedPanoramas`; with ``cache`` the roots are not touched, and a cache made with other settings is
+            refused.
+        panoramas: ``raw`` or ``cache``.
+        cache_root: folder of ``{split}.h5``, or of its shards ``{split}.shard-i-of-n.h5``.
+
+    Raises:
+        ValueError: ``panoramas`` is neither, or ``cache_root`` is missing where it is needed.
+        DataError: files are missing, or the cache does not hold what is asked for.
+    """
+    if panoramas == "raw":
+        return StitchedPanoramas(
+            images_root, split, camera, depth_root, depth_source, kind, centre, exposure, cameras
+        )
+    if panoramas != "cache":
+        raise ValueError(f"panoramas is {panoramas!r}, expected one of {PANORAMAS}")
+    if cache_root is None:
+        raise DataError(
+            "panoramas=cache needs cache_root (machine.panorama_cache_root): the folder that "
+            f"scripts/build_panorama_cache.py wrote {split}.h5 to"
+        )
+    recipe = PanoramaRecipe(camera, depth_source, kind, centre, exposure)
+    return CachedPanoramas(Path(cache_root) / f"{split}.h5", recipe, split, cameras)
 
 
 class PinholeViews:
     """Every photograph as a view of its own (4 per vehicle): the baseline that panoramas replace.
 
     Args:
-        images_root, split, depth_root: as `OPV2VIndex`.
+        images_root, split, depth_root, cameras: as `OPV2VIndex`, but ``cameras`` must be names.
         width, height: size the photographs are resampled to (multiples of the model's patch).
     """
 
@@ -74,10 +142,24 @@ class PinholeViews:
         width: int,
         height: int,
         depth_root: str | Path | None = None,
+        cameras: str | Sequence[str] = DEFAULT_CAMERAS,
     ) -> None:
-        self.index = OPV2VIndex(Path(images_root), split, None if depth_root is None else Path(depth_root))
+        if cameras == AUTO:
+            raise ValueError(
+                "the pinhole baseline needs the same number of views of every vehicle, but dataset.cameras=auto takes "
+                "as many as each frame has; name them, e.g. dataset.cameras=[camera0,camera1,camera2,camera3], or use "
+                "a panorama dataset"
+            )
+        self.index = OPV2VIndex(
+            Path(images_root), split, None if depth_root is None else Path(depth_root), cameras
+        )
         self.views_per_vehicle = len(self.index.cameras)
         self.resampler = PinholeResampler(width, height)
+
+    @property
+    def location(self) -> str:
+        """Folder of the split."""
+        return str(self.index.images_root / self.index.split)
 
     def load(self, entry: FrameEntry) -> tuple[Panorama, ...]:
         """One view per photograph, in the rig's camera order."""

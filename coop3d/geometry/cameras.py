@@ -7,6 +7,7 @@ which the centre of the first pixel is (0.5, 0.5). Methods taking points or ``uv
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
+
+from coop3d.geometry.distortion import check_coefficients, distort, undistort
 
 Array = Any  # a numpy array or a torch tensor; the same kind comes back
 
@@ -60,7 +63,11 @@ def _check_size(width: int, height: int) -> None:
 
 @dataclass(frozen=True)
 class PinholeCamera:
-    """Perspective camera without distortion; focal lengths and principal point in pixels."""
+    """Perspective camera; focal lengths and principal point in pixels.
+
+    ``distortion`` holds OpenCV's k1, k2, p1, p2[, k3[, k4, k5, k6]]; () means none. Directions beyond the radius
+    where the distortion stops growing are not seen, and pixels that no direction maps to have NaN rays.
+    """
 
     width: int
     height: int
@@ -68,21 +75,27 @@ class PinholeCamera:
     fy: float
     cx: float
     cy: float
+    distortion: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _check_size(self.width, self.height)
+        object.__setattr__(self, "distortion", tuple(float(k) for k in self.distortion))  # hashable
+        check_coefficients(self.distortion)
         if not (self.fx > 0 and self.fy > 0 and math.isfinite(self.fx + self.fy + self.cx + self.cy)):
             raise ValueError(f"pinhole intrinsics must be finite with fx, fy > 0, found {self}")
 
     @classmethod
-    def from_matrix(cls, K: NDArray[np.floating], width: int, height: int) -> PinholeCamera:
+    def from_matrix(
+        cls, K: NDArray[np.floating], width: int, height: int, distortion: Sequence[float] = ()
+    ) -> PinholeCamera:
         """From a 3x3 intrinsic matrix; refuses skew and a last row other than (0, 0, 1)."""
         K = np.asarray(K, dtype=np.float64)
         if K.shape != (3, 3):
             raise ValueError(f"intrinsic matrix has shape {K.shape}, expected (3, 3)")
         if not np.allclose([K[0, 1], K[1, 0], *K[2]], [0, 0, 0, 0, 1], atol=1e-6):
             raise ValueError(f"intrinsic matrix {K.tolist()} has skew or a last row other than (0, 0, 1)")
-        return cls(width, height, float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2]))
+        fx, fy, cx, cy = (float(K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+        return cls(width, height, fx, fy, cx, cy, tuple(distortion))
 
     @classmethod
     def from_hfov(cls, width: int, height: int, hfov_deg: float) -> PinholeCamera:
@@ -95,29 +108,39 @@ class PinholeCamera:
         """[3, 3] intrinsic matrix."""
         return np.array([[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]])
 
+    def _normalised(self, uv: Array) -> tuple[Array, Array]:
+        """x / z and y / z of the rays at ``uv``."""
+        x = (uv[..., 0] - self.cx) / self.fx
+        y = (uv[..., 1] - self.cy) / self.fy
+        return undistort(x, y, self.distortion) if self.distortion else (x, y)
+
     def directions(self, uv: Array) -> Array:
         """[..., 2] uv to [..., 3] unit rays."""
         xp = array_namespace(uv)
-        x = (uv[..., 0] - self.cx) / self.fx
-        y = (uv[..., 1] - self.cy) / self.fy
+        x, y = self._normalised(uv)
         norm = xp.sqrt(x * x + y * y + 1.0)
         return xp.stack([x / norm, y / norm, 1.0 / norm], axis=-1)
 
     def range_per_z(self, uv: Array) -> Array:
         """[...] factor that turns planar z-depth at ``uv`` into range along the ray (>= 1)."""
         xp = array_namespace(uv)
-        x = (uv[..., 0] - self.cx) / self.fx
-        y = (uv[..., 1] - self.cy) / self.fy
+        x, y = self._normalised(uv)
         return xp.sqrt(x * x + y * y + 1.0)
 
     def project(self, points: Array) -> tuple[Array, Array]:
-        """[..., 3] to (uv, inside). Points at or behind the image plane get uv = NaN and inside = False."""
+        """[..., 3] to (uv, inside).
+
+        Points at or behind the image plane, or beyond what the distortion describes, get uv = NaN and inside = False.
+        """
         xp = array_namespace(points)
         z = points[..., 2]
         in_front = z > 1e-9
         safe_z = xp.where(in_front, z, xp.full_like(z, math.nan))
-        u = points[..., 0] / safe_z * self.fx + self.cx
-        v = points[..., 1] / safe_z * self.fy + self.cy
+        x, y = points[..., 0] / safe_z, points[..., 1] / safe_z
+        if self.distortion:
+            x, y = distort(x, y, self.distortion)
+        u = x * self.fx + self.cx
+        v = y * self.fy + self.cy
         inside = in_front & (u >= 0) & (u < self.width) & (v >= 0) & (v < self.height)
         return xp.stack([u, v], axis=-1), inside
 

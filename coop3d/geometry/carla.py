@@ -32,17 +32,27 @@ def carla_pose_to_matrix(pose: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(pose, dtype=np.float64)
     if values.shape != (6,) or not np.isfinite(values).all():
         raise ValueError(f"a CARLA pose is six finite numbers [x, y, z, roll, yaw, pitch], found {pose!r}")
-    roll, yaw, pitch = np.radians(values[3:])
-    cr, sr = np.cos(roll), np.sin(roll)
-    cy, sy = np.cos(yaw), np.sin(yaw)
-    cp, sp = np.cos(pitch), np.sin(pitch)
-    Rz = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])
-    Ry = np.array([[cp, 0.0, -sp], [0.0, 1.0, 0.0], [sp, 0.0, cp]])  # Ry(-pitch)
-    Rx = np.array([[1.0, 0.0, 0.0], [0.0, cr, sr], [0.0, -sr, cr]])  # Rx(-roll)
-    T = np.eye(4)
-    T[:3, :3] = Rz @ Ry @ Rx
-    T[:3, 3] = values[:3]
+    return carla_poses_to_matrices(values)
+
+
+def carla_poses_to_matrices(poses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., 6] poses to [..., 4, 4] matrices at once, see :func:`carla_pose_to_matrix`."""
+    roll, yaw, pitch = np.moveaxis(np.radians(poses[..., 3:]), -1, 0)
+    cr, sr, cy, sy, cp, sp = (f(a) for a in (roll, yaw, pitch) for f in (np.cos, np.sin))
+    one, zero = np.ones_like(cr), np.zeros_like(cr)
+    Rz = _matrix3(cy, -sy, zero, sy, cy, zero, zero, zero, one)
+    Ry = _matrix3(cp, zero, -sp, zero, one, zero, sp, zero, cp)  # Ry(-pitch)
+    Rx = _matrix3(one, zero, zero, zero, cr, sr, zero, -sr, cr)  # Rx(-roll)
+    T = np.zeros((*poses.shape[:-1], 4, 4))
+    T[..., :3, :3] = Rz @ Ry @ Rx
+    T[..., :3, 3] = poses[..., :3]
+    T[..., 3, 3] = 1.0
     return T
+
+
+def _matrix3(*entries: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., 3, 3] from nine arrays [...], row by row."""
+    return np.stack(entries, axis=-1).reshape(*entries[0].shape, 3, 3)
 
 
 def matrix_to_carla_pose(T_world_actor: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from coop3d.conf import (
     MachineConf,
     TrainParamsConf,
     build,
+    reads_cache,
     require_complete,
     require_paths,
     require_targets,
@@ -98,13 +99,13 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def prepare_machine(cfg: DictConfig, me: Processes = ALONE) -> None:
-    """Make what is absent of the machine's synthetic data, if it has such; one process does, all wait.
+    """Make what is absent of the machine's synthetic data, if it has such and reads it; one process does, all wait.
 
     Raises:
         ConfigError: if the roots hold something else, or data made with other settings.
     """
     machine: MachineConf = cfg.machine
-    if machine.synthetic is not None and me.is_main:
+    if machine.synthetic is not None and me.is_main and not reads_cache(cfg):
         images_root, depth_root = Path(machine.opv2v_images_root), machine.opv2v_depth_root
         settings = build(cfg, "machine.synthetic")
         done = images_root / ".complete"  # written last; the generator itself needs seconds to see it is done

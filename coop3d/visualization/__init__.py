@@ -14,6 +14,7 @@ from coop3d.visualization.render import Viewpoint, look_at, preset, render_scene
 from coop3d.visualization.scene import PointSet, Scene, SceneView, scene_from_prediction, upright
 from coop3d.visualization.scene_page import write_scene_html
 from coop3d.visualization.selection import add_frame_arguments, select_entries
+from coop3d.visualization.video import panorama_video_frame, write_video
 
 __all__ = [
     "ERROR_SCALE",
@@ -29,6 +30,7 @@ __all__ = [
     "grid",
     "look_at",
     "panorama_figure",
+    "panorama_video_frame",
     "prediction_figure",
     "preset",
     "render_scene",
@@ -38,4 +40,5 @@ __all__ = [
     "upright",
     "write_panorama_html",
     "write_scene_html",
+    "write_video",
 ]

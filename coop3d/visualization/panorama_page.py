@@ -72,6 +72,7 @@ def panorama_payload(panorama: Panorama) -> dict[str, Any]:
         "turbo": typed_array(turbo_palette()),
         "ticks": [[float(RANGE_SCALE.normalise(np.array(t))), f"{t:g}"] for t in RANGE_SCALE.ticks()],
         "facts": _facts(panorama),
+        "agent": panorama.key.agent,
     }
 
 

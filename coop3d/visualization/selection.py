@@ -21,19 +21,14 @@ EntryT = TypeVar("EntryT", bound=Keyed)
 
 
 def add_frame_arguments(parser: ArgumentParser) -> None:
-    """Options by which every script names frames of a dataset and the size of their panoramas."""
+    """Options by which every script names frames of a dataset."""
     parser.add_argument("--images-root", type=Path, required=True, help="folder that holds the splits")
-    parser.add_argument(
-        "--depth-root", type=Path, help="folder of *_depth.npy files; without it, colour only"
-    )
+    parser.add_argument("--depth-root", type=Path, help="folder of *_depth.npy files, if there are any")
     parser.add_argument("--split", default="train", help="sub-folder of the roots (default: %(default)s)")
     parser.add_argument("--scenario", help="only this scenario")
     parser.add_argument("--agent", help="only this vehicle")
     parser.add_argument("--frame", help="only this frame, e.g. 000069")
     parser.add_argument("--index", type=int, help="the N-th frame of the split instead of names")
-    parser.add_argument(
-        "--width", type=int, default=1008, help="panorama width, height is a quarter (default: %(default)s)"
-    )
 
 
 def select_entries(

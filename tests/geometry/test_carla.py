@@ -10,6 +10,7 @@ from coop3d.geometry.carla import (
     B_CV_CARLA,
     carla_points_to_opencv,
     carla_pose_to_matrix,
+    carla_poses_to_matrices,
     matrix_to_carla_pose,
     opencv_points_to_carla,
     opencv_to_carla,
@@ -76,3 +77,10 @@ def test_points_and_poses_convert_consistently():
 def test_malformed_pose_is_refused(bad):
     with pytest.raises(ValueError, match="six finite numbers"):
         carla_pose_to_matrix(bad)
+
+
+def test_many_poses_at_once_equal_one_by_one():
+    poses = np.random.default_rng(0).uniform(-170, 170, (4, 5, 6))
+    together = carla_poses_to_matrices(poses)
+    for i in np.ndindex(4, 5):
+        np.testing.assert_allclose(together[i], carla_pose_to_matrix(poses[i]), atol=1e-13)  # round-off

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 from support.opv2v_files import write_dataset
 from support.toy_run import make_trainer
 
 from coop3d.training.launch import plain
+from coop3d.visualization import write_video
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -110,3 +113,39 @@ def test_help_shows_examples(monkeypatch, capsys, script):
         run_script(monkeypatch, script, "--help")
     assert stop.value.code == 0
     assert f"python scripts/{script}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["drive.mp4", "drive.gif"])
+def test_preview_video_plays_every_frame_once(monkeypatch, tmp_path, roots, name):
+    images, depth = roots
+    run_script(monkeypatch, "opv2v_panorama_preview.py", "--images-root", images, "--depth-root", depth,
+               "--max-frames", 3, "--width", 128, "--video", name, "--output-dir", tmp_path)  # fmt: skip
+    frames = 0
+    if name.endswith(".gif"):
+        with Image.open(tmp_path / name) as gif:
+            frames = gif.n_frames
+    else:
+        video = cv2.VideoCapture(str(tmp_path / name))
+        while video.read()[0]:
+            frames += 1
+    assert frames == 3
+    assert [p.name for p in tmp_path.iterdir()] == [name]  # nothing temporary is left
+
+
+def test_a_video_of_another_kind_is_refused(tmp_path):
+    frame = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"ends in one of .* found '.avi'"):
+        write_video(tmp_path / "drive.avi", [frame])
+    with pytest.raises(ValueError, match="no frame"):
+        write_video(tmp_path / "drive.mp4", [])
+    with pytest.raises(ValueError, match="cannot share a video"):
+        write_video(tmp_path / "drive.gif", [frame, frame[:4]])
+    assert not list(tmp_path.iterdir())
+
+
+def test_kinds_and_projections_reach_the_page(monkeypatch, tmp_path, roots):
+    page = tmp_path / "panorama.html"
+    run_script(monkeypatch, "visualize_opv2v_cyl_html.py", "--images-root", roots[0], "--depth-root", roots[1],
+               "--index", 0, "--width", 128, "--kind", "central", "--exposure", "matched",
+               "--output-html", page)  # fmt: skip
+    assert "central, 128 x 32" in page.read_text(encoding="utf-8")

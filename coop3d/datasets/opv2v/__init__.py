@@ -1,11 +1,16 @@
 """OPV2V on disk: index, safe YAML, photographs, depth, point clouds; calibrated frames in OpenCV axes."""
 
+from coop3d.datasets.opv2v.entry import FrameEntry, Instant
 from coop3d.datasets.opv2v.frame import DEPTH_SOURCES, load_rig_frame, read_depth, read_image
-from coop3d.datasets.opv2v.index import SPLITS, FrameEntry, Instant, OPV2VIndex, Skipped
+from coop3d.datasets.opv2v.index import DEFAULT_CAMERAS, SPLITS, OPV2VIndex
+from coop3d.datasets.opv2v.listing import AUTO, Skipped
 from coop3d.datasets.opv2v.pcd import PointCloud, read_pcd
+from coop3d.datasets.opv2v.sweeps import load_sweeps
 from coop3d.datasets.opv2v.yaml_io import load_yaml, number_array
 
 __all__ = [
+    "AUTO",
+    "DEFAULT_CAMERAS",
     "DEPTH_SOURCES",
     "SPLITS",
     "FrameEntry",
@@ -14,6 +19,7 @@ __all__ = [
     "PointCloud",
     "Skipped",
     "load_rig_frame",
+    "load_sweeps",
     "load_yaml",
     "number_array",
     "read_depth",

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v.index import FrameEntry
+from coop3d.datasets.opv2v.entry import FrameEntry
 from coop3d.datasets.opv2v.sweeps import load_sweeps
 from coop3d.datasets.opv2v.yaml_io import load_yaml, number_array
 from coop3d.geometry.cameras import PinholeCamera
 from coop3d.geometry.carla import pose_to_opencv
+from coop3d.geometry.distortion import LENGTHS as DISTORTION_LENGTHS
 from coop3d.geometry.transforms import invert_rigid
 from coop3d.types import CameraView, LidarSweep, RigFrame
 
@@ -23,6 +24,8 @@ DEPTH_SOURCES = ("auto", "dense", "lidar", "fused", "none")
 
 # A projected LiDAR covers a few per cent of the pixels; a rendering covers everything but the sky.
 DENSE_FRACTION = 0.2
+
+ROUNDED_NEAREST_M = 10  # nearer depth in whole metres is no supervision
 
 
 def load_rig_frame(
@@ -37,8 +40,8 @@ def load_rig_frame(
     Args:
         entry: from `OPV2VIndex.frames`.
         depth_source: ``dense`` depth files, the frame's own ``lidar`` cloud, the clouds of all vehicles of the
-            instant ``fused``, ``none``, or ``auto``: dense where the files are there and actually dense, else the
-            own cloud, else sparse depth files, else none.
+            instant ``fused``, ``none``, or ``auto``: dense where the files are there, actually dense and not rounded
+            to whole metres, else the own cloud, else whatever depth files there are, else none.
         partners: the other vehicles of the instant, for ``fused``.
         with_sweep: read the own cloud also where it is not the source of depth.
 
@@ -51,10 +54,12 @@ def load_rig_frame(
     meta = load_yaml(path, keys={"lidar_pose", *entry.camera_names})
     T_world_rig = pose_to_opencv(number_array(path, meta, "lidar_pose", (6,)))
     views = [_view(entry, i, meta, T_world_rig) for i in range(len(entry.camera_names))]
-    _check_equal_sizes(entry, views)
+    if not entry.any_rig:
+        _check_equal_sizes(entry, views)
     z_m = _depth_images(entry, views, depth_source)
-    dense = z_m is not None and all(_is_dense(z) for z in z_m)
-    if depth_source == "dense" and not dense:
+    rounded = z_m is not None and entry.depth_is_rounded
+    dense = z_m is not None and not rounded and all(_is_dense(z) for z in z_m)
+    if depth_source == "dense" and not (dense or rounded):
         assert entry.depth_paths is not None
         raise DataError(
             f"{entry.depth_paths[0]}: depth is sparse (under {DENSE_FRACTION:.0%} of the pixels), but "
@@ -70,7 +75,12 @@ def load_rig_frame(
     if z_m is not None:
         views = [replace(view, z_m=z) for view, z in zip(views, z_m, strict=True)]
     return RigFrame(
-        key=entry.key, views=tuple(views), T_world_rig=T_world_rig, depth_is_dense=dense, sweeps=sweeps
+        key=entry.key,
+        views=tuple(views),
+        T_world_rig=T_world_rig,
+        depth_is_dense=dense,
+        depth_quantum_m=1.0 if rounded else 0.0,
+        sweeps=sweeps,
     )
 
 
@@ -99,9 +109,10 @@ def _depth_images(
                 "machine.opv2v_depth_root (--depth-root), or use depth_source=auto, lidar or fused"
             )
         return None
-    return [
-        read_depth(path, view.image.shape[:2]) for path, view in zip(entry.depth_paths, views, strict=True)
-    ]
+    if depth_source == "auto" and entry.depth_is_rounded and entry.has_cloud:
+        return None  # a cloud is 25 times as accurate
+    read = read_rounded_depth if entry.depth_is_rounded else read_depth
+    return [read(path, view.image.shape[:2]) for path, view in zip(entry.depth_paths, views, strict=True)]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -140,15 +151,39 @@ def read_depth(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
     return z
 
 
+def read_rounded_depth(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
+    """[h, w] planar z-depth from an 8-bit PNG of whole metres, up to 0.5 m off; NaN where none can be trusted.
+
+    NaN are 0 and 255 (none; whether sky or farther than 254 m is not said), and everything nearer than
+    `ROUNDED_NEAREST_M`, where half a metre is more than 5 %. A frame of such depth does not count as dense: steps of
+    a metre must not be interpolated, and what has no value is unknown, not sky. The releases do not say whether
+    values were rounded or cut off; rounding is assumed (else z is 0.5 m too small on average).
+    """
+    try:
+        encoded = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}); expected an 8-bit PNG of metres") from error
+    metres = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if encoded.size else None
+    if metres is None or metres.dtype != np.uint8 or metres.shape != size:
+        found = "no readable image" if metres is None else f"{metres.dtype} of shape {metres.shape}"
+        raise DataError(
+            f"{path}: depth is {found}, expected 8 bits per pixel, one channel, of the photograph's (height, width) "
+            f"{size}: whole metres. Other encodings (CARLA's 24-bit) are not supported; convert to float32 .npy."
+        )
+    trusted = (metres >= ROUNDED_NEAREST_M) & (metres < 255)
+    return np.where(trusted, metres, np.nan).astype(np.float32)
+
+
 def _is_dense(z_m: NDArray[np.float32]) -> bool:
     return float(np.isfinite(z_m[::4, ::4]).mean()) > DENSE_FRACTION
 
 
 def _intrinsics(path: Path, meta: dict, name: str, image: np.ndarray, image_path: Path) -> PinholeCamera:
     K = number_array(path, meta, f"{name}.intrinsic", (3, 3))
+    distortion = _distortion(path, meta, name)
     height, width = image.shape[:2]
     try:
-        camera = PinholeCamera.from_matrix(K, width, height)
+        camera = PinholeCamera.from_matrix(K, width, height, distortion)
     except ValueError as error:
         raise DataError(f"{path}: key '{name}.intrinsic': {error}") from error
     if abs(camera.cx - width / 2) > width / 8 or abs(camera.cy - height / 2) > height / 8:
@@ -158,6 +193,20 @@ def _intrinsics(path: Path, meta: dict, name: str, image: np.ndarray, image_path
             "was resized or belongs to another rig."
         )
     return camera
+
+
+def _distortion(path: Path, meta: dict, name: str) -> tuple[float, ...]:
+    """The optional key ``cameraN.distortion``, in OpenCV's order; OPV2V's own cameras have none."""
+    value = meta[name].get("distortion")
+    if value is None:
+        return ()
+    length = len(value) if isinstance(value, (list, tuple)) else 0
+    if length not in DISTORTION_LENGTHS:
+        raise DataError(
+            f"{path}: key '{name}.distortion' is {str(value)[:60]!r}, expected a list of {DISTORTION_LENGTHS} numbers: "
+            "k1, k2, p1, p2[, k3[, k4, k5, k6]] in OpenCV's order. Fisheye lenses are not supported."
+        )
+    return tuple(number_array(path, meta, f"{name}.distortion", (length,)).tolist())
 
 
 def _check_equal_sizes(entry: FrameEntry, views: list[CameraView]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v.index import FrameEntry
+from coop3d.datasets.opv2v.entry import FrameEntry
 from coop3d.datasets.opv2v.pcd import read_pcd
 from coop3d.datasets.opv2v.yaml_io import load_yaml, number_array
 from coop3d.geometry.carla import carla_points_to_opencv, pose_to_opencv

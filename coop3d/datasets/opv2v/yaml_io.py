@@ -72,7 +72,7 @@ def load_yaml(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}); expected a YAML text file") from error
     try:
-        if keys is not None:
+        if keys is not None and not text.lstrip().startswith("{"):  # blocks, not one mapping in braces
             try:
                 data = yaml.load(_top_level_blocks(text, keys), Loader=_OPV2VLoader)
             except yaml.composer.ComposerError:  # an alias to an anchor in a block left out

@@ -70,6 +70,7 @@ function describe(column, row) {
   const metres = range[k] === data.unknownRange ? "unknown" : `${(range[k] / 100).toFixed(2)} m`;
   const set = data.flagNames.filter((_, bit) => flags[k] & (1 << bit));
   return [
+    field("agent", data.agent),
     field("pixel", `${column}, ${row}`),
     field("azimuth", `${azimuth[column].toFixed(1)}°`),
     field("elevation", `${elevation[row].toFixed(1)}°`),

@@ -1,0 +1,47 @@
+"""Command-line options that describe a panorama, the same for every script."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+
+from coop3d.datasets.opv2v import DEPTH_SOURCES
+from coop3d.datasets.recipe import PanoramaRecipe
+from coop3d.geometry import PROJECTIONS
+from coop3d.stitching import CENTRES, EXPOSURES, KINDS
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1, or argparse's error."""
+    if not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+def add_panorama_options(parser: ArgumentParser) -> None:
+    """Where range comes from, the kind of panorama and its camera; read them with `recipe_of`."""
+    add = parser.add_argument_group("panorama").add_argument
+    add("--depth-source", choices=DEPTH_SOURCES, default="auto",
+        help="where range comes from; auto: dense files where they are dense, else the own LiDAR "
+        "(default: %(default)s)")  # fmt: skip
+    add("--kind", choices=KINDS, default="rig", help="(default: %(default)s)")
+    add("--projection", choices=sorted(PROJECTIONS), default="equirectangular", help="(default: %(default)s)")
+    add("--width", type=positive_int, default=1008, help="in pixels (default: %(default)s)")
+    add("--height", type=positive_int, help="in pixels (default: a quarter of the width)")
+    add("--vertical-fov-deg", type=float, default=90.0, help="(default: %(default)s)")
+    add("--elevation-center-deg", type=float, default=0.0, help="(default: %(default)s)")
+    add("--centre", choices=CENTRES, default="lidar",
+        help="where the panorama's frame lies (default: %(default)s)")  # fmt: skip
+    add("--exposure", choices=EXPOSURES, default="as_is",
+        help="matched: brightness evened out across seams (default: %(default)s)")  # fmt: skip
+
+
+def recipe_of(args: Namespace) -> PanoramaRecipe:
+    """The recipe that the options of `add_panorama_options` describe.
+
+    Raises:
+        ValueError: no such camera can exist.
+    """
+    camera = PROJECTIONS[args.projection](
+        args.width, args.height or max(args.width // 4, 1), args.vertical_fov_deg, args.elevation_center_deg
+    )
+    return PanoramaRecipe(camera, args.depth_source, args.kind, args.centre, args.exposure)

@@ -1,0 +1,77 @@
+"""Pictures over time: MP4 for players, GIF for pages and chats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from coop3d.types import Panorama
+from coop3d.visualization.colour import RANGE_SCALE
+from coop3d.visualization.figures import RGB, caption, range_image, with_bar
+
+FORMATS = (".mp4", ".gif")
+
+
+def panorama_video_frame(panorama: Panorama) -> RGB:
+    """Colour above range, with the frame's name."""
+    p = panorama
+    colour = caption(with_bar(p.rgb, RANGE_SCALE), f"{p.key}, {p.kind}")
+    return np.concatenate([colour, with_bar(range_image(p.range_m), RANGE_SCALE)], axis=0)
+
+
+def write_video(path: Path, frames: Iterable[RGB], fps: float = 10.0) -> Path:
+    """Write pictures of equal size as MP4 (MPEG-4 part 2) or GIF, by the ending of ``path``, atomically.
+
+    Args:
+        path: .mp4 or .gif; replaced when complete.
+        frames: [H, W, 3] RGB; drawn one at a time for MP4, kept as palette images for GIF.
+        fps: frames per second; OPV2V records 10.
+
+    Raises:
+        ValueError: another ending, no frame, or frames of different sizes.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: a video ends in one of {FORMATS}, found {path.suffix!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
+    try:
+        write(temporary, frames, fps)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _write_mp4(path: Path, frames: Iterable[RGB], fps: float) -> None:
+    writer, size = None, (0, 0)
+    for frame in frames:
+        frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # the codec wants even sides
+        if writer is None:
+            size = (frame.shape[1], frame.shape[0])
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+            if not writer.isOpened():
+                raise ValueError(f"{path}: this OpenCV cannot write MP4; choose a .gif")
+        if (frame.shape[1], frame.shape[0]) != size:
+            raise ValueError(f"{path}: frames of {size} and {frame.shape[1::-1]} pixels cannot share a video")
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    if writer is None:
+        raise ValueError(f"{path}: no frame to write")
+    writer.release()
+
+
+def _write_gif(path: Path, frames: Iterable[RGB], fps: float) -> None:
+    images = [Image.fromarray(frame).quantize(128) for frame in frames]
+    if not images:
+        raise ValueError(f"{path}: no frame to write")
+    if len({image.size for image in images}) > 1:
+        raise ValueError(f"{path}: frames of different sizes cannot share a video")
+    images[0].save(
+        path, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0
+    )

@@ -1,0 +1,147 @@
+"""Build a panorama cache: every panorama of a split in one HDF5 file, stitched once, lossless.
+
+A build that was interrupted, even by kill -9, is continued by the same command. On a finished file the command does
+nothing and says so. Under torchrun every process builds its own shard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from coop3d.datasets.cache import COMPRESSIONS, DEFAULT_COMPRESSION, BuildSummary, CacheBuilder, verify
+from coop3d.datasets.errors import DataError
+from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, DEPTH_SOURCES, OPV2VIndex
+from coop3d.datasets.recipe import PanoramaRecipe
+from coop3d.geometry import PROJECTIONS
+from coop3d.stitching.stitcher import CENTRES, EXPOSURES, KINDS
+
+EXAMPLES = """examples:
+  # every split that training reads, then train from them
+  for s in train validate test; do
+    python scripts/build_panorama_cache.py --images-root /data/opv2v --depth-root /data/opv2v_depth --split $s \\
+        --output /ssd/panoramas/$s.h5 --workers 16
+  done
+  python scripts/train.py dataset.panoramas=cache machine.panorama_cache_root=/ssd/panoramas
+
+  # is it still what stitching gives? (builds first what is not finished)
+  python scripts/build_panorama_cache.py --images-root /data/opv2v --depth-root /data/opv2v_depth --split train \\
+      --output /ssd/panoramas/train.h5 --verify --verify-samples 50
+
+  # a quarter of the frames (shards count from 0): writes train.shard-0-of-4.h5
+  python scripts/build_panorama_cache.py --images-root /data/opv2v --split train --output train.h5 --shard 0/4
+
+  # four shards at once on one machine, or on several
+  torchrun --nproc-per-node 4 scripts/build_panorama_cache.py --images-root /data/opv2v --split train --output train.h5
+
+Exit status: 0 finished; 1 an error, or --verify found differences; 3 finished, but some frames could not be used (they
+are listed, and recorded in the file).
+"""
+
+log = logging.getLogger("build_panorama_cache")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """``0/4`` -> (0, 4)."""
+    i, _, n = text.partition("/")
+    if not (i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected i/n with 0 <= i < n, e.g. 0/4")
+    return int(i), int(n)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+def _from_torchrun() -> tuple[int, int]:
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    add = parser.add_argument
+    add("--images-root", type=Path, required=True, help="folder that holds the splits")
+    add("--depth-root", type=Path, help="folder of *_depth.npy files, if there are any")
+    add("--split", required=True, help="sub-folder of the roots")
+    add("--output", type=Path, required=True, help="file to write, e.g. panoramas/train.h5")
+    add("--cameras", nargs="+", default=list(DEFAULT_CAMERAS), metavar="NAME",
+        help="what every frame must have, or auto: what a frame has on disk (default: %(default)s)")  # fmt: skip
+    add("--depth-source", choices=DEPTH_SOURCES, default="auto",
+        help="where range comes from (default: %(default)s)")  # fmt: skip
+    add("--kind", choices=KINDS, default="rig", help="of panorama (default: %(default)s)")
+    add("--projection", choices=sorted(PROJECTIONS), default="equirectangular", help="default: %(default)s")
+    add("--width", type=_positive, default=1008, help="in pixels (default: %(default)s)")
+    add("--height", type=_positive, help="in pixels (default: a quarter of the width)")
+    add("--vertical-fov-deg", type=float, default=90.0, help="default: %(default)s")
+    add("--elevation-center-deg", type=float, default=0.0, help="default: %(default)s")
+    add("--centre", choices=CENTRES, default="lidar",
+        help="where the panorama's frame lies (default: %(default)s)")  # fmt: skip
+    add("--exposure", choices=EXPOSURES, default="as_is", help="default: %(default)s")
+    add("--workers", type=_positive, default=cores, help="stitching processes (default: one per core)")
+    add("--compression", choices=COMPRESSIONS, default=DEFAULT_COMPRESSION, metavar="C",
+        help="none, gzip-1 ... gzip-9; all lossless, up to 3 is fast (default: %(default)s)")  # fmt: skip
+    add("--shard", type=_shard, default=_from_torchrun(), metavar="I/N",
+        help="only this share of the frames (default: all; under torchrun: RANK/WORLD_SIZE)")  # fmt: skip
+    add("--verify", action="store_true",
+        help="afterwards stitch a random sample again and compare bit by bit")  # fmt: skip
+    add("--verify-samples", type=_positive, default=16, help="size of that sample (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of that sample (default: %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    from coop3d.training.run_log import git_revision  # here: stitching processes import this file too
+
+    camera = (args.width, args.height or args.width // 4, args.vertical_fov_deg, args.elevation_center_deg)
+    try:
+        cameras = AUTO if args.cameras == [AUTO] else tuple(args.cameras)
+        index = OPV2VIndex(args.images_root, args.split, args.depth_root, cameras)
+        recipe = PanoramaRecipe(
+            PROJECTIONS[args.projection](*camera), args.depth_source, args.kind, args.centre, args.exposure
+        )
+        builder = CacheBuilder(
+            args.output, index, recipe, shard=args.shard, compression=args.compression,
+            provenance={"git": git_revision()},
+        )  # fmt: skip
+        summary = builder.build(args.workers)
+        status = _report(summary)
+        if args.verify:
+            outcome = verify(summary.path, index, recipe, args.verify_samples, args.seed)
+            for key, what in outcome.differing.items():
+                log.error("%s differs from what stitching gives now: %s", key, what)
+            log.info("verified: %d of %d panoramas differ", len(outcome.differing), outcome.checked)
+            status = status if outcome.ok else 1
+    except (DataError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues")
+    return status
+
+
+def _report(summary: BuildSummary) -> int:
+    for key, problem in summary.problems.items():
+        log.error("%s could not be used: %s", key, problem)
+    bad = len(summary.problems)
+    log.info(
+        "%s: %d panoramas, %d frames could not be used, %.0f MB",
+        summary.path, summary.frames - bad, bad, summary.path.stat().st_size / 1e6,
+    )  # fmt: skip
+    if bad:
+        log.error(
+            "repair these files, delete %s and build it again, or leave them out of training", summary.path
+        )
+    return 3 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""Building a panorama cache: killed at any moment, in parallel, twice, with other settings, by the script."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.cache_files import contents, die, kill_while
+from support.opv2v_files import write_dataset
+
+from coop3d.datasets import DataError
+from coop3d.datasets.cache import CacheBuilder, CachedPanoramas
+from coop3d.datasets.cache import journal as journal_module
+from coop3d.datasets.cache import writer as writer_module
+from coop3d.datasets.cache.journal import Journal, Part, Record
+from coop3d.datasets.opv2v import OPV2VIndex
+from coop3d.datasets.recipe import PanoramaRecipe
+from coop3d.geometry import EquirectangularCamera
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "build_panorama_cache.py"
+RECIPE = PanoramaRecipe(EquirectangularCamera(112, 28))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two scenarios of two vehicles; one photograph is broken."""
+    root = tmp_path_factory.mktemp("opv2v")
+    images, depth = write_dataset(root, scenarios=2, frames=3)
+    sorted(images.rglob("000070_camera1.png"))[0].write_bytes(b"junk")
+    return images, depth
+
+
+def builder(data, output, **options):
+    return CacheBuilder(output, OPV2VIndex(data[0], "train", data[1]), RECIPE, **options)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("undisturbed") / "train.h5"
+    builder(data, path).build(progress=False)
+    return contents(path)
+
+
+def stop_in_append(count, share):
+    """SIGKILL when ``count`` records have been written and ``share`` of the next one."""
+
+    def install():
+        whole, seen = Part.append, 0
+
+        def append(self, packed):
+            nonlocal seen
+            if seen == count:
+                whole(self, packed[: int(share * len(packed))])
+                die()
+            seen += 1
+            return whole(self, packed)
+
+        Part.append = append
+
+    return install
+
+
+def stop_before(module, name):
+    def install():
+        setattr(module, name, lambda *_: die())
+
+    return install
+
+
+def stop_before_rename(module):
+    def install():
+        module.os = SimpleNamespace(**{**vars(os), "replace": lambda *_: die()})
+
+    return install
+
+
+MOMENTS = {
+    "settings not written": stop_before_rename(journal_module),
+    "settings written": stop_in_append(0, 0.0),
+    "in the head of a record": stop_in_append(2, 0.0001),
+    "in the middle of a record": stop_in_append(3, 0.5),
+    "a byte short": stop_in_append(5, 0.9999),
+    "all stitched": stop_before(writer_module.CacheWriter, "finish"),
+    "file not closed": stop_before(writer_module.h5py.File, "close"),
+    "file not renamed": stop_before_rename(writer_module),
+    "journal not removed": stop_before(Journal, "discard"),
+    "after everything": stop_in_append(12, 0.0),  # there is no 13th record
+}
+LOST = {"in the middle of a record": 9, "a byte short": 7, "all stitched": 0, "file not closed": 0,
+        "file not renamed": 0, "journal not removed": 0, "after everything": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, moment):
+    path = tmp_path / "train.h5"
+
+    def build():
+        MOMENTS[moment]()
+        builder(data, path).build(progress=False)
+        die()
+
+    kill_while(build)
+    if path.exists():
+        assert moment in ("journal not removed", "after everything")
+        assert contents(path) == undisturbed
+    summary = builder(data, path).build(progress=False)
+    assert contents(path) == undisturbed
+    assert sorted(os.listdir(tmp_path)) == ["train.h5"]
+    assert summary.stitched == LOST.get(moment, summary.stitched)
+    assert len(summary.problems) == 1  # known, not tried again, in every case
+
+
+def test_killed_again_and_again(data, undisturbed, tmp_path):
+    path = tmp_path / "train.h5"
+
+    def build():
+        stop_in_append(2, 0.7)()  # two more frames each time
+        builder(data, path).build(progress=False)
+
+    rounds = 0
+    while not path.exists() and rounds < 10:
+        if rounds < 5:
+            kill_while(build)
+        else:
+            builder(data, path).build(progress=False)
+        rounds += 1
+    assert contents(path) == undisturbed
+
+
+def test_workers_change_nothing(data, undisturbed, tmp_path):
+    path = tmp_path / "train.h5"
+    assert builder(data, path).build(workers=2, progress=False).stitched == 12
+    assert contents(path) == undisturbed
+
+
+def test_a_finished_file_is_left_alone(data, undisturbed, tmp_path, caplog):
+    path = tmp_path / "train.h5"
+    builder(data, path).build(progress=False)
+    before = path.stat().st_mtime_ns
+    caplog.set_level("INFO")
+    summary = builder(data, path).build(progress=False)
+    assert (summary.stitched, len(summary.problems), path.stat().st_mtime_ns) == (0, 1, before)
+    assert "nothing to do" in caplog.text
+    with pytest.raises(
+        DataError, match=r"other settings \(compression: found 'gzip-2', wanted 'none'\).*--output"
+    ):
+        builder(data, path, compression="none").build(progress=False)
+    path.write_bytes(b"something else")
+    with pytest.raises(DataError, match="not a readable HDF5 file"):
+        builder(data, path).build(progress=False)
+    assert path.read_bytes() == b"something else"
+
+
+def test_an_unfinished_build_with_other_settings_or_of_somebody_else_is_refused(data, tmp_path):
+    path = tmp_path / "train.h5"
+
+    def build():
+        stop_in_append(4, 0.5)()
+        builder(data, path).build(progress=False)
+
+    kill_while(build)
+    with pytest.raises(
+        DataError, match=r"begun with other settings \(compression: found 'gzip-2', wanted 'gzip-9'"
+    ):
+        builder(data, path, compression="gzip-9").build(progress=False)
+    with pytest.raises(DataError, match="build is unfinished"):
+        CachedPanoramas(path)
+    held = Journal(tmp_path / "train.h5.journal", builder(data, path).settings.described())
+    with pytest.raises(DataError, match="another build of the same file is running"):
+        builder(data, path).build(progress=False)
+    held.close()
+    diary = tmp_path / "other.h5.journal" / "diary.txt"
+    diary.parent.mkdir()
+    diary.write_text("dear diary")
+    with pytest.raises(DataError, match="not the journal of a build"):
+        builder(data, tmp_path / "other.h5").build(progress=False)
+    assert diary.read_text() == "dear diary"
+
+
+def test_every_frame_is_in_exactly_one_shard_and_instants_stay_together(data, tmp_path):
+    shards = [builder(data, tmp_path / "x.h5", shard=(i, 4)) for i in range(4)]
+    keys = [[e.key for e in shard.entries] for shard in shards]
+    assert sorted(k for part in keys for k in part) == sorted(
+        e.key for e in OPV2VIndex(*data[:1], "train", data[1]).frames
+    )
+    ticks = [{(k.scenario, k.frame) for k in part} for part in keys]
+    assert sum(map(len, ticks)) == len(set().union(*ticks)) == 6
+    with pytest.raises(ValueError, match="expected i/n"):
+        builder(data, tmp_path / "x.h5", shard=(4, 4))
+    with pytest.raises(DataError, match="is empty; use fewer shards"):
+        builder(data, tmp_path / "x.h5", shard=(6, 7))
+
+
+def test_record_survives_the_journal(tmp_path):
+    record = Record({"row": 3, "T_world_pano": [0.1, 1e-300, -1 / 3]}, {"a": b"\0\1", "b": b""})
+    journal = Journal(tmp_path / "j", {"x": 1})
+    assert list(journal.replay()) == []
+    place = Part(tmp_path / "j").append(record.pack())
+    assert journal.read(place) == record
+    journal.close()
+    assert list(Journal(tmp_path / "j", {"x": 1}).replay()) == [record]
+
+
+def command(data, output, *options):
+    return [
+        sys.executable, str(SCRIPT), "--images-root", str(data[0]), "--depth-root", str(data[1]), "--split", "train",
+        "--output", str(output), "--width", "112", "--workers", "2", *options,
+    ]  # fmt: skip
+
+
+def children_of(pid):
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_script_killed_with_workers_leaves_no_process_and_resumes(data, undisturbed, tmp_path):
+    path, journal = tmp_path / "train.h5", tmp_path / "train.h5.journal"
+    with subprocess.Popen(command(data, path), stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while sum(p.stat().st_size for p in journal.glob("*.part")) < 10_000 and time.monotonic() < deadline:
+            assert process.poll() is None, "the script ended by itself"
+            time.sleep(0.002)
+        workers = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+    assert not path.exists()
+    assert len(workers) >= 2
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    done = subprocess.run(command(data, path, "--verify"), capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done.stderr  # one photograph is broken
+    assert "of 12 frames were done before" in done.stderr
+    assert "000070_camera1.png" in done.stderr
+    assert "verified: 0 of 12 panoramas differ" in done.stderr
+    found, expected = contents(path), dict(undisturbed)
+    assert found.pop("@config") != expected.pop("@config")  # the script records the git revision
+    assert found == expected
+
+
+def test_script_takes_its_shard_from_torchrun(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    done = subprocess.run(command(data, tmp_path / "t.h5"), capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 3), done.stderr
+    assert os.listdir(tmp_path) == ["t.shard-1-of-6.h5"]
