@@ -1,6 +1,8 @@
-"""Non-ambiguous mask term."""
+"""Non-ambiguous mask: the term, and a watch that speaks up when its head has collapsed."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ class MaskTerm(Term):
     """Binary cross-entropy of ``mask_logits`` against ``non_ambiguous``, only where the latter is known.
 
     Logs ``pred_mask_mean`` (mean probability) and ``gt_mask_mean`` over the same pixels: a mask that
-    collapsed to all or nothing shows there long before it shows in the loss.
+    collapsed to all or nothing shows there long before it shows in the loss (`MaskWatch`).
 
     Args:
         weight: weight in the sum.
@@ -35,4 +37,41 @@ class MaskTerm(Term):
             "pred_mask_mean": masked_mean(torch.sigmoid(logits.detach()), known).mean(),
             "gt_mask_mean": masked_mean(truth.to(logits.dtype), known).mean(),
         }
-        return TermValue(masked_mean(entropy, known), statistics)
+        return TermValue.over(entropy, known, statistics)
+
+
+class MaskWatch:
+    """Finds a collapsed mask in logged means; says each thing once until it has passed.
+
+    Args:
+        margin: a mean this close to 0 or 1 says "everything" or "nothing".
+    """
+
+    def __init__(self, margin: float = 0.01) -> None:
+        self.margin = margin
+        self._said: set[str] = set()
+
+    def __call__(self, means: Mapping[str, float]) -> list[str]:
+        """New complaints about means named ``<term>/pred_mask_mean`` and ``<term>/gt_mask_mean``."""
+        found: dict[str, str] = {}
+        for name, predicted in means.items():
+            term, _, what = name.rpartition("/")
+            if what != "pred_mask_mean":
+                continue
+            true = means[f"{term}/gt_mask_mean"]
+            if self._is_constant(true):
+                found[f"{term} truth"] = (
+                    f"{term}: the true mask is nearly constant (mean {true:.3f}), so its head learns nothing. "
+                    "Is mask_known restricted to pixels that carry a measurement?"
+                )
+            elif self._is_constant(predicted):
+                found[f"{term} head"] = (
+                    f"{term}: the mask head has collapsed (mean {predicted:.3f}, truth {true:.3f}). "
+                    f"Try another loss.terms.{term}.pos_weight (below 1 for a head stuck at 1, above for 0)."
+                )
+        new = [text for key, text in found.items() if key not in self._said]
+        self._said = set(found)
+        return new
+
+    def _is_constant(self, mean: float) -> bool:
+        return min(mean, 1 - mean) < self.margin

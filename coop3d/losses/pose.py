@@ -8,40 +8,46 @@ import torch
 from torch import Tensor
 
 from coop3d.geometry import quat_conjugate, quat_multiply, quat_to_matrix
-from coop3d.losses.robust import check_robust, masked_mean, robust, squared_distance
+from coop3d.losses.robust import check_robust, log_map, masked_mean, robust, squared_distance
 from coop3d.losses.scene import Scene
 from coop3d.losses.term import Term, TermValue
 
 
-def ordered_pairs(views: int) -> tuple[list[int], list[int]]:
-    """Indices (i, j) of all ordered pairs of different views."""
-    pairs = [(i, j) for i in range(views) for j in range(views) if i != j]
-    return [i for i, _ in pairs], [j for _, j in pairs]
+def off_diagonal(views: int, device: torch.device) -> Tensor:
+    """[V, V] bool, True for ordered pairs of different views."""
+    return ~torch.eye(views, dtype=torch.bool, device=device)
 
 
-def with_relative_poses(quat_xyzw: Tensor, trans: Tensor) -> tuple[Tensor, Tensor]:
-    """Append the poses ``T_i^-1 T_j`` of all ordered pairs to the absolute ones.
+def pair_poses(quat_xyzw: Tensor, trans: Tensor) -> tuple[Tensor, Tensor]:
+    """``T_i^-1 T_j`` in row i and column j; on the diagonal the pose ``T_i`` itself.
 
     Args:
-        quat_xyzw: [B, V, 4] unit, view to reference.
+        quat_xyzw: [B, V, 4] view to reference; inverted as a quaternion of any length.
         trans: [B, V, 3].
 
     Returns:
-        [B, V * V, 4] and [B, V * V, 3]: V absolute poses, then V (V - 1) relative ones.
+        [B, V, V, 4] and [B, V, V, 3].
     """
-    i, j = ordered_pairs(quat_xyzw.shape[1])
-    inverse = quat_conjugate(quat_xyzw[:, i])
-    relative_quat = quat_multiply(inverse, quat_xyzw[:, j])
-    offset = (trans[:, j] - trans[:, i])[..., None]
-    relative_trans = (quat_to_matrix(inverse) @ offset)[..., 0]
-    return torch.cat([quat_xyzw, relative_quat], dim=1), torch.cat([trans, relative_trans], dim=1)
+    pair = off_diagonal(trans.shape[1], trans.device)[..., None]
+    inverse = quat_conjugate(quat_xyzw) / quat_xyzw.square().sum(dim=-1, keepdim=True).clamp_min(1e-16)
+    identity = quat_xyzw.new_tensor([0.0, 0.0, 0.0, 1.0])
+    to_base = torch.where(pair, inverse[:, :, None], identity)
+    offset = trans[:, None] - torch.where(pair, trans[:, :, None], 0.0)
+    rotated = quat_to_matrix(to_base) @ offset[..., None]
+    return quat_multiply(to_base, quat_xyzw[:, None].expand_as(to_base)), rotated[..., 0]
+
+
+def squared_rotation(a_xyzw: Tensor, b_xyzw: Tensor) -> Tensor:
+    """``min(|a - b|^2, |a + b|^2)``: [..., 4] and [..., 4] to [...]; q and -q are one rotation."""
+    return torch.minimum(squared_distance(a_xyzw, b_xyzw), squared_distance(a_xyzw, -b_xyzw))
 
 
 class _PoseBase(Term):
     """Rotation and translation of every view, the reference included; with ``pairwise`` of every pair too.
 
-    Rotation: ``min(rho(q - q*), rho(q + q*))``, since q and -q are one rotation. The mean runs over V poses,
-        or over V^2 with ``pairwise``. Both parts are logged unweighted as ``rotation`` and ``translation``.
+    Rotation: ``min(rho(q - q*), rho(q + q*))``. A view's mean runs over its absolute pose and, with
+    ``pairwise``, over the poses of all other views relative to it. Both parts are logged unweighted as
+    ``rotation`` and ``translation``.
     """
 
     def __init__(
@@ -64,25 +70,25 @@ class _PoseBase(Term):
 
     @abstractmethod
     def translation_penalty(self, squared_error: Tensor) -> Tensor:
-        """Penalty of the squared translation error [B, E]."""
+        """Penalty of the squared translation error, element by element."""
 
     def __call__(self, scene: Scene) -> TermValue:
         pred_trans, true_trans, counts = self.translations(scene)
         pred_quat, true_quat = scene.prediction.quat_xyzw, scene.true_quat
         if self.pairwise:
-            i, j = ordered_pairs(counts.shape[1])
-            pred_quat, pred_trans = with_relative_poses(pred_quat, pred_trans)
-            true_quat, true_trans = with_relative_poses(true_quat, true_trans)
-            counts = torch.cat([counts, counts[:, i] & counts[:, j]], dim=1)
-        squared = torch.minimum(
-            squared_distance(pred_quat, true_quat), squared_distance(pred_quat, -true_quat)
-        )
-        rotation = robust(squared, self.c, self.alpha).mean(dim=1)
+            pred_quat, pred_trans = pair_poses(pred_quat, pred_trans)
+            true_quat, true_trans = pair_poses(true_quat, true_trans)
+            counts = counts[:, :, None] & counts[:, None]
+        rotations = robust(squared_rotation(pred_quat, true_quat), self.c, self.alpha)
+        rotation = TermValue.over(rotations, torch.ones_like(counts))
         squared = squared_distance(pred_trans, true_trans)
-        translation = masked_mean(self.translation_penalty(squared), counts)
-        return TermValue(
-            self.rotation_weight * rotation + self.translation_weight * translation,
-            {"rotation": rotation.detach().mean(), "translation": translation.detach().mean()},
+        translation = TermValue.over(self.translation_penalty(squared), counts)
+        return TermValue.joined(
+            [rotation.scaled(self.rotation_weight), translation.scaled(self.translation_weight)],
+            {
+                "rotation": rotation.per_sample.detach().mean(),
+                "translation": translation.per_sample.detach().mean(),
+            },
         )
 
 
@@ -129,3 +135,32 @@ class MetricPoseTerm(_PoseBase):
 
     def translation_penalty(self, squared_error: Tensor) -> Tensor:
         return robust(squared_error, self.c_m, alpha=1.0)
+
+
+class SignedPairTerm(Term):
+    """Where the other vehicle is, as seen from each: ``sqrt(|l(t_ij) - l(t_ij*)|^2 / c^2 + 1) - 1``.
+
+    ``t_ij`` is the translation of ``T_i^-1 T_j`` in metres and ``l(t) = t / |t| log(1 + |t|)``: direction kept,
+    length compressed, so 1 m of error counts more near than far. The sign is kept on purpose: with distances
+    or undirected axes a car 20 m behind would equal one 20 m in front. Nowhere but at the truth does the
+    gradient vanish; from the mirrored place it pulls back through the origin. Ordered pairs of different
+    views of metric samples; needs no range.
+
+    Logs ``wrong_side``: the share of pairs more than ``clear_m`` metres in front or behind that are predicted
+    on the other side.
+    """
+
+    def __init__(self, weight: float = 1.0, c: float = 0.1, clear_m: float = 3.0) -> None:
+        super().__init__(weight)
+        check_robust(c, 1.0)
+        self.c, self.clear_m = c, clear_m
+
+    def __call__(self, scene: Scene) -> TermValue:
+        _, pred = pair_poses(scene.prediction.quat_xyzw, scene.pred_trans)
+        _, true = pair_poses(scene.true_quat, scene.true_trans)  # [B, V, V, 3]
+        pairs = off_diagonal(true.shape[1], true.device) & scene.targets.is_metric[:, None, None]
+        penalty = robust(squared_distance(log_map(pred), log_map(true)), self.c, alpha=1.0)
+        ahead = true[..., 2]  # z is forward
+        clear = pairs & (ahead.abs() > self.clear_m)
+        wrong = (pred[..., 2].detach() * ahead < 0).to(penalty.dtype)
+        return TermValue.over(penalty, pairs, {"wrong_side": masked_mean(wrong, clear).mean()})

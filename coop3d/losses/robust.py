@@ -1,6 +1,8 @@
-"""Penalties, the signed logarithm and the one masked mean that every term uses."""
+"""Penalties, the signed logarithm, masked means and the exclusion of the largest errors."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -51,3 +53,21 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """
     count = mask.flatten(1).sum(dim=1).clamp_min(1)
     return torch.where(mask, values, torch.zeros_like(values)).flatten(1).sum(dim=1) / count
+
+
+def keep_smallest(values: Tensor, mask: Tensor, drop_percent: float) -> Tensor:
+    """The mask without the ``drop_percent`` largest values of each row: [..., H, W] and bool to bool.
+
+    A row is one image. ``floor(n (100 - drop_percent) / 100)`` of its n masked pixels stay, so a single one
+    goes. Only the dropped share is ever sorted. MapAnything's "exclude top n percent".
+    """
+    if drop_percent == 0:
+        return mask
+    flat = mask.flatten(-2)
+    ranked = torch.where(flat, values.detach().flatten(-2), -torch.inf)
+    n = flat.sum(dim=-1, keepdim=True)
+    dropped = n - torch.floor(n.double() * (100 - drop_percent) / 100).long()  # [..., 1]
+    most = min(math.ceil(flat.shape[-1] * drop_percent / 100) + 1, flat.shape[-1])  # no row drops more
+    largest = ranked.topk(most, dim=-1).indices
+    stays = torch.arange(most, device=mask.device) >= dropped  # [..., most]
+    return (flat & torch.ones_like(flat).scatter(-1, largest, stays)).unflatten(-1, mask.shape[-2:])

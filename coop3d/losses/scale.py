@@ -16,12 +16,17 @@ def metric_norm(scene: Scene) -> Tensor:
     return scale * (scene.pred_norm / scale).detach()
 
 
+def _of_samples(error: Tensor, counts: Tensor) -> TermValue:
+    """One value per sample, [B] and [B] bool."""
+    return TermValue.over(error[:, None], counts[:, None])
+
+
 class ScaleTerm(RobustTerm):
     """MapAnything's scale term, metric samples: ``rho(log1p(N_met) - log1p(N_gt))``, norms in metres."""
 
     def __call__(self, scene: Scene) -> TermValue:
         error = torch.log1p(metric_norm(scene)) - torch.log1p(scene.true_norm)
-        return TermValue(torch.where(scene.metric, self.penalty(error.square()), 0.0))
+        return _of_samples(self.penalty(error.square()), scene.metric)
 
 
 class LogScaleTerm(Term):
@@ -32,4 +37,19 @@ class LogScaleTerm(Term):
 
     def __call__(self, scene: Scene) -> TermValue:
         error = torch.log(metric_norm(scene)) - torch.log(scene.true_norm)
-        return TermValue(torch.where(scene.metric, error.abs(), 0.0))
+        return _of_samples(error.abs(), scene.metric)
+
+
+class MedianScaleTerm(Term):
+    """``|log(s / s*)|`` on metric samples, where ``s* = 1 / median(d / r*)`` makes the median range right.
+
+    The median over the valid pixels of all views ignores what is wrong in less than half of them: edges,
+    passing cars, far background. Ranges, not points: known metric ray origins do not scale with ``s``.
+    """
+
+    def __call__(self, scene: Scene) -> TermValue:
+        scale = scene.prediction.scale
+        ratio = torch.where(scene.valid, scene.log_range_error.detach(), torch.nan).flatten(1)
+        median = ratio.nanmedian(dim=1).values  # NaN where nothing is valid
+        away = torch.where(scene.metric, median, 0.0) + (scale.log() - scale.log().detach())
+        return _of_samples(away.abs(), scene.metric)

@@ -12,21 +12,44 @@ from coop3d.losses.robust import masked_mean
 from coop3d.types import FactoredPrediction, ViewTargets
 
 
+def per_pixel(x: Tensor) -> Tensor:
+    """[B] to [B, 1, 1, 1]."""
+    return x[:, None, None, None]
+
+
+def per_point(x: Tensor) -> Tensor:
+    """[B] to [B, 1, 1, 1, 1]."""
+    return x[:, None, None, None, None]
+
+
 class Scene:
     """One batch of predictions beside its targets; every quantity is computed once, when first asked for.
 
     Quantities named ``*_range`` and ``*_points`` hold harmless constants (1 m, the origin) outside
     ``valid``, so that arithmetic on them can never produce NaN, neither forward nor backward.
+
+    Args:
+        prediction: what the model says.
+        targets: what is true, NaN range where that is unknown.
+        teacher: what a frozen model says about the same views; only distillation looks at it.
     """
 
-    def __init__(self, prediction: FactoredPrediction, targets: ViewTargets) -> None:
+    def __init__(
+        self, prediction: FactoredPrediction, targets: ViewTargets, teacher: FactoredPrediction | None = None
+    ) -> None:
         if prediction.distance.shape != targets.range_m.shape:
             raise ValueError(
                 f"prediction.distance is {tuple(prediction.distance.shape)}, targets.range_m is "
                 f"{tuple(targets.range_m.shape)}; both are (batch, views, height, width) of the same batch"
             )
+        if teacher is not None and teacher.trans.shape != prediction.trans.shape:
+            raise ValueError(
+                f"teacher.trans is {tuple(teacher.trans.shape)}, prediction.trans is "
+                f"{tuple(prediction.trans.shape)}; the teacher must look at the same views"
+            )
         self.prediction = prediction
         self.targets = targets
+        self.teacher = None if teacher is None else teacher.detach()
 
     @property
     def valid(self) -> Tensor:
@@ -37,6 +60,11 @@ class Scene:
     def view_has_range(self) -> Tensor:
         """[B, V] bool: at least one valid pixel."""
         return self.valid.flatten(2).any(dim=2)
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """[B, V, H, W] bool: valid pixels of samples whose range is dense and exact, so neighbours compare."""
+        return self.valid & per_pixel(self.targets.is_synthetic)
 
     @cached_property
     def metric(self) -> Tensor:
@@ -52,6 +80,21 @@ class Scene:
     def true_range(self) -> Tensor:
         """[B, V, H, W] metres along the ray; 1 where not valid."""
         return torch.where(self.valid, self.targets.range_m, 1.0)
+
+    @cached_property
+    def log_range_error(self) -> Tensor:
+        """[B, V, H, W] ``log r - log r*``, blind to units; meaningless where not valid."""
+        return torch.log(self.pred_range.clamp_min(1e-6)) - torch.log(self.true_range)
+
+    @cached_property
+    def pred_view_points(self) -> Tensor:
+        """[B, V, H, W, 3] metres, each view's own frame; 0 where not valid."""
+        return torch.where(self.valid[..., None], self.prediction.points_view, 0.0)
+
+    @cached_property
+    def true_view_points(self) -> Tensor:
+        """[B, V, H, W, 3] metres, each view's own frame; 0 where not valid."""
+        return torch.where(self.valid[..., None], self.targets.points_view, 0.0)
 
     @cached_property
     def pred_points(self) -> Tensor:

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from coop3d.conf import MetricMode, TrainParamsConf
+from coop3d.losses import MaskWatch, WeightedSum
 from coop3d.training.checkpoint import CheckpointStore
 from coop3d.training.data import (
     BadRecord,
@@ -112,6 +113,7 @@ class Trainer:
         self.position = SamplerState()
         self.best: float | None = None
         self._git = git_revision()
+        self._mask_watch = MaskWatch()
         self._autocast = make_autocast(params.precision, processes.device)
 
     # ---- the loop
@@ -210,6 +212,7 @@ class Trainer:
             )
             return None, bool(stopping)
         set_lr(self.optimizer, self._lr_factor())
+        self._set_loss_progress(self.step / self.params.total_steps)
         result = update(batches, good, everyone_has_some=without == 0, sums=interval.sums)
         interval.samples += good
         interval.grad_norm = max(interval.grad_norm, result.grad_norm)
@@ -218,6 +221,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         epoch = self.step // self.params.steps_per_epoch
         started = time.perf_counter()
+        self._set_loss_progress(1.0)  # the same weights after every epoch, or losses would not compare
         result = self.validation.run(self.model, self.task.loss_function, self._autocast)
         if result.bad:
             self._account(result.bad, result.samples)
@@ -263,6 +267,11 @@ class Trainer:
         p = self.params
         return lr_factor(self.step, p.warmup_steps, p.total_steps, p.min_lr_factor)
 
+    def _set_loss_progress(self, fraction: float) -> None:
+        """Tell a loss with a curriculum how far training is."""
+        if isinstance(self.task.loss_function, WeightedSum):
+            self.task.loss_function.progress = fraction
+
     def _account(self, records: list[BadRecord], good: int) -> None:
         for record in records:
             self.run_log.write("bad_sample", self.step, {"samples": record.key, "reason": record.reason})
@@ -271,6 +280,8 @@ class Trainer:
 
     def _log_interval(self, interval: _Interval, result: StepResult, bar: tqdm) -> None:
         means = interval.sums.mean(self.processes)
+        for complaint in self._mask_watch(means):
+            log.warning("Step %d: %s", self.step, complaint)
         seconds = time.perf_counter() - interval.started
         values: dict[str, Any] = {
             "epoch": (self.step - 1) // self.params.steps_per_epoch + 1,

@@ -55,13 +55,32 @@ def test_deviation_by_hand():
         deviation("x", torch.zeros(2), torch.zeros(3))
 
 
-@needs_recordings
-@pytest.mark.parametrize(("limit", "status"), [(1e-5, 0), (1e-9, 1)])
-def test_the_script_fails_where_a_limit_is_exceeded(limit, status, monkeypatch, capsys):
-    monkeypatch.setattr("coop3d.models.parity.RELATIVE_L2_LIMIT", limit)
+def run_script(monkeypatch, *arguments: str) -> int:
     script = runpy.run_path(str(PROJECT / "scripts" / "check_mapanything_parity.py"))
-    monkeypatch.setattr("sys.argv", ["check", "--fixture", str(RECORDINGS)])
-    assert script["main"]() == status
+    monkeypatch.setattr("sys.argv", ["check", *arguments])
+    return script["main"]()
+
+
+@needs_recordings
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("model", "b geo_r1 mid/info_sharing.intermediate1"),
+        ("losses", "loss mixed opv2v_train gradients (50)"),
+    ],
+)
+@pytest.mark.parametrize(("limit", "status"), [(1e-5, 0), (1e-9, 1)])
+def test_the_script_fails_where_a_limit_is_exceeded(part, line, limit, status, monkeypatch, capsys):
+    monkeypatch.setattr("coop3d.models.parity.RELATIVE_L2_LIMIT", limit)
+    assert run_script(monkeypatch, "--fixture", str(RECORDINGS), "--parts", part) == status
     table = capsys.readouterr().out
-    assert "b geo_r1 mid/info_sharing.intermediate1" in table
+    assert line in table
     assert ("EXCEEDED" in table) == bool(status)
+
+
+def test_the_script_says_what_a_folder_lacks(monkeypatch, capsys, tmp_path):
+    for arguments, missing in ((), "manifest.json"), (("--parts", "losses"), "losses.json"):
+        with pytest.raises(SystemExit) as stop:
+            run_script(monkeypatch, "--fixture", str(tmp_path), *arguments)
+        assert stop.value.code == 2
+        assert missing in capsys.readouterr().err
