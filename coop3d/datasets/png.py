@@ -15,6 +15,7 @@ try:
 except ImportError:  # no wheel for this platform
     import zlib as fast_zlib  # type: ignore[no-redef]
 
+_FastError: type[Exception] = getattr(fast_zlib, "error", zlib.error)
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {2: 3, 6: 4}  # colour types RGB and RGBA
 
@@ -39,7 +40,7 @@ def _fast_png(data: bytes) -> NDArray[np.uint8] | None:
         width, height, channels, idat = parsed
         size = height * (width * channels + 1)
         raw = np.frombuffer(fast_zlib.decompress(idat, 15, size), np.uint8)
-    except (struct.error, OSError, ValueError, zlib.error, getattr(fast_zlib, "error", zlib.error)):
+    except (struct.error, OSError, ValueError, OverflowError, MemoryError, zlib.error, _FastError):
         return None
     if raw.size != size:
         return None

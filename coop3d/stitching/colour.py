@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from coop3d.stitching.scratch import scratch
 from coop3d.stitching.table import NO_CAMERA, RigTable
 
 BAND_ROWS = 12  # virtual rows per piece of work, so that the sub-samples stay in the processor's cache
@@ -29,13 +30,14 @@ def sample_colour(images: Sequence[NDArray[np.uint8]], table: RigTable) -> NDArr
     width = max(image.shape[1] for image in images)
     if any(image.shape[1] != width for image in images):
         images = [np.pad(image, ((0, 0), (0, width - image.shape[1]), (0, 0))) for image in images]
-    atlas = np.zeros((sum(len(image) for image in images) + 2, width, 3), np.uint8)
+    atlas = scratch("photographs", (sum(len(image) for image in images) + 2, width, 3), np.uint8)
     np.concatenate(images, out=atlas[:-2])
+    atlas[-2:] = 0
     H, W = table.source.shape
     S = table.supersample
     xy, fraction = table.atlas_maps
     rgb = np.empty((H, W, 3), np.uint8)
-    fine = np.empty((BAND_ROWS * S, W * S, 3), np.uint8)
+    fine = scratch("fine band", (BAND_ROWS * S, W * S, 3), np.uint8)
     for top in range(0, H, BAND_ROWS):
         bottom = min(top + BAND_ROWS, H)
         rows = slice(top * S, bottom * S)

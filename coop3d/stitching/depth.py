@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from coop3d.stitching.scratch import scratch
 from coop3d.stitching.table import PAD, RigTable
 
 # What the photographs say about a pixel.
@@ -56,20 +57,27 @@ def sample_dense(
 def inverse_atlas(
     z_m: Sequence[NDArray[np.float32]], shape: tuple[int, int], first_rows: Sequence[int]
 ) -> NDArray[np.float32]:
-    """1 / z of all images, one below the other: 0 where there is no surface, `OUTSIDE` on the `PAD` pixels around."""
-    inverse = np.full(shape, OUTSIDE, np.float32)
+    """1 / z of all images, one below the other: 0 where there is no surface, `OUTSIDE` on the `PAD` pixels around.
+
+    The result is a work buffer: the next call overwrites it.
+    """
+    inverse = scratch("inverse depth", shape, np.float32)
     for z, row in zip(z_m, first_rows, strict=True):
-        h, w = z.shape
-        _invert(np.ascontiguousarray(z), inverse[row : row + h, PAD : PAD + w])
+        _invert(np.ascontiguousarray(z), inverse[row - PAD : row + len(z) + PAD])
     return inverse
 
 
 @njit(cache=True)
 def _invert(z, out):
+    h, w = z.shape
     one, none = np.float32(1.0), np.float32(0.0)
-    for i in range(z.shape[0]):
-        for j in range(z.shape[1]):
-            out[i, j] = one / z[i, j] if z[i, j] > none else none  # NaN compares false
+    for i in range(h):
+        out[i + PAD, :PAD] = OUTSIDE
+        for j in range(w):
+            out[i + PAD, j + PAD] = one / z[i, j] if z[i, j] > none else none  # NaN compares false
+        out[i + PAD, w + PAD :] = OUTSIDE
+    out[:PAD] = OUTSIDE
+    out[h + PAD :] = OUTSIDE
 
 
 @njit(cache=True)
