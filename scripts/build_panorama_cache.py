@@ -14,10 +14,7 @@ from pathlib import Path
 
 from coop3d.datasets.cache import COMPRESSIONS, DEFAULT_COMPRESSION, BuildSummary, CacheBuilder, verify
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, DEPTH_SOURCES, OPV2VIndex
-from coop3d.datasets.recipe import PanoramaRecipe
-from coop3d.geometry import PROJECTIONS
-from coop3d.stitching.stitcher import CENTRES, EXPOSURES, KINDS
+from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
 
 EXAMPLES = """examples:
   # every split that training reads, then train from them
@@ -52,12 +49,6 @@ def _shard(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
-    return int(text)
-
-
 def _from_torchrun() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
@@ -72,27 +63,15 @@ def parse_args() -> argparse.Namespace:
     add("--depth-root", type=Path, help="folder of *_depth.npy files, if there are any")
     add("--split", required=True, help="sub-folder of the roots")
     add("--output", type=Path, required=True, help="file to write, e.g. panoramas/train.h5")
-    add("--cameras", nargs="+", default=list(DEFAULT_CAMERAS), metavar="NAME",
-        help="what every frame must have, or auto: what a frame has on disk (default: %(default)s)")  # fmt: skip
-    add("--depth-source", choices=DEPTH_SOURCES, default="auto",
-        help="where range comes from (default: %(default)s)")  # fmt: skip
-    add("--kind", choices=KINDS, default="rig", help="of panorama (default: %(default)s)")
-    add("--projection", choices=sorted(PROJECTIONS), default="equirectangular", help="default: %(default)s")
-    add("--width", type=_positive, default=1008, help="in pixels (default: %(default)s)")
-    add("--height", type=_positive, help="in pixels (default: a quarter of the width)")
-    add("--vertical-fov-deg", type=float, default=90.0, help="default: %(default)s")
-    add("--elevation-center-deg", type=float, default=0.0, help="default: %(default)s")
-    add("--centre", choices=CENTRES, default="lidar",
-        help="where the panorama's frame lies (default: %(default)s)")  # fmt: skip
-    add("--exposure", choices=EXPOSURES, default="as_is", help="default: %(default)s")
-    add("--workers", type=_positive, default=cores, help="stitching processes (default: one per core)")
+    add_panorama_options(parser)
+    add("--workers", type=positive_int, default=cores, help="stitching processes (default: one per core)")
     add("--compression", choices=COMPRESSIONS, default=DEFAULT_COMPRESSION, metavar="C",
         help="none, gzip-1 ... gzip-9; all lossless, up to 3 is fast (default: %(default)s)")  # fmt: skip
     add("--shard", type=_shard, default=_from_torchrun(), metavar="I/N",
         help="only this share of the frames (default: all; under torchrun: RANK/WORLD_SIZE)")  # fmt: skip
     add("--verify", action="store_true",
         help="afterwards stitch a random sample again and compare bit by bit")  # fmt: skip
-    add("--verify-samples", type=_positive, default=16, help="size of that sample (default: %(default)s)")
+    add("--verify-samples", type=positive_int, default=16, help="size of that sample (default: %(default)s)")
     add("--seed", type=int, default=0, help="of that sample (default: %(default)s)")
     return parser.parse_args()
 
@@ -102,13 +81,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     from coop3d.training.run_log import git_revision  # here: stitching processes import this file too
 
-    camera = (args.width, args.height or args.width // 4, args.vertical_fov_deg, args.elevation_center_deg)
     try:
-        cameras = AUTO if args.cameras == [AUTO] else tuple(args.cameras)
-        index = OPV2VIndex(args.images_root, args.split, args.depth_root, cameras)
-        recipe = PanoramaRecipe(
-            PROJECTIONS[args.projection](*camera), args.depth_source, args.kind, args.centre, args.exposure
-        )
+        index, recipe = open_index(args), recipe_of(args)
         builder = CacheBuilder(
             args.output, index, recipe, shard=args.shard, compression=args.compression,
             provenance={"git": git_revision()},

@@ -10,8 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.options import add_panorama_options, positive_int, recipe_of
-from coop3d.datasets.opv2v import OPV2VIndex
+from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
 from coop3d.visualization import (
     add_frame_arguments,
     contact_sheet,
@@ -59,7 +58,7 @@ def main() -> None:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        index = OPV2VIndex(args.images_root, args.split, args.depth_root)
+        index = open_index(args)
         names = (args.scenario, args.agent, args.frame)
         entries = select_entries(index.frames, *names, index=args.index, at_most=args.max_frames)
         recipe = recipe_of(args)

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.options import add_panorama_options, recipe_of
-from coop3d.datasets.opv2v import OPV2VIndex
+from coop3d.datasets.options import add_panorama_options, open_index, recipe_of
 from coop3d.visualization import add_frame_arguments, select_entries, write_panorama_html
 
 EXAMPLES = """examples:
@@ -45,7 +44,7 @@ def main() -> None:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        index = OPV2VIndex(args.images_root, args.split, args.depth_root)
+        index = open_index(args)
         (entry,) = select_entries(index.frames, args.scenario, args.agent, args.frame, args.index)
         recipe = recipe_of(args)
         panorama = recipe.stitcher()(recipe.load_frame(entry, index.partners_of(entry)))

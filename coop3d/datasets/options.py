@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
-from coop3d.datasets.opv2v import DEPTH_SOURCES
+from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, DEPTH_SOURCES, OPV2VIndex
 from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.geometry import PROJECTIONS
 from coop3d.stitching import CENTRES, EXPOSURES, KINDS
@@ -20,6 +20,8 @@ def positive_int(text: str) -> int:
 def add_panorama_options(parser: ArgumentParser) -> None:
     """Where range comes from, the kind of panorama and its camera; read them with `recipe_of`."""
     add = parser.add_argument_group("panorama").add_argument
+    add("--cameras", nargs="+", default=list(DEFAULT_CAMERAS), metavar="NAME",
+        help="every frame must have these; or auto: those a frame has (default: camera0 to camera3)")  # fmt: skip
     add("--depth-source", choices=DEPTH_SOURCES, default="auto",
         help="where range comes from; auto: dense files where they are dense, else the own LiDAR "
         "(default: %(default)s)")  # fmt: skip
@@ -33,6 +35,16 @@ def add_panorama_options(parser: ArgumentParser) -> None:
         help="where the panorama's frame lies (default: %(default)s)")  # fmt: skip
     add("--exposure", choices=EXPOSURES, default="as_is",
         help="matched: brightness evened out across seams (default: %(default)s)")  # fmt: skip
+
+
+def open_index(args: Namespace) -> OPV2VIndex:
+    """The split that ``--images-root --depth-root --split --cameras`` name.
+
+    Raises:
+        DataError: there is no such split, or no usable frame in it.
+    """
+    cameras = AUTO if args.cameras == [AUTO] else tuple(args.cameras)
+    return OPV2VIndex(args.images_root, args.split, args.depth_root, cameras)
 
 
 def recipe_of(args: Namespace) -> PanoramaRecipe:
