@@ -87,9 +87,7 @@ def _unfilter(raw, image, bpp):  # [h, 1 + w * bpp] with the filter of each row 
         if kind == 0:
             row[:] = line
         elif kind == 1:  # left
-            row[:bpp] = line[:bpp]
-            for i in range(bpp, stride):
-                row[i] = line[i] + row[i - bpp]
+            _left(line, row, bpp)
         elif kind == 2:  # up
             for i in range(stride):
                 row[i] = line[i] + above[i]
@@ -98,18 +96,61 @@ def _unfilter(raw, image, bpp):  # [h, 1 + w * bpp] with the filter of each row 
                 row[i] = line[i] + (above[i] >> 1)
             for i in range(bpp, stride):
                 row[i] = line[i] + ((np.int32(row[i - bpp]) + np.int32(above[i])) >> 1)
-        elif kind == 4:  # Paeth: whichever of left, up, up-left is closest to left + up - up-left
-            for i in range(bpp):
-                row[i] = line[i] + above[i]
-            for i in range(bpp, stride):
-                a, b, c = np.int32(row[i - bpp]), np.int32(above[i]), np.int32(above[i - bpp])
-                to_a, to_b, to_c = abs(b - c), abs(a - c), abs(a + b - 2 * c)
-                if to_a <= to_b and to_a <= to_c:
-                    row[i] = line[i] + a
-                elif to_b <= to_c:
-                    row[i] = line[i] + b
-                else:
-                    row[i] = line[i] + c
+        elif kind == 4:
+            _paeth(line, above, row, bpp)
         else:
             return False
     return True
+
+
+@njit(cache=True)
+def _left(line, row, bpp):
+    """Add the pixel to the left, kept in registers: waiting for what was just stored takes longer than adding."""
+    if bpp != 3:
+        row[:bpp] = line[:bpp]
+        for i in range(bpp, row.size):
+            row[i] = line[i] + row[i - bpp]
+        return
+    a0 = a1 = a2 = np.uint8(0)
+    for i in range(0, row.size - 2, 3):
+        a0, a1, a2 = np.uint8(a0 + line[i]), np.uint8(a1 + line[i + 1]), np.uint8(a2 + line[i + 2])
+        row[i], row[i + 1], row[i + 2] = a0, a1, a2
+
+
+@njit(cache=True, inline="always")
+def _closest(a, b, c):
+    """Whichever of left (a), up (b), up-left (c) is closest to a + b - c, the first of equals.
+
+    Selections instead of branches: which one it is cannot be predicted.
+    """
+    from_a, from_b = b - c, a - c
+    from_c = abs(from_a + from_b)
+    least, from_b = abs(from_a), abs(from_b)
+    if from_b < least:
+        least, a = from_b, b
+    return c if from_c < least else a
+
+
+@njit(cache=True)
+def _paeth(line, above, row, bpp):
+    """Paeth's filter with the last pixel in registers, three channels at once: each is a chain of dependent steps."""
+    zero = np.int32(0)
+    if bpp != 3:
+        for channel in range(bpp):
+            a = c = zero
+            for i in range(channel, row.size, bpp):
+                b = np.int32(above[i])
+                a, c = (np.int32(line[i]) + _closest(a, b, c)) & 255, b
+                row[i] = a
+        return
+    a0 = a1 = a2 = c0 = c1 = c2 = zero
+    one, two = np.uint64(1), np.uint64(2)
+    for i in range(
+        np.uint64(0), np.uint64(row.size - 2), np.uint64(3)
+    ):  # unsigned: no test for negative indices
+        b0, b1, b2 = np.int32(above[i]), np.int32(above[i + one]), np.int32(above[i + two])
+        a0 = (np.int32(line[i]) + _closest(a0, b0, c0)) & 255
+        a1 = (np.int32(line[i + one]) + _closest(a1, b1, c1)) & 255
+        a2 = (np.int32(line[i + two]) + _closest(a2, b2, c2)) & 255
+        row[i], row[i + one], row[i + two] = a0, a1, a2
+        c0, c1, c2 = b0, b1, b2

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coop3d.geometry.cameras import PinholeCamera
 from coop3d.geometry.transforms import transform_points
-from coop3d.stitching.depth import EDGE, SKY, inverse_atlas, sample_dense, sample_inverse
+from coop3d.stitching.depth import EDGE, SKY, padded_inverse, sample_dense, sample_inverse
 from coop3d.stitching.table import NO_CAMERA, PAD, RigTable
 from coop3d.types import CameraView
 
@@ -95,11 +95,11 @@ def _intersect(
     low = cv2.erode(around, kernel)[1:-1, 1:-1]
     high = -cv2.erode(np.where(np.isfinite(around), -around, np.inf), kernel)[1:-1, 1:-1]
     best = _Hits(np.full(H * W, np.inf), np.full((H * W, 2), np.nan))
-    z_atlas = inverse_atlas([view.z_m], (view.camera.height + 2 * PAD, view.camera.width + 2 * PAD), [PAD])
+    inverse = padded_inverse(view.z_m)
     for guess in (low, nearest, high):
         guess = guess.reshape(-1)
         todo = np.flatnonzero(np.isfinite(guess) & (best.range_m > guess * (1 + SAME_SURFACE)))
-        t, uv = _refine(view.camera, z_atlas, T_virtual_cam, rays[todo], guess[todo].astype(np.float64))
+        t, uv = _refine(view.camera, inverse, T_virtual_cam, rays[todo], guess[todo].astype(np.float64))
         better = t < best.range_m[todo]
         best.range_m[todo[better]], best.uv[todo[better]] = t[better], uv[better]
     return best

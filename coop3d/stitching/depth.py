@@ -46,24 +46,24 @@ def sample_dense(
         range_m: [H, W] float32, NaN where unknown (sky, an edge nearby, uncovered).
         seen: [H, W] uint8: SURFACE, EDGE where it may be surface or sky, SKY elsewhere and where uncovered.
     """
-    look = table.depth_lookup
-    inverse = inverse_atlas(z_m, look.atlas_shape, look.first_rows)
     range_m = np.full(table.source.size, np.nan, np.float32)
     seen = np.full(table.source.size, SKY, np.uint8)
-    _sample(inverse.ravel(), inverse.shape[1], *look.arrays, range_m, seen)
+    for z, look in zip(
+        z_m, table.depth_lookups, strict=True
+    ):  # one after the other, so that each stays in the cache
+        inverse = padded_inverse(z)
+        _sample(inverse.ravel(), inverse.shape[1], *look.arrays, range_m, seen)
     return range_m.reshape(table.source.shape), seen.reshape(table.source.shape)
 
 
-def inverse_atlas(
-    z_m: Sequence[NDArray[np.float32]], shape: tuple[int, int], first_rows: Sequence[int]
-) -> NDArray[np.float32]:
-    """1 / z of all images, one below the other: 0 where there is no surface, `OUTSIDE` on the `PAD` pixels around.
+def padded_inverse(z_m: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / z of an image [h, w] as [h + 2 PAD, w + 2 PAD]: 0 where there is no surface, `OUTSIDE` around the image.
 
     The result is a work buffer: the next call overwrites it.
     """
-    inverse = scratch("inverse depth", shape, np.float32)
-    for z, row in zip(z_m, first_rows, strict=True):
-        _invert(np.ascontiguousarray(z), inverse[row - PAD : row + len(z) + PAD])
+    h, w = z_m.shape
+    inverse = scratch("inverse depth", (h + 2 * PAD, w + 2 * PAD), np.float32)
+    _invert(np.ascontiguousarray(z_m), inverse)
     return inverse
 
 

@@ -15,20 +15,15 @@ from coop3d.geometry.cameras import Camera, PinholeCamera, pixel_centres
 from coop3d.geometry.transforms import invert_rigid
 
 NO_CAMERA = 255
-PAD = 2  # pixels around every image of the depth atlas, so that its neighbours need no test for the border
+PAD = 2  # pixels around every depth image, so that looking at neighbours needs no test for the border
 
 
 @dataclass(frozen=True)
 class DepthLookup:
-    """Where the N covered virtual pixels look in an atlas of the rig's depth images.
+    """Where the N virtual pixels of one camera look in its depth image with `PAD` pixels around it."""
 
-    The images lie one below the other in ``atlas_shape``, each with `PAD` pixels around it.
-    """
-
-    atlas_shape: tuple[int, int]
-    first_rows: tuple[int, ...]  # K: atlas row of each image's first row; its first column is PAD
     pixel: NDArray[np.int32]  # [N] flat index of the virtual pixel
-    nearest: NDArray[np.int32]  # [N] flat atlas index of the image pixel that contains the sample
+    nearest: NDArray[np.int32]  # [N] flat index of the padded image's pixel that contains the sample
     dx: NDArray[np.float32]  # [N] sample minus centre of that pixel, to the right, in pixels (-0.5 to 0.5)
     dy: NDArray[np.float32]  # [N] the same, down
     range_per_z: NDArray[np.float32]  # [N]
@@ -91,19 +86,17 @@ class RigTable:
         return self.virtual.rays().astype(np.float32)
 
     @cached_property
-    def depth_lookup(self) -> DepthLookup:
-        """The table as flat lists, for sampling depth images."""
-        width = max(c.width for c in self.cameras) + 2 * PAD
-        bottoms = np.cumsum([c.height + 2 * PAD for c in self.cameras])
-        first_rows = np.concatenate([[0], bottoms[:-1]]) + PAD
-        pixel = np.flatnonzero(self.covered)
+    def depth_lookups(self) -> tuple[DepthLookup, ...]:
+        """The table as flat lists, one per camera, for sampling depth images."""
+        return tuple(self._depth_lookup(k) for k in range(len(self.cameras)))
+
+    def _depth_lookup(self, k: int) -> DepthLookup:
+        pixel = np.flatnonzero(self.source == k)
         uv = self.uv.reshape(-1, 2)[pixel]
         column, row = uv.astype(np.int64).T
         dx, dy = (uv - np.stack([column, row], axis=-1) - 0.5).T.astype(np.float32)
-        nearest = (row + first_rows[self.source.ravel()[pixel]]) * width + column + PAD
+        nearest = (row + PAD) * (self.cameras[k].width + 2 * PAD) + column + PAD
         return DepthLookup(
-            atlas_shape=(int(bottoms[-1]), width),
-            first_rows=tuple(int(r) for r in first_rows),
             pixel=pixel.astype(np.int32),
             nearest=nearest.astype(np.int32),
             dx=np.ascontiguousarray(dx),

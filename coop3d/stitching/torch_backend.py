@@ -38,11 +38,17 @@ class TorchStitcher:
         self.shape = table.source.shape
         self._sizes = [(c.height, c.width) for c in table.cameras]
         self._samples = _colour_samples(table, torch.device(device))
-        look = table.depth_lookup
-        self._look = look
-        self._pixel, self._nearest, self._dx, self._dy, self._range_per_z = (
-            torch.from_numpy(a).to(device) for a in look.arrays
+        looks, starts = (
+            table.depth_lookups,
+            np.cumsum([0, *((h + 2 * PAD) * (w + 2 * PAD) for h, w in self._sizes)]),
         )
+        columns = list(zip(*(look.arrays for look in looks), strict=True))
+        columns[1] = tuple(nearest + start for nearest, start in zip(columns[1], starts[:-1], strict=True))
+        self._pixel, self._nearest, self._dx, self._dy, self._range_per_z = (
+            torch.from_numpy(np.concatenate(parts)).to(device) for parts in columns
+        )
+        widths = np.repeat([w + 2 * PAD for _, w in self._sizes], [len(look.pixel) for look in looks])
+        self._row = torch.from_numpy(widths).to(device)  # [N] flat step to the next image row
         self._covered = torch.from_numpy(table.covered).to(device)
 
     def __call__(self, images: Tensor, z_m: Tensor | None = None) -> StitchedBatch:
@@ -81,15 +87,12 @@ class TorchStitcher:
 
     def _inverse_depth(self, z_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[B, N] inverse depth (NaN = unknown), [B, N] a surface is seen, [B, N] surface or sky; see `depth._look`."""
-        atlas = z_m.new_full((len(z_m), *self._look.atlas_shape), OUTSIDE)
-        for k, ((h, w), row) in enumerate(zip(self._sizes, self._look.first_rows, strict=True)):
-            z = z_m[:, k]
-            atlas[:, row : row + h, PAD : PAD + w] = torch.where(z > 0, 1.0 / z, 0.0)
-        flat, width = atlas.flatten(1), self._look.atlas_shape[1]
-        p = self._nearest
+        images = [torch.where(z > 0, 1.0 / z, 0.0) for z in z_m.unbind(1)]
+        padded = [torch.nn.functional.pad(i, (PAD,) * 4, value=OUTSIDE).flatten(1) for i in images]
+        flat, p = torch.cat(padded, dim=1), self._nearest
         w0 = flat[:, p]
         step_x = torch.where(self._dx >= 0, 1, -1)
-        step_y = torch.where(self._dy >= 0, width, -width)
+        step_y = torch.where(self._dy >= 0, self._row, -self._row)
         x, y = self._dx.abs(), self._dy.abs()
         change_x, sure_x = _follow(flat, w0, p, step_x, x)
         change_y, sure_y = _follow(flat, w0, p, step_y, y)

@@ -23,6 +23,7 @@ try:  # five times faster at the same size; its streams are zlib's
 except ImportError:  # no wheel for this platform
     import zlib as fast_zlib  # type: ignore[no-redef]
 
+crc32 = fast_zlib.crc32
 _ZLIB_ERRORS: Any = (zlib.error, fast_zlib.error)
 
 FORMAT, VERSION = "coop3d-panorama", 1

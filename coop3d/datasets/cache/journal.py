@@ -9,13 +9,12 @@ import os
 import shutil
 import struct
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from coop3d.datasets.cache.format import differences
+from coop3d.datasets.cache.format import crc32, differences
 from coop3d.datasets.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Record:
         """As it lies in the journal."""
         meta = json.dumps({"meta": self.meta, "parts": {k: len(v) for k, v in self.parts.items()}}).encode()
         body = b"".join([meta, *self.parts.values()])
-        return _HEAD.pack(_MAGIC, zlib.crc32(body), len(meta), len(body) - len(meta)) + body
+        return _HEAD.pack(_MAGIC, crc32(body), len(meta), len(body) - len(meta)) + body
 
     @classmethod
     def unpack(cls, packed: bytes) -> Record:
@@ -168,7 +167,7 @@ def _next_record(file: BinaryIO) -> bytes | None:
         left = os.fstat(file.fileno()).st_size - start - _HEAD.size
         if magic == _MAGIC and meta_length + rest <= left:
             body = file.read(meta_length + rest)
-            if zlib.crc32(body) == crc:
+            if crc32(body) == crc:
                 return head + body
     file.seek(start)
     return None
