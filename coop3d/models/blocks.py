@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coop3d.models.attention import attend
+
 LAYER_NORM_EPS = 1e-6
 
 
@@ -26,11 +28,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, T, C] to [N, T, C]."""
+    def forward(self, x: Tensor, lengths: tuple[int, ...] | None = None) -> Tensor:
+        """[N, T, C] to [N, T, C]; ``lengths`` as in `attend`."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [N, T, 3, heads, head_dim]
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [N, heads, T, head_dim]
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attend(q, k, v, lengths)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
@@ -96,7 +98,7 @@ class Block(nn.Module):
         self.ls1 = _layer_scale(dim, layer_scale_init)
         self.ls2 = _layer_scale(dim, layer_scale_init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, T, C] to [N, T, C]."""
-        x = x + self.ls1(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, lengths: tuple[int, ...] | None = None) -> Tensor:
+        """[N, T, C] to [N, T, C]; ``lengths`` as in `attend`."""
+        x = x + self.ls1(self.attn(self.norm1(x), lengths))
         return x + self.ls2(self.mlp(self.norm2(x)))

@@ -26,9 +26,12 @@ def build_model(**config: Mapping[str, Any]) -> MapAnything:
         FileNotFoundError: if the checkpoint does not exist.
     """
     typed = from_mapping(MapAnythingConfig, config)
-    path = typed.model_config.pretrained_checkpoint_path
+    path, parts = typed.model_config.pretrained_checkpoint_path, typed.model_config.pretrained_submodules
     if path is None:
         model = MapAnything(typed)
+    elif parts is not None:
+        model = MapAnything(typed)
+        load_checkpoint(model, path, parts)
     else:
         with torch.device(
             "meta"

@@ -1,111 +1,115 @@
-"""Reading published or own weights into a model, with a precise complaint where they do not fit."""
+"""Weights into a model, with a precise complaint where they do not fit, and out of it under published names."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from coop3d.models.initialisation import initialise_additions
-from coop3d.models.mapanything import MapAnything
+from coop3d.models.lora import plain_state
+from coop3d.models.published import canonical_state, published_state
+from coop3d.models.weight_files import read_state, write_atomic
 
-# The published state dict stores some tensors under several names; the right-hand side is the module's.
-_ALIASES = (
-    (re.compile(r"^dense_head\.0\."), "dpt_feature_head."),
-    (re.compile(r"^dense_head\.1\."), "dpt_regressor_head."),
-    (re.compile(r"^dpt_feature_head\.(?:input_process\.(\d)\.1|scratch\.layer_rn\.(\d))\.weight$"), None),
-)
+if TYPE_CHECKING:
+    from coop3d.models.mapanything import MapAnything
+
+log = logging.getLogger(__name__)
+
 _LISTED = 8  # names shown per kind of mismatch
 
 
-def canonical_name(name: str) -> str:
-    """The module's name for a tensor stored under any of its published names."""
-    for pattern, replacement in _ALIASES:
-        if replacement is not None:
-            name = pattern.sub(replacement, name)
-        elif match := pattern.match(name):
-            level = int(match[1] or match[2]) + 1
-            name = f"dpt_feature_head.scratch.layer{level}_rn.weight"
-    return name
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What a checkpoint brought."""
+
+    path: Path
+    loaded: int  # tensors put in place
+    fresh: tuple[str, ...]  # the project's additions that the file lacks: they start at zero effect
+    left_out: tuple[str, ...]  # sub-modules of the file that the configuration leaves out
+    not_asked: int = 0  # tensors outside of the sub-modules asked for
+
+    def __str__(self) -> str:
+        parts = [f"{self.path}: {self.loaded} tensors loaded"]
+        if self.fresh:
+            parts.append(f"not in the file, starting at zero effect: {', '.join(self.fresh)}")
+        if self.left_out:
+            parts.append(f"in the file, but not in the configuration: {', '.join(self.left_out)}")
+        if self.not_asked:
+            parts.append(f"{self.not_asked} tensors not asked for")
+        return "; ".join(parts)
 
 
-def canonical_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Resolve aliases; each tensor once.
-
-    Raises:
-        ValueError: if two names of one tensor hold different values.
-    """
-    wrapped = bool(state) and all(name.startswith("module.") for name in state)  # saved from inside DDP
-    result: dict[str, Tensor] = {}
-    for stored, tensor in state.items():
-        name = canonical_name(stored.removeprefix("module.") if wrapped else stored)
-        known = result.setdefault(name, tensor)
-        if known is not tensor and not torch.equal(known, tensor):
-            raise ValueError(
-                f"the checkpoint holds different values under two names of {name}, one is {stored}"
-            )
-    return result
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a ``.pth`` / ``.pt`` file, a ``.safetensors`` file, or a folder with ``model.safetensors``.
-
-    Read on the CPU. Nothing in the file is executed: ``torch.load`` runs with ``weights_only=True``.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"pretrained checkpoint {path} does not exist; set "
-            "model.model_config.pretrained_checkpoint_path to a .pth or .safetensors file, to a folder with "
-            "model.safetensors, or to null to start from random weights"
-        )
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path, device="cpu")
-    loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
-        loaded = loaded["model"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(x, Tensor) for x in loaded.values()):
-        raise ValueError(
-            f"{path}: found {type(loaded).__name__}, expected a state dict or a dict with key 'model'"
-        )
-    return dict(loaded)
-
-
-def load_checkpoint(model: MapAnything, path: str | Path) -> list[str]:
+def load_checkpoint(
+    model: MapAnything, path: str | Path, submodules: Sequence[str] | None = None
+) -> LoadReport:
     """Load weights strictly, also into a model built on the meta device.
 
     Only what the project adds to MapAnything may be missing (it then starts at zero effect), and only encoders
     that the configuration leaves out may be left over.
 
-    Returns:
-        Names of the missing additions.
+    Args:
+        model: keeps its values outside of ``submodules``, so it must not be on the meta device if these are given.
+        path: see `coop3d.models.weight_files.read_state`.
+        submodules: dotted names (``encoder``, ``info_sharing``, ``scale_token``) to load; None loads all.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming every kind of mismatch.
+        ValueError: naming every kind of mismatch, or a sub-module the model does not have.
     """
     state = canonical_state(read_state(path))
-    additions = model.get_additions()
-    ignored = [f"{name}.*" for name in model.absent_encoders()]
-    state = {k: v for k, v in state.items() if not _matches(k, ignored)}
-    fresh = [name for name in additions if not any(k.startswith(f"{name}.") for k in state)]
-    expected = model.state_dict()
-    required = {k for k in expected if not _matches(k, (f"{name}.*" for name in fresh))}
+    ignored = model.absent_encoders()
+    left_out = tuple(name for name in ignored if any(_inside(k, [name]) for k in state))
+    state = {k: v for k, v in state.items() if not _inside(k, ignored)}
+    fresh = [name for name in model.get_additions() if not any(_inside(k, [name]) for k in state)]
+    expected, total = model.state_dict(), len(state)
+    if submodules is not None:
+        _check_names(submodules, expected)
+        state, expected = ({k: v for k, v in s.items() if _inside(k, submodules)} for s in (state, expected))
+    required = {k for k in expected if not _inside(k, fresh)}
     _complain(path, expected, state, required)
     _load(model, state, fresh)
-    return fresh
+    report = LoadReport(
+        path=Path(path),
+        loaded=len(state),
+        fresh=tuple(n for n in fresh if submodules is None or _inside(n, submodules)),
+        left_out=left_out,
+        not_asked=total - len(state),
+    )
+    log.info("%s", report)
+    return report
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch(name, pattern) for pattern in patterns)
+def save_checkpoint(model: MapAnything, path: str | Path, **extra: Any) -> None:
+    """Write ``checkpoint-*.pth`` as map-anything's training does: shared tensors under all their names.
+
+    Adapters are merged first. The file replaces an existing one only when it is whole.
+
+    Args:
+        model: its weights go under key ``model``.
+        path: the file.
+        extra: further entries, such as ``epoch``; tensors, numbers, strings and containers of these.
+    """
+    payload = {**extra, "model": published_state(plain_state(model))}
+    write_atomic(Path(path), lambda temporary: torch.save(payload, temporary))
+
+
+def _inside(name: str, parents: Iterable[str]) -> bool:
+    """Whether a parameter is one of ``parents`` or lies in one of these sub-modules."""
+    return any(fnmatch(name, f"{parent}.*") or name == parent for parent in parents)
+
+
+def _check_names(submodules: Sequence[str], expected: Mapping[str, Tensor]) -> None:
+    for wanted in submodules:
+        if not any(_inside(name, [wanted]) for name in expected):
+            top = sorted({name.split(".")[0] for name in expected})
+            raise ValueError(f"the model has no sub-module {wanted!r} to load; it has {', '.join(top)}")
 
 
 def _complain(

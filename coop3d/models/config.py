@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
+from coop3d.models.recompute import CheckpointPolicy
+
 C = TypeVar("C")
 
 Mlp = Literal["gelu", "swiglu"]
@@ -21,6 +23,7 @@ class ModelConfig:
 
     name: str = "mapanything"
     pretrained_checkpoint_path: str | None = None  # .pth, .safetensors or a folder with model.safetensors
+    pretrained_submodules: tuple[str, ...] | None = None  # load only these, such as encoder; None: everything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class EncoderConfig:
     position_grid: tuple[int, int] = (37, 37)  # rows, columns of the learned table
     layer_scale_init: float = 1.0
     gradient_checkpointing: bool = False
+    checkpoint_policy: CheckpointPolicy = "full"  # selective: keep matrix products, recompute the rest
 
     def __post_init__(self) -> None:
         _check_heads("encoder", self.embed_dim, self.num_heads)
@@ -55,6 +59,7 @@ class TransformerConfig:
     mlp: Mlp = "gelu"
     layer_scale_init: float | None = None  # None: no LayerScale parameters at all
     gradient_checkpointing: bool = False
+    checkpoint_policy: CheckpointPolicy = "full"  # selective: keep matrix products, recompute the rest
 
     def __post_init__(self) -> None:
         _check_heads("info_sharing.module_args", self.dim, self.num_heads)
@@ -84,6 +89,7 @@ class HeadConfig:
     log_limit: float | None = None  # clip raw log-distance, log-confidence, log-scale to +-this before exp
     initial_scale_m: float = 15.0  # metric scale of a freshly initialised model
     gradient_checkpointing: bool = False
+    checkpoint_policy: CheckpointPolicy = "full"  # selective: keep matrix products, recompute the rest
 
     def __post_init__(self) -> None:
         if len(self.layer_dims) != 4:
@@ -119,10 +125,26 @@ class PanoramaConfig:
     origin_unit_m: float = 2.0  # ray origins are divided by this many metres before they are encoded
     compose_with: Literal["predicted", "known"] = "predicted"  # which rays `FactoredPrediction.rays` holds
     view_role_embedding: bool = False  # learned reference / other code on top of the fixed official one
+    cameras_per_vehicle: int = 1  # views of each vehicle, in fixed order; above 1 each gets a role
+    fuse_cameras: bool = False  # these share attention and one pose; their rays are in the vehicle's frame
 
     def __post_init__(self) -> None:
         if not self.origin_unit_m > 0:
             raise ValueError(f"panorama.origin_unit_m is {self.origin_unit_m}, expected metres > 0")
+        if self.cameras_per_vehicle < 1:
+            raise ValueError(
+                f"panorama.cameras_per_vehicle is {self.cameras_per_vehicle}, expected at least 1"
+            )
+        if self.fuse_cameras and not (self.known_rays_input and self.cameras_per_vehicle > 1):
+            raise ValueError(
+                "panorama.fuse_cameras needs known_rays_input (rays tell the cameras of a vehicle apart) and "
+                "cameras_per_vehicle above 1"
+            )
+
+    @property
+    def fused_cameras(self) -> int:
+        """Views that enter the multi-view transformer as one."""
+        return self.cameras_per_vehicle if self.fuse_cameras else 1
 
 
 @dataclass(frozen=True, kw_only=True)

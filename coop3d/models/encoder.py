@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from coop3d.models.blocks import LAYER_NORM_EPS, Block, at_least_float32
 from coop3d.models.config import EncoderConfig
@@ -17,6 +16,7 @@ from coop3d.models.position_table import (
     periodic_axis,
     resample,
 )
+from coop3d.models.recompute import run_block
 
 
 class EncoderOutput(NamedTuple):
@@ -75,7 +75,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, image: Tensor, turns: Tensor | None = None) -> EncoderOutput:
         """[N, 3, H, W] normalised images to tokens."""
-        P = self.config.patch_size
+        config, P = self.config, self.config.patch_size
         h, w = image.shape[-2] // P, image.shape[-1] // P
         patches = self.patch_embed(image)
         with torch.autocast(image.device.type, enabled=False):
@@ -84,10 +84,9 @@ class VisionTransformer(nn.Module):
         cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(image), -1, -1)
         x = torch.cat([cls, patches], dim=1)  # [N, 1 + h * w, Ce]
         for block in self.blocks:
-            if self.config.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x)
+            x = run_block(
+                block, x, checkpointing=config.gradient_checkpointing, policy=config.checkpoint_policy
+            )
         x = self.norm(x)
         return EncoderOutput(x[:, 1:], x[:, 0])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from coop3d.models.checkpoints import canonical_state
-from coop3d.models.config import MapAnythingConfig, from_mapping
 from coop3d.models.geometric_inputs import GeometricInputs
 from coop3d.models.mapanything import MapAnything
+from coop3d.models.published import canonical_state, config_from_published
 from coop3d.types import FactoredPrediction
 
 RELATIVE_L2_LIMIT = 1e-5  # about three times what float32 rounding alone reaches
@@ -55,46 +54,6 @@ def deviation(name: str, found: Tensor, expected: Tensor) -> Deviation:
     return Deviation(
         name, difference / norm if norm else difference, float(((a - b).abs() / (1 + b.abs())).max())
     )
-
-
-def config_from_published(arch: Mapping[str, Any]) -> MapAnythingConfig:
-    """Our configuration of one ``archs`` entry: the published constructor's resolved config, at any size."""
-    resolved = arch["resolved_model_config"]
-    encoder, head = resolved["encoder_config"], resolved["pred_head_config"]
-    sharing, inputs = resolved["info_sharing_config"]["module_args"], resolved["geometric_input_config"]
-    sizes = {"large": (1024, 24, 16), "giant": (1536, 40, 24)}[encoder["size"]]
-    vit = arch.get("vit_override") or dict(zip(("embed_dim", "depth", "num_heads"), sizes, strict=True))
-    gated = "swiglu" in resolved.get("info_sharing_mlp_layer_str", "mlp")
-    values = {
-        "encoder": {
-            "embed_dim": vit["embed_dim"],
-            "depth": encoder.get("keep_first_n_layers") or vit["depth"],
-            "num_heads": vit["num_heads"],
-            "mlp": "swiglu" if encoder["size"] == "giant" else "gelu",
-            "final_norm": encoder.get("norm_returned_features", True),
-            "pass_cls_token": resolved.get("use_register_tokens_from_encoder", False),
-        },
-        "info_sharing": {
-            "module_args": {
-                "dim": sharing.get("dim", 768),
-                "depth": sharing["depth"],
-                "num_heads": sharing.get("num_heads", 12),
-                "indices": sharing["indices"],
-                "mlp": "swiglu" if gated else "gelu",
-                "layer_scale_init": sharing.get("init_values"),
-            }
-        },
-        "pred_head": {
-            "feature_dim": head["feature_head"]["feature_dim"],
-            "layer_dims": head["feature_head"].get("layer_dims", [96, 192, 384, 768]),
-            "scale_hidden_dim": head["scale_head"].get("hidden_dim", 196),
-        },
-        "geometric_inputs": {
-            "dense_dims": inputs["ray_dirs_encoder_config"].get("intermediate_dims", [588, 768, 1024]),
-            "global_dims": inputs["cam_rot_encoder_config"].get("intermediate_dims", [128, 256, 512]),
-        },
-    }
-    return from_mapping(MapAnythingConfig, values)
 
 
 class Fixture:

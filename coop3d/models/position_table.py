@@ -92,3 +92,9 @@ def resample(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     stretched = torch.einsum("hr,rsc->hsc", rows.to(table), table)
     return torch.einsum("...ws,hsc->...hwc", columns.to(table), stretched).flatten(-3, -2)
+
+
+def forget_axes() -> None:
+    """Empty the caches, around a context in which tensors are not what they are elsewhere."""
+    official_axis.cache_clear()
+    identity_axis.cache_clear()

@@ -23,7 +23,7 @@ from coop3d.conf import CONFIG_DIR
 from coop3d.losses import PointsTerm, Scene, WeightedSum
 from coop3d.models.geometric_inputs import GeometricInputs
 from coop3d.models.parity import OPTIONAL_KEYS, Deviation, Fixture, deviation
-from coop3d.models.checkpoints import canonical_name
+from coop3d.models.published import canonical_name
 from coop3d.types import FactoredPrediction, ViewTargets
 
 ROUNDING = 1e-5  # a gradient shorter than this is rounding noise of terms that cancel: compared absolutely

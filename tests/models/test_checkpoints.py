@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import pickle
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from support.small_model import small_model, small_values
 
-from coop3d.models import build_model, load_checkpoint
-from coop3d.models.checkpoints import canonical_name, canonical_state, read_state
+from coop3d.models import build_model, load_checkpoint, save_checkpoint
+from coop3d.models.published import canonical_name, canonical_state
+from coop3d.models.weight_files import read_state, write_atomic
 
 
 def published_names(state):
@@ -71,13 +75,18 @@ def test_additions_may_be_missing_and_start_at_zero(tmp_path):
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert not model.get_parameter("ray_origins_encoder.norm_layer.weight").any()
     assert not model.get_parameter("info_sharing.view_role.weight").any()
-    assert load_checkpoint(model, tmp_path / "x.pth") == ["ray_origins_encoder", "info_sharing.view_role"]
+    report = load_checkpoint(model, tmp_path / "x.pth")
+    assert report.fresh == ("ray_origins_encoder", "info_sharing.view_role")
+    assert "starting at zero effect: ray_origins_encoder, info_sharing.view_role" in str(report)
 
 
 def test_encoders_that_are_left_out_may_be_left_over(tmp_path):
     torch.save(small_model().state_dict(), tmp_path / "x.pth")
     model = small_model(seed=1, geometric_inputs={"modalities": ["ray_dirs"]})
-    assert load_checkpoint(model, tmp_path / "x.pth") == []
+    report = load_checkpoint(model, tmp_path / "x.pth")
+    assert report.fresh == ()
+    assert set(report.left_out) == set(model.absent_encoders())
+    assert report.loaded == len(model.state_dict())
     assert torch.equal(model.scale_token, small_model().scale_token)
 
 
@@ -138,3 +147,74 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
     with pytest.raises(pickle.UnpicklingError):
         read_state(tmp_path / "x.pth")
     assert "run code" not in capsys.readouterr().out
+
+
+def test_the_configs_of_a_training_checkpoint_are_stepped_over(tmp_path):
+    args = OmegaConf.create({"model": {"name": "x", "sizes": [1, 2.5, None]}, "lr": 1e-4})
+    args.path = tmp_path
+    source = small_model(seed=3)
+    payload = {"model": source.state_dict(), "args": args, "old": argparse.Namespace(a=1), "epoch": 4}
+    torch.save(payload, tmp_path / "checkpoint-best.pth")
+    state = read_state(tmp_path / "checkpoint-best.pth")
+    assert all(torch.equal(state[k], v) for k, v in source.state_dict().items())
+
+
+def test_saved_checkpoints_have_every_published_name_and_come_back(tmp_path):
+    source = small_model(seed=3)
+    save_checkpoint(source, tmp_path / "checkpoint-last.pth", epoch=3)
+    payload = torch.load(tmp_path / "checkpoint-last.pth", weights_only=True)
+    assert payload["epoch"] == 3
+    assert payload["model"].keys() == published_names(source.state_dict()).keys()
+    target = small_model(seed=4)
+    assert load_checkpoint(target, tmp_path / "checkpoint-last.pth").loaded == len(source.state_dict())
+    assert all(torch.equal(v, source.state_dict()[k]) for k, v in target.state_dict().items())
+
+
+def test_only_the_submodules_asked_for_are_loaded(tmp_path):
+    source, before = small_model(seed=3).state_dict(), small_model(seed=4).state_dict()
+    torch.save(source, tmp_path / "x.pth")
+    model = small_model(seed=4)
+    report = load_checkpoint(model, tmp_path / "x.pth", ["encoder", "info_sharing.norm", "scale_token"])
+    for name, tensor in model.state_dict().items():
+        asked = name.startswith(("encoder.", "info_sharing.norm.")) or name == "scale_token"
+        assert torch.equal(tensor, (source if asked else before)[name]), name
+    assert report.loaded + report.not_asked == len(source)
+    with pytest.raises(ValueError, match=r"no sub-module 'encodr' to load; it has .*encoder"):
+        load_checkpoint(model, tmp_path / "x.pth", ["encodr"])
+
+
+def test_a_config_may_ask_for_submodules(tmp_path):
+    source = small_model(seed=3)
+    torch.save({k: v for k, v in source.state_dict().items() if k.startswith("encoder.")}, tmp_path / "x.pth")
+    options = {"pretrained_checkpoint_path": str(tmp_path / "x.pth"), "pretrained_submodules": ["encoder"]}
+    model = build_model(**small_values(model_config=options))
+    name = "encoder.model.cls_token"
+    assert torch.equal(model.get_parameter(name), source.get_parameter(name))
+    assert torch.isfinite(model.scale_token).all()
+
+
+def test_a_sharded_folder_and_a_cached_repository_load(tmp_path):
+    state = {k: v.clone() for k, v in small_model(seed=3).state_dict().items()}
+    folder = tmp_path / "models--a--b" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (tmp_path / "models--a--b" / "refs").mkdir()
+    (tmp_path / "models--a--b" / "refs" / "main").write_text("abc")
+    halves = [dict(list(state.items())[::2]), dict(list(state.items())[1::2])]
+    weight_map = {}
+    for i, half in enumerate(halves):
+        save_file(half, folder / f"part{i}.safetensors")
+        weight_map |= dict.fromkeys(half, f"part{i}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert read_state(tmp_path / "models--a--b").keys() == state.keys()
+    (folder / "part1.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"names part1\.safetensors"):
+        read_state(folder)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.pth"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        write_atomic(path, lambda temporary: temporary.write_text("new") / 0)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

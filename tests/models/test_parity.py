@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from coop3d.models import MapAnything
-from coop3d.models.checkpoints import canonical_name
-from coop3d.models.parity import Fixture, config_from_published, deviation
+from coop3d.models.parity import Fixture, deviation
+from coop3d.models.published import canonical_name, config_from_published, published_state
 
 PROJECT = Path(__file__).resolve().parents[2]
 RECORDINGS = PROJECT.parent / "shared" / "parity"
@@ -40,6 +40,8 @@ def test_every_published_name_and_shape_exists(version):
     ours = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     assert ours == published["unique_parameters"] | published["buffers"]
     assert {canonical_name(name) for name in published["state_dict_keys"]} == ours.keys()
+    everything = {name: list(tensor.shape) for name, tensor in published_state(model.state_dict()).items()}
+    assert everything == published["state_dict_keys"]
     for name, aliases in published["aliases"].items():
         assert {canonical_name(alias) for alias in aliases} == {name}
 

@@ -1,0 +1,64 @@
+"""Attention inside sequences of equal or different lengths, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+    """Softmax attention; a token sees the tokens of its own sequence only.
+
+    Padding every sequence to the longest would waste ``1 - sum(l^2) / (n max(l)^2)`` of the work. Instead, sequences of
+    equal length are attended together, or, in half precision on a GPU whose PyTorch has it, all of them by one
+    variable-length kernel.
+
+    Args:
+        q: [N, heads, T, head_dim]; so are ``k`` and ``v``.
+        lengths: with N = 1, the lengths of the sequences that lie one behind the other in T; None means that each
+            of the N rows is one sequence.
+
+    Returns:
+        As ``q``.
+    """
+    if lengths is None:
+        return F.scaled_dot_product_attention(q, k, v)
+    kernel = _variable_length_kernel()
+    if kernel is not None and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+        return _attend_by_kernel(kernel, q, k, v, lengths)
+    return _attend_by_length(q, k, v, lengths)
+
+
+def _attend_by_length(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    parts = [x[0].split(list(lengths), dim=1) for x in (q, k, v)]  # of each sequence [heads, T_i, head_dim]
+    out: list[Tensor | None] = [None] * len(lengths)
+    for length in sorted(set(lengths)):
+        members = [i for i, n in enumerate(lengths) if n == length]
+        q_n, k_n, v_n = (torch.stack([part[i] for i in members]) for part in parts)
+        for i, result in zip(members, F.scaled_dot_product_attention(q_n, k_n, v_n), strict=True):
+            out[i] = result
+    return torch.cat([x for x in out if x is not None], dim=1)[None]
+
+
+def _attend_by_kernel(
+    kernel: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]
+) -> Tensor:
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=q.device)
+    packed = [x[0].transpose(0, 1).contiguous() for x in (q, k, v)]  # [T, heads, head_dim]
+    out: Tensor = kernel(*packed, ends, ends, max(lengths), max(lengths))
+    return out.transpose(0, 1)[None]
+
+
+@cache
+def _variable_length_kernel() -> Callable[..., Any] | None:
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # PyTorch 2.10 and later
+    except ImportError:
+        return None
+    return varlen_attn

@@ -1,0 +1,179 @@
+"""The memory estimate against bytes counted on a real model on the CPU."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from support.small_model import PANORAMA, small_model
+
+from coop3d.models import LoraOptions, MapAnything, MapAnythingConfig, Preset, from_mapping
+from coop3d.models.memory import (
+    LiveBytes,
+    MemoryEstimate,
+    Workload,
+    _inputs,
+    _stand_in_loss,
+    estimate_memory,
+    measure_activations,
+    state_bytes,
+)
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+WORKLOAD = Workload(views=3, height=56, width=112)
+CHECKPOINTED = {name: {"gradient_checkpointing": True} for name in ("encoder", "info_sharing", "pred_head")}
+HEADS = Preset(name="heads", train=("dpt_*", "pose_head.*", "scale_head.*"))
+
+
+def build_config(values):
+    plain = OmegaConf.to_container(values)
+    del plain["_target_"]
+    return from_mapping(MapAnythingConfig, plain)
+
+
+def storage_bytes(tensors):
+    """Bytes of distinct storages."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+@pytest.mark.parametrize("preset", [None, HEADS], ids=["full", "heads"])
+def test_weights_gradients_and_optimiser_state_are_exact(preset):
+    model = small_model(panorama=PANORAMA)
+    model.freeze_unreachable()
+    if preset is not None:
+        preset.apply(model)
+    estimate = estimate_memory(model.config, WORKLOAD, preset)
+    assert estimate.weights == storage_bytes([*model.parameters(), *model.buffers()])
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable)
+    _stand_in_loss(model(_inputs(WORKLOAD, torch.device("cpu")))).backward()
+    unreached = [p for p in trainable if p.grad is None]
+    assert not unreached
+    optimizer.step()
+    assert estimate.gradients == storage_bytes(p.grad for p in trainable)
+    state = [t for s in optimizer.state.values() for t in s.values()]
+    assert estimate.optimiser == sum(t.nbytes for t in state)
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("preset", [None, HEADS], ids=["full", "heads"])
+def test_kept_activations_against_saved_tensors(preset, bf16):
+    """Autograd's own list of what it saved; what lives besides are outputs (5 % here)."""
+    model = small_model(panorama=PANORAMA)
+    model.freeze_unreachable()
+    if preset is not None:
+        preset.apply(model)
+    saved = []
+    old = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in old:
+            saved.append(tensor)
+        return tensor
+
+    inputs = _inputs(WORKLOAD, torch.device("cpu"))
+    old |= {x.untyped_storage().data_ptr() for x in vars(inputs).values() if x is not None}
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        prediction = model(inputs)
+    workload = Workload(views=3, height=56, width=112, bf16=bf16)
+    kept = estimate_memory(model.config, workload, preset).kept
+    outputs = [x for x in vars(prediction).values() if x is not None]
+    assert kept == pytest.approx(storage_bytes(saved), rel=0.15)
+    known = {x.untyped_storage().data_ptr() for x in vars(inputs).values() if x is not None}
+    outputs = [x for x in outputs if x.untyped_storage().data_ptr() not in known]
+    assert kept == pytest.approx(storage_bytes([*saved, *outputs]), rel=0.05)
+
+
+@pytest.mark.parametrize("sections", [{}, CHECKPOINTED], ids=["plain", "checkpointed"])
+def test_the_dry_run_counts_what_a_real_run_allocates(sections):
+    model = small_model(panorama=PANORAMA, **sections)
+    model.freeze_unreachable()
+    kept, peak = measure_activations(model, WORKLOAD)
+    estimate = estimate_memory(model.config, WORKLOAD)
+    assert estimate.kept == pytest.approx(kept, rel=0.01)
+    assert estimate.activations == pytest.approx(peak, rel=0.01)
+
+
+def test_checkpointing_and_frozen_parts_keep_less():
+    plain = small_model(panorama=PANORAMA).config
+    saving = small_model(panorama=PANORAMA, **CHECKPOINTED).config
+    full, less, heads = (
+        estimate_memory(plain, WORKLOAD),
+        estimate_memory(saving, WORKLOAD),
+        estimate_memory(plain, WORKLOAD, HEADS),
+    )
+    assert less.kept < 0.5 * full.kept  # the rest: dense outputs, which are large beside a small model
+    assert less.activations < 0.7 * full.activations
+    assert heads.kept < full.kept
+    assert less.weights == full.weights
+
+
+def test_adapters_are_counted():
+    pytest.importorskip("peft")
+    preset = Preset(name="lora", train=(), lora=LoraOptions(rank=2, targets=("info_sharing.*.attn.qkv",)))
+    model = small_model()
+    full, adapted = estimate_memory(model.config, WORKLOAD), estimate_memory(model.config, WORKLOAD, preset)
+    added = 4 * 4 * (2 * 16 + 3 * 16 * 2)  # bytes x blocks x (A, B)
+    assert adapted.weights == full.weights + added
+    assert adapted.gradients == added
+    assert adapted.kept < full.kept
+
+
+def test_the_estimate_leaves_nothing_behind():
+    model = small_model()
+    state = torch.get_rng_state()
+    estimate_memory(model.config, WORKLOAD)
+    assert torch.equal(torch.get_rng_state(), state)
+    p = model(_inputs(WORKLOAD, torch.device("cpu")))  # position tables are numbers again
+    assert torch.isfinite(p.points_ref).all()
+    assert isinstance(p.scale[0].item(), float)
+
+
+def test_sums_per_gpu_by_hand():
+    estimate = MemoryEstimate(weights=100, gradients=40, optimiser=80, largest_unit=7, kept=5, activations=11)
+    assert estimate.ddp(1) == 100 + 40 + 80 + 11
+    assert estimate.ddp(2) == 100 + 40 + 80 + 40 + 11  # reduction buckets
+    assert estimate.fsdp(1) == estimate.ddp(1)
+    assert estimate.fsdp(4) == Fraction(220, 4) + 2 * 7 + 11
+    assert "sum per GPU, FSDP on 4" in estimate.table(4, WORKLOAD)
+
+
+def test_live_bytes_by_hand():
+    with LiveBytes() as counter:
+        a = torch.zeros(10)
+        b = a.view(2, 5)[0]
+        c = b + 1
+        assert counter.live == 40 + 20
+        del a, b
+        assert counter.live == 20
+        c.add_(1)
+        assert counter.live == 20
+    assert counter.peak == 60
+
+
+def test_the_largest_unit_is_a_block_or_head():
+    model = small_model()
+    largest = max(state for state in map(parameter_bytes, model.children()) if state)
+    assert state_bytes(model)["largest_unit"] == parameter_bytes(model.ray_dirs_encoder) == largest
+    wide = small_model(encoder={"embed_dim": 96}, geometric_inputs={"modalities": []})
+    assert state_bytes(wide)["largest_unit"] == parameter_bytes(wide.encoder.model.blocks[0])
+
+
+def parameter_bytes(module):
+    return sum(p.nbytes for p in module.parameters())
+
+
+def test_the_published_size_rules_out_replication():
+    """1.2 G parameters at 4 + 4 + 8 bytes each: 18 GiB before the first activation."""
+    with torch.device("meta"):
+        values = OmegaConf.load(CONFIGS / "model" / "mapanything_v1_1.yaml")
+        values.geometric_inputs.modalities = ["ray_dirs", "depth", "pose"]
+        values.pop("panorama")
+        model = MapAnything(build_config(values))
+    state = state_bytes(model)
+    total = state["weights"] + state["gradients"] + state["optimiser"]
+    assert total == pytest.approx(16 * 1_228_491_222, rel=1e-5)  # the rest: a buffer, step counters
