@@ -3,7 +3,7 @@
 # Run it, or source it and use "$COOP3D_PYTHON" afterwards.
 #
 # torch is chosen to suit the machine: a torch that the invoking Python already has is used as it is; without a
-# GPU, COOP3D_TORCH_SPEC (default torch==2.13.0) is installed; with one, a torch for it (default torch>=2.4).
+# GPU, COOP3D_TORCH_SPEC (default torch==2.13.0) is installed; with one, a torch for it (default torch>=2.6).
 # COOP3D_TORCH_INDEX_URL names another package index for torch alone. COOP3D_PYTHON_BASE names the Python to
 # build on. COOP3D_EXTRAS (default dev) are the extras of pyproject.toml to install.
 
@@ -78,7 +78,7 @@ _coop3d_make_venv() { # python venv
 
 _coop3d_install_torch() { # python
   if _coop3d_has_torch "$1"; then return 0; fi
-  local spec="torch>=2.4" options=()
+  local spec="torch>=2.6" options=()
   if ! nvidia-smi >/dev/null 2>&1; then spec="torch==2.13.0"; fi
   if [[ -n "${COOP3D_TORCH_INDEX_URL:-}" ]]; then options+=(--index-url "$COOP3D_TORCH_INDEX_URL"); fi
   spec="${COOP3D_TORCH_SPEC:-$spec}"

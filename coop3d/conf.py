@@ -36,7 +36,8 @@ class Strategy(Enum):
     """How processes share the work."""
 
     none = "none"
-    ddp = "ddp"
+    ddp = "ddp"  # replicated model, averaged gradients
+    fsdp = "fsdp"  # weights, gradients and optimiser state cut over the processes
 
 
 class Precision(Enum):
@@ -91,12 +92,16 @@ class TrainParamsConf:
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
     clip_norm: float = 1.0
+    ema_decay: float | None = None  # validate and save a moving average of the weights, too
+    teacher: str | None = None  # checkpoint of a frozen model, for losses with a DistillationTerm
+    explode_factor: float = 100.0  # stop where a loss exceeds so many times its moving average
     precision: Precision = Precision.auto  # auto: bf16 on a GPU that has it, else fp32
     tf32: bool = True
     pad_last: bool = False  # fill the last batch of each view count instead of dropping it
     on_bad_sample: BadSamplePolicy = BadSamplePolicy.skip
     max_bad_samples: int = 20
     log_every_steps: int = 10
+    wandb_project: str | None = None  # also send scalars and pictures there; needs pip install wandb
     checkpoint_every_steps: int = 500
     validation_samples: int = 64
     validation_batch: int = 1
@@ -112,8 +117,11 @@ class TrainParamsConf:
             _check_range(name, getattr(self, name), 1)
         for name in ("warmup_steps", "weight_decay", "max_bad_samples", "encoder_lr_factor", "seed", "lr"):
             _check_range(name, getattr(self, name), 0)
+        _check_range("explode_factor", self.explode_factor, 1)
         if self.clip_norm <= 0:
             raise ConfigError(f"train_params.clip_norm={self.clip_norm} must be positive (inf: never clip).")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ConfigError(f"train_params.ema_decay={self.ema_decay} must lie in (0, 1), or be null.")
         if self.warmup_steps >= self.total_steps:
             raise ConfigError(
                 f"train_params.warmup_steps={self.warmup_steps} is not below epochs * steps_per_epoch "
@@ -137,15 +145,28 @@ class DistributedConf:
 
 
 @dataclass
+class PreflightConf:
+    """What is checked before anything is built, and whether to wait for busy GPUs."""
+
+    enabled: bool = True
+    wait_for_free: float = 0.0  # minutes to wait for room on the GPUs; 0: refuse at once
+    poll_seconds: float = 30.0
+    need_gib: float | None = None  # per GPU, instead of the estimate
+    reserve_gib: float = 1.5  # CUDA context, losses, communication, allocator: what the estimate leaves out
+
+
+@dataclass
 class TrainConf:
     """Root of ``configs/train.yaml``."""
 
     machine: MachineConf = MISSING
     dataset: dict[str, Any] = MISSING  # nodes train, val, test
     model: dict[str, Any] = MISSING
+    preset: dict[str, Any] = MISSING  # which parameters train
     loss: dict[str, Any] = MISSING
     train_params: TrainParamsConf = MISSING
     distributed: DistributedConf = MISSING
+    preflight: PreflightConf = field(default_factory=PreflightConf)
 
 
 @dataclass

@@ -12,6 +12,8 @@ key=value  Hydra overrides of configs/train.yaml, for example
              machine=demo dataset=opv2v_cyl_coop_demo model=tiny loss=cyl_loss train_params=demo
              machine=local3090 model=mapanything dataset=opv2v_cyl_coop_ft train_params=opv2v_cyl_coop
              hydra.run.dir=outputs/my_run     (an existing run directory resumes from its last checkpoint)
+             distributed=fsdp                 (cut weights and optimiser state over the GPUs)
+             preflight.wait_for_free=120      (wait up to 120 minutes for busy GPUs)
 
 Environment: CUDA_VISIBLE_DEVICES which GPUs; OPV2V_ROOT and OPV2V_DEPTH_ROOT the data (machine=local3090);
 COOP3D_EXPERIMENTS_ROOT where runs go; OMP_NUM_THREADS threads per process.
@@ -48,4 +50,5 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-4}"
 COOP3D_RUN_STAMP="${COOP3D_RUN_STAMP:-$(date +%Y-%m-%d_%H-%M-%S)}"
 export COOP3D_RUN_STAMP
 
-exec "$COOP3D_PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$num_processes" scripts/train.py "$@"
+# torchrun that passes SIGTERM and SIGUSR1 on and then ends with status 0, the run saved.
+exec "$COOP3D_PYTHON" -m coop3d.training.torchrun --standalone --nproc-per-node "$num_processes" scripts/train.py "$@"

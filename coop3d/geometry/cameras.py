@@ -199,8 +199,8 @@ class _Panoramic:
         x, y, z = points[..., 0], points[..., 1], points[..., 2]
         horizontal = xp.hypot(x, z)
         azimuth = xp.atan2(x, z)
-        u = xp.remainder((azimuth / (2.0 * math.pi) + 0.5) * self.width, self.width)
-        u = xp.where(u >= self.width, xp.zeros_like(u), u)  # remainder of -1e-17 rounds up to W
+        u = (azimuth / (2.0 * math.pi) + 0.5) * self.width  # in [0, W], up to rounding on both sides
+        u = xp.where((u < 0) | (u >= self.width), xp.zeros_like(u), u)
         v = self._row_of_direction(-y, horizontal)
         inside = (v >= 0) & (v < self.height) & ((horizontal > 0) | (y != 0))
         return xp.stack([u, v], axis=-1), inside

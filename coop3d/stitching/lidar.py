@@ -268,8 +268,10 @@ def _draw(k, index, uv, seen, normals, rays, source, neighbours, wraps, buffer):
         if not (-1 < u < W + 1 and -LARGEST_PATCH_PX < v < H + LARGEST_PATCH_PX):
             continue
         half_u = half_v = np.float32(0.5)
-        for side in range(4):
+        for side in range(0, 4, 2):
             other = neighbours[index[m], side]
+            if other < 0:
+                other = neighbours[index[m], side + 1]
             if other >= 0 and place[other] >= 0:
                 du, dv = abs(uv[place[other], 0] - u), abs(uv[place[other], 1] - v)
                 if wraps:

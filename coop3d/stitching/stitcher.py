@@ -177,6 +177,6 @@ def _range_and_masks(
     elif len(z_m) == len(views):
         range_m = splat_sparse(z_m, table)
     else:
-        range_m = np.full(uncovered.shape, np.nan, np.float32)
+        return np.full(uncovered.shape, np.nan, np.float32), np.zeros_like(uncovered), uncovered
     measured = np.isfinite(range_m)  # an unhit pixel is unknown, not ambiguous
     return range_m, measured, measured | uncovered

@@ -7,6 +7,7 @@ final name is therefore whole. Loading never unpickles code (``weights_only=True
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -16,9 +17,12 @@ from typing import Any
 
 import torch
 
+from coop3d.training.distributed import Processes
+
 log = logging.getLogger(__name__)
 
-FORMAT, VERSION = "coop3d-checkpoint", 1
+FORMAT, VERSION = "coop3d-checkpoint", 2
+READABLE = (1, 2)  # 1 counted the optimiser's parameters instead of naming them
 LAST, PREVIOUS, BEST = "checkpoint-last.pth", "checkpoint-previous.pth", "checkpoint-best.pth"
 
 
@@ -26,8 +30,17 @@ class CheckpointError(ValueError):
     """A checkpoint file that cannot be used, named."""
 
 
-def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, Any]:
+class CheckpointWriteError(OSError):
+    """A checkpoint that could not be written; the one before it is whole."""
+
+
+def load_checkpoint(path: str | Path, verify: bool = True, mapped: bool = False) -> dict[str, Any]:
     """Read one checkpoint on the CPU.
+
+    Args:
+        path: the file.
+        verify: compare checksums first.
+        mapped: leave tensors in the file until they are used; processes on one machine then share one copy.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -37,19 +50,24 @@ def load_checkpoint(path: str | Path, map_location: str = "cpu") -> dict[str, An
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint.")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself would load flipped bits without a word
-            if (member := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"checksum of {member} does not match")
-        payload = torch.load(path, map_location=map_location, weights_only=True)
+        if verify:
+            _verify(path)
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged archive raises many types; the file is what matters
         raise CheckpointError(
             f"{path}: cannot be read, the file is damaged or is no checkpoint ({error})."
         ) from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint written by coop3d training (no format={FORMAT!r}).")
-    if payload["version"] != VERSION:
-        raise CheckpointError(f"{path}: checkpoint version {payload['version']}, this code reads {VERSION}.")
+    if payload["version"] not in READABLE:
+        raise CheckpointError(f"{path}: checkpoint version {payload['version']}, this code reads {READABLE}.")
     return payload
+
+
+def _verify(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:  # torch itself would load flipped bits without a word
+        if (member := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"checksum of {member} does not match")
 
 
 def write_atomic(payload: dict[str, Any], path: Path) -> None:
@@ -61,10 +79,13 @@ def write_atomic(payload: dict[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"{path}: could not be written ({error}); the previous checkpoint is untouched."
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 2**30
+        raise CheckpointWriteError(
+            f"{path}: could not be written ({error}; {free:.1f} GiB free there); the previous checkpoint is "
+            "untouched. Make room and start again with the same hydra.run.dir: the run goes on from it."
         ) from error
     _fsync_directory(path.parent)
 
@@ -87,7 +108,7 @@ class CheckpointStore:
             self._link(last, self.run_dir / BEST)
         _fsync_directory(self.run_dir)
 
-    def load_latest(self) -> dict[str, Any] | None:
+    def latest(self) -> Path | None:
         """The newest whole checkpoint, or None in a fresh directory.
 
         A damaged last file is named in the log, and the previous one is used.
@@ -95,21 +116,20 @@ class CheckpointStore:
         Raises:
             CheckpointError: if there are checkpoints and none can be read.
         """
-        names = [name for name in (LAST, PREVIOUS) if (self.run_dir / name).exists()]
+        paths = [self.run_dir / name for name in (LAST, PREVIOUS) if (self.run_dir / name).exists()]
         errors: list[CheckpointError] = []
         self._damaged = []
-        for name in names:
-            path = self.run_dir / name
+        for path in paths:
             try:
-                payload = load_checkpoint(path)
+                step = load_checkpoint(path, mapped=True)["step"]
             except CheckpointError as error:
                 log.error("%s", error)
                 errors.append(error)
                 self._damaged.append(path)
                 continue
             if errors:
-                log.warning("%s: used instead; training goes on from step %d.", path, payload["step"])
-            return payload
+                log.warning("%s: used instead; training goes on from step %d.", path, step)
+            return path
         if errors:
             raise CheckpointError(
                 " ".join(map(str, errors)) + " No whole checkpoint is left; start in another hydra.run.dir."
@@ -117,7 +137,7 @@ class CheckpointStore:
         return None
 
     def set_aside_damaged(self) -> None:
-        """Rename what :meth:`load_latest` could not read, so that it never displaces a whole checkpoint."""
+        """Rename what :meth:`latest` could not read, so that it never displaces a whole checkpoint."""
         for path in self._damaged:
             os.replace(path, path.with_suffix(".damaged"))
         self._damaged = []
@@ -134,9 +154,38 @@ class CheckpointStore:
         os.replace(temporary, target)
 
 
+def newest_checkpoint(store: CheckpointStore, processes: Processes) -> dict[str, Any] | None:
+    """What the newest whole checkpoint of a run holds: process 0 checks, then all read the same file.
+
+    Raises:
+        CheckpointError: on every process, if there are checkpoints and none can be read.
+    """
+    path, error = None, None
+    if processes.is_main:
+        try:
+            path = store.latest()
+            store.set_aside_damaged()
+        except CheckpointError as caught:
+            error = caught
+    processes.together(error)
+    path = processes.gather(path)[0]
+    # From the page cache, one copy for all processes; on a CPU the tensors would stay tied to the file.
+    mapped = processes.device.type == "cuda"
+    return None if path is None else load_checkpoint(path, verify=False, mapped=mapped)
+
+
 def _fsync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def config_changes(old: Any, new: Any, path: str = "") -> list[str]:
+    """Leaves that differ between two plain containers, as ``key: old -> new``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new}, key=str)
+        dotted = [(k, f"{path}.{k}" if path else str(k)) for k in keys]
+        return [line for k, p in dotted for line in config_changes(old.get(k), new.get(k), p)]
+    return [] if old == new else [f"{path}: {old} -> {new}"]

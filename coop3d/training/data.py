@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from coop3d.conf import BadSamplePolicy
 from coop3d.training.sampler import Request
+from coop3d.training.signals import STOP_SIGNALS
 from coop3d.types import CoopBatch, SampleKey
 
 
@@ -102,8 +103,9 @@ def make_loader(
 
 
 def _start_worker(_: int) -> None:
-    """A worker outlives SIGTERM: the trainer finishes its step, saves, and then ends its workers."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """A worker outlives stop signals: the trainer finishes its step, saves, and then ends its workers."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     import cv2  # here, so that importing this module loads no native library
 
     cv2.setNumThreads(0)

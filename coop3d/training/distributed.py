@@ -1,8 +1,7 @@
-"""One process of one or many: device, collectives, parallel wrap. All processes call the same methods."""
+"""One process of one or many: device and collectives. All processes call the same methods."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -15,32 +14,44 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from coop3d.conf import DistributedConf, Strategy
 
 T = TypeVar("T")
 
 
+class PeerError(RuntimeError):
+    """Another process stopped; the message says which and why."""
+
+
 @dataclass(frozen=True)
 class Processes:
-    """This process among its peers."""
+    """This process among its peers.
+
+    Numbers and objects travel over the CPU (gloo), tensors of a model over its device's own backend.
+    """
 
     rank: int
     world_size: int
     device: torch.device
     find_unused_parameters: bool = False
+    sharded: bool = False  # weights, gradients and optimiser state are cut over the processes
 
     @property
     def is_main(self) -> bool:
         """True on the one process that writes files."""
         return self.rank == 0
 
+    @property
+    def on_this_machine(self) -> int:
+        """How many of the processes run on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
+
     def sum(self, values: Sequence[float]) -> list[float]:
         """Sum over processes, element by element."""
         if self.world_size == 1:
             return [float(v) for v in values]
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        tensor = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(tensor)
         return tensor.tolist()
 
@@ -52,24 +63,30 @@ class Processes:
         dist.all_gather_object(values, value)
         return values
 
+    def fill(self, value: T | None) -> T | None:
+        """The value; where it is None, that of the first process that has one (None if none has)."""
+        if self.world_size == 1 or not self.sum([value is None])[0]:
+            return value
+        values = self.gather(value)
+        return value if value is not None else next((v for v in values if v is not None), None)
+
+    def together(self, error: BaseException | None) -> None:
+        """Raise on every process if some process met an error: its own, or a `PeerError` that names the first."""
+        messages = self.gather(None if error is None else f"{type(error).__name__}: {error}")
+        if error is not None:
+            raise error
+        for rank, message in enumerate(messages):
+            if message is not None:
+                raise PeerError(f"Process {rank} stopped: {message}")
+
     def barrier(self) -> None:
         """Wait for all."""
-        if self.world_size > 1:
-            dist.barrier()
+        self.sum([0.0])
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model whose backward averages gradients over processes."""
-        if self.world_size == 1:
-            return model
-        arguments = inspect.signature(DistributedDataParallel).parameters  # renamed by newer torch
-        sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"
-        options: dict[str, Any] = {sync_buffers: False}
-        return DistributedDataParallel(
-            model,
-            device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            find_unused_parameters=self.find_unused_parameters,
-            **options,
-        )
+    def claim_device(self) -> None:
+        """From here on this process uses its GPU; the first call of all that takes memory there."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
 
     def average_gradients(self, model: nn.Module) -> None:
         """Average ``.grad`` over processes by hand, for the rare step in which some process has no sample."""
@@ -83,21 +100,29 @@ class Processes:
 
 
 @contextmanager
-def processes(conf: DistributedConf) -> Iterator[Processes]:
-    """Join the processes that torchrun started (or be the only one), and leave them at the end."""
+def processes(conf: DistributedConf, patience_minutes: float = 0.0) -> Iterator[Processes]:
+    """Join the processes that torchrun started (or be the only one), and leave them at the end.
+
+    Takes no GPU memory; `Processes.claim_device` does.
+
+    Args:
+        conf: strategy and device.
+        patience_minutes: how much longer than ``timeout_minutes`` processes may wait for each other.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if conf.strategy is Strategy.none and world_size > 1:
         raise ValueError(
-            f"distributed=none, but torchrun started {world_size} processes; use distributed=ddp."
+            f"distributed=none, but torchrun started {world_size} processes; use distributed=ddp or fsdp."
         )
     device = _device(conf.device)
-    me = Processes(int(os.environ.get("RANK", "0")), world_size, device, conf.find_unused_parameters)
+    sharded = conf.strategy is Strategy.fsdp and world_size > 1
+    rank = int(os.environ.get("RANK", "0"))
+    me = Processes(rank, world_size, device, conf.find_unused_parameters, sharded)
     if world_size == 1:
         yield me
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    device_id = device if device.type == "cuda" else None
-    dist.init_process_group(backend, timeout=timedelta(minutes=conf.timeout_minutes), device_id=device_id)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=conf.timeout_minutes + patience_minutes))
     try:
         yield me
     finally:
@@ -115,7 +140,6 @@ def _device(wanted: str) -> torch.device:
             f"Process {local_rank} of this machine has no GPU: {available} visible. Start at most that many "
             "processes, check CUDA_VISIBLE_DEVICES, or use distributed.device=cpu."
         )
-    torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from coop3d.conf import (
     ConfigError,
-    MachineConf,
+    PreflightConf,
     TrainParamsConf,
     build,
     reads_cache,
@@ -23,11 +25,16 @@ from coop3d.conf import (
     require_targets,
 )
 from coop3d.datasets import DataError, collate_coop
-from coop3d.training.checkpoint import CheckpointError
+from coop3d.training.checkpoint import CheckpointError, CheckpointWriteError
 from coop3d.training.data import BadSamplesError, SampleError
-from coop3d.training.distributed import Processes, processes, seed_all
+from coop3d.training.distributed import PeerError, Processes, processes, seed_all
+from coop3d.training.guard import NonFiniteError
+from coop3d.training.memory_need import alternatives, gpu_need, host_need
+from coop3d.training.network import announce_cost, build_network
+from coop3d.training.out_of_memory import GpuMemoryError
+from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
 from coop3d.training.run_log import describe_environment, setup_logging, write_run_description
-from coop3d.training.step import NonFiniteError
+from coop3d.training.teacher import build_teacher
 from coop3d.training.trainer import Outcome, Trainer, TrainingTask
 from coop3d.training.validation import LoaderOptions
 
@@ -37,7 +44,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
-EXPECTED_ERRORS = (ConfigError, DataError, CheckpointError, SampleError, BadSamplesError, NonFiniteError)
+EXPECTED_ERRORS = (
+    ConfigError, DataError, CheckpointError, CheckpointWriteError, SampleError, BadSamplesError, NonFiniteError,
+    PreflightError, GpuMemoryError,
+)  # fmt: skip
+
+GRACE_S = 10.0
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer")  # gloo, when another process has ended
 
 
 def train_from_config(cfg: DictConfig) -> Outcome:
@@ -47,12 +60,26 @@ def train_from_config(cfg: DictConfig) -> Outcome:
     """
     try:
         require_complete(cfg)
-        require_targets(cfg, ("machine", "dataset", "model", "loss"))
-        with processes(OmegaConf.to_object(cfg.distributed)) as me:  # type: ignore[arg-type]
+        require_targets(cfg, ("machine", "dataset", "model", "preset", "loss"))
+        patience = cfg.preflight.wait_for_free
+        with processes(OmegaConf.to_object(cfg.distributed), patience) as me:  # type: ignore[arg-type]
             return _train(cfg, Path(HydraConfig.get().runtime.output_dir), me)
     except EXPECTED_ERRORS as error:
         log.debug("where it happened", exc_info=True)
         sys.exit(f"{type(error).__name__}: {error}")
+    except RuntimeError as error:
+        if not isinstance(error, PeerError) and not any(words in str(error) for words in LOST_PEER):
+            raise
+        log.debug("where it happened", exc_info=True)
+        # The process to blame speaks, once. Whoever ends first makes torchrun end the others, so let it be that one.
+        time.sleep(GRACE_S)
+        sys.exit(f"Another process ended while this one waited for it: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit(
+            f"The disk of the run directory is full ({error}). Make room and start again: the run resumes."
+        )
 
 
 def _train(cfg: DictConfig, run_dir: Path, me: Processes) -> Outcome:
@@ -63,6 +90,9 @@ def _train(cfg: DictConfig, run_dir: Path, me: Processes) -> Outcome:
     setup_logging(run_dir, me.is_main)
     prepare_machine(cfg, me)
     require_paths(cfg)
+    announce_cost(cfg, me)
+    preflight(cfg, me)
+    me.claim_device()
     trainer = build_trainer(cfg, run_dir, me)
     if me.is_main:
         data = {"train": trainer.task.train, "val": trainer.task.validation}
@@ -71,13 +101,49 @@ def _train(cfg: DictConfig, run_dir: Path, me: Processes) -> Outcome:
     return trainer.fit()
 
 
+def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> None:
+    """Refuse, or wait, where host or GPUs have no room for this run; takes no GPU memory. All processes call it.
+
+    Raises:
+        PreflightError: on process 0.
+        PeerError: on the others, then.
+    """
+    conf: PreflightConf = OmegaConf.to_object(cfg.preflight)  # type: ignore[assignment]
+    if not conf.enabled:
+        return
+    on_host = host_need(cfg, me, me.on_this_machine)
+    error = None
+    if on_host is not None:
+        try:
+            check_host(on_host, probes)
+        except PreflightError as caught:
+            error = caught
+    me.together(error)
+    if me.device.type != "cuda":
+        return
+    need = me.gather(gpu_need(cfg, me) if me.is_main else None)[0]
+    if need is None:
+        log.warning("No estimate of GPU memory for this model; preflight.need_gib=N names it.")
+        return
+
+    def suggest() -> list[Suggestion]:
+        """Estimates of changed configs; where the need is given by hand there is nothing to compare them with."""
+        changes = alternatives(cfg, me) if conf.need_gib is None else []
+        return [Suggestion(text, other.total) for text, other in changes]
+
+    check_gpus(conf, need, suggest, me, probes)
+
+
 def build_trainer(cfg: DictConfig, run_dir: Path, me: Processes) -> Trainer:
     """Build model, loss and datasets of a config, the model from the same seed on every process."""
     params: TrainParamsConf = OmegaConf.to_object(cfg.train_params)  # type: ignore[assignment]
+    loss_function = build(cfg, "loss")
+    teacher = build_teacher(cfg, loss_function)  # draws weights before it loads its own: before the seed
     seed_all(params.seed)
     task = TrainingTask(
-        model=build(cfg, "model"),
-        loss_function=build(cfg, "loss"),
+        model=build_network(cfg),
+        loss_function=loss_function,
+        teacher=teacher,
         train=build(cfg, "dataset.train"),
         validation=build(cfg, "dataset.val"),
     )
@@ -104,20 +170,28 @@ def prepare_machine(cfg: DictConfig, me: Processes = ALONE) -> None:
     Raises:
         ConfigError: if the roots hold something else, or data made with other settings.
     """
-    machine: MachineConf = cfg.machine
-    if machine.synthetic is not None and me.is_main and not reads_cache(cfg):
-        images_root, depth_root = Path(machine.opv2v_images_root), machine.opv2v_depth_root
-        settings = build(cfg, "machine.synthetic")
-        done = images_root / ".complete"  # written last; the generator itself needs seconds to see it is done
-        if not done.exists() or done.read_text() != _identity(settings, depth_root):
-            from coop3d.datasets.synthetic import make_synthetic_opv2v  # a ray tracer: only where it is used
+    error = None
+    if cfg.machine.synthetic is not None and me.is_main and not reads_cache(cfg):
+        try:
+            _make_synthetic(cfg)
+        except ConfigError as caught:
+            error = caught
+    me.together(error)
 
-            try:
-                make_synthetic_opv2v(images_root, None if depth_root is None else Path(depth_root), settings)
-            except ValueError as error:
-                raise ConfigError(f"machine.synthetic: {error}") from error
-            done.write_text(_identity(settings, depth_root))
-    me.barrier()
+
+def _make_synthetic(cfg: DictConfig) -> None:
+    images_root, depth_root = Path(cfg.machine.opv2v_images_root), cfg.machine.opv2v_depth_root
+    settings = build(cfg, "machine.synthetic")
+    done = images_root / ".complete"  # written last; the generator itself needs seconds to see it is done
+    if done.exists() and done.read_text() == _identity(settings, depth_root):
+        return
+    from coop3d.datasets.synthetic import make_synthetic_opv2v  # a ray tracer: only where it is used
+
+    try:
+        make_synthetic_opv2v(images_root, None if depth_root is None else Path(depth_root), settings)
+    except ValueError as error:
+        raise ConfigError(f"machine.synthetic: {error}") from error
+    done.write_text(_identity(settings, depth_root))
 
 
 def _identity(settings: SyntheticConfig, depth_root: str | None) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from coop3d.conf import ConfigError, build, has_key, require_paths
 from coop3d.training.checkpoint import CheckpointError, load_checkpoint
 from coop3d.training.data import CoopDataset
+from coop3d.training.network import build_network
 
 SPLITS = ("train", "val", "test")
 
@@ -60,9 +61,9 @@ def load_run(
         path = path / "checkpoint-best.pth"
     state = load_checkpoint(path)
     config = _overridden(state["config"], overrides)
-    model = build(_without_pretrained(config), "model")
+    model = build_network(without_pretrained(config))
     try:
-        model.load_state_dict(state["model"])
+        model.load_state_dict(state.get("ema") or state["model"])  # what validation measured
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: its weights do not fit the model of its config: {error}. "
@@ -71,7 +72,7 @@ def load_run(
     return Run(model.to(device).eval(), config, path, state["step"])
 
 
-def _without_pretrained(config: DictConfig) -> DictConfig:
+def without_pretrained(config: DictConfig) -> DictConfig:
     """The config without the weights training started from: this checkpoint's replace them."""
     key = "model.model_config.pretrained_checkpoint_path"
     if has_key(config, key):

@@ -9,15 +9,19 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from coop3d.conf import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,7 @@ PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "opencv-python-headless
 
 __all__ = [
     "RunLog",
+    "console_table",
     "describe_environment",
     "git_revision",
     "logging_redirect_tqdm",
@@ -55,10 +60,15 @@ def setup_logging(run_dir: Path, is_main: bool) -> None:
 
 
 class RunLog:
-    """Writer of ``log.jsonl`` and TensorBoard events; does nothing on processes other than the first."""
+    """Writer of ``log.jsonl``, TensorBoard events and, where asked, Weights & Biases.
 
-    def __init__(self, run_dir: Path, is_main: bool, resumed_step: int) -> None:
-        self._jsonl = self._board = None
+    Does nothing on processes other than the first.
+    """
+
+    def __init__(
+        self, run_dir: Path, is_main: bool, resumed_step: int, wandb_project: str | None = None
+    ) -> None:
+        self._jsonl = self._board = self._wandb = None
         if not is_main:
             return
         path = run_dir / "log.jsonl"
@@ -66,21 +76,57 @@ class RunLog:
         self._jsonl = path.open("a", encoding="utf-8", buffering=1)
         purge = resumed_step + 1 if resumed_step else None
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge)
+        if wandb_project is not None:
+            self._wandb = _start_wandb(wandb_project, run_dir)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One record; its numbers become scalars named ``kind/name``."""
         if self._jsonl is None or self._board is None:
             return
         self._jsonl.write(json.dumps({"kind": kind, "step": step, **values}, default=str) + "\n")
-        for name, value in values.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        scalars = {
+            f"{kind}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        }
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        if self._wandb is not None and scalars:
+            self._wandb.log(scalars, step=step)
+
+    def image(self, name: str, step: int, rgb: NDArray[np.uint8]) -> None:
+        """One picture [H, W, 3]; not in ``log.jsonl``."""
+        if self._board is not None:
+            self._board.add_image(name, rgb, step, dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.log({name: import_module("wandb").Image(rgb)}, step=step)
 
     def close(self) -> None:
         """Flush everything."""
         if self._jsonl is not None and self._board is not None:
             self._jsonl.close()
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _start_wandb(project: str, run_dir: Path) -> Any:
+    """A Weights & Biases run named after the directory; resuming the directory resumes it."""
+    try:
+        wandb = import_module("wandb")
+    except ImportError as error:
+        raise ConfigError(
+            f"train_params.wandb_project={project}, but wandb is not installed: pip install wandb, or leave it "
+            "null (TensorBoard and log.jsonl are always written)."
+        ) from error
+    return wandb.init(project=project, dir=str(run_dir), name=run_dir.name, id=run_dir.name, resume="allow")
+
+
+def console_table(metrics: dict[str, float], columns: int = 3) -> str:
+    """Names and values in a few columns, loss first, in the order given."""
+    cells = [f"{name:<26.26}{value:>10.4g}" for name, value in metrics.items()]
+    rows = -(-len(cells) // columns)
+    return "\n".join("   ".join(cells[i::rows]) for i in range(rows))
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

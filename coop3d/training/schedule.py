@@ -67,11 +67,3 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group to its own base rate times ``factor``."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore moments; rates and decay stay as configured now, so a resumed run may change them."""
-    keep = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(state)
-    for group, kept in zip(optimizer.param_groups, keep, strict=True):
-        group.update(kept)

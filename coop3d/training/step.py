@@ -1,15 +1,14 @@
 """One optimiser step over a global batch whose parts lie on several processes, some of them perhaps empty.
 
 The gradient is that of the mean loss over the good samples of *all* processes. Each loss is a mean over its
-own samples, and the parallel wrap averages over processes, so a micro-batch of n samples counts
+own samples, and DDP and FSDP average over processes, so a micro-batch of n samples counts
 ``n * world_size / N`` with N the good samples of the global batch.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +19,10 @@ from torch import Tensor, nn
 
 from coop3d.conf import ConfigError, Precision
 from coop3d.training.distributed import Processes
-from coop3d.types import CoopBatch, FactoredPrediction, ViewTargets
+from coop3d.training.guard import LossGuard, NonFiniteError
+from coop3d.training.out_of_memory import phase
+from coop3d.training.parallel import replicate, whole
+from coop3d.types import CoopBatch, FactoredPrediction
 
 
 class LossOutput(Protocol):
@@ -32,16 +34,30 @@ class LossOutput(Protocol):
     def scalars(self) -> dict[str, Tensor]: ...
 
 
-LossFunction = Callable[[FactoredPrediction, ViewTargets], LossOutput]
+LossFunction = Callable[..., LossOutput]  # (prediction, targets[, teacher=])
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-class NonFiniteError(RuntimeError):
-    """Loss or gradient is NaN or infinite."""
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """From a batch to its loss: forward pass, a frozen teacher's where there is one, and the loss function."""
 
-    def __init__(self, message: str, record: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.record = record
+    loss_function: LossFunction
+    autocast: Autocast
+    teacher: nn.Module | None = None
+
+    def predict(self, network: nn.Module, batch: CoopBatch) -> FactoredPrediction:
+        """The network's prediction of a batch."""
+        with self.autocast():
+            return network(batch.inputs)
+
+    def loss(self, prediction: FactoredPrediction, batch: CoopBatch) -> LossOutput:
+        """Compare it with the truth, and with the teacher's prediction of the same inputs."""
+        if self.teacher is None:
+            return self.loss_function(prediction, batch.targets)
+        with torch.no_grad():
+            wisdom = self.predict(self.teacher, batch)
+        return self.loss_function(prediction, batch.targets, teacher=wisdom)
 
 
 @dataclass
@@ -77,23 +93,26 @@ class OptimiserStep:
     """Forward, backward, finite check, clip, update.
 
     Args:
-        model: the plain model.
-        wrapped: the same model as the parallel wrap sees it.
+        model: the plain model, or, where it is sharded, the sharded one.
+        objective: what is minimised.
+        optimizer: over the trainable parameters of ``model``.
+        clip_norm: gradients longer than this are shortened to it.
+        guard: stops at losses that explode or are no numbers.
+        processes: this process among its peers.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        wrapped: nn.Module,
-        loss_function: LossFunction,
+        objective: Objective,
         optimizer: torch.optim.Optimizer,
         clip_norm: float,
-        autocast: Autocast,
+        guard: LossGuard,
         processes: Processes,
     ) -> None:
-        self.model, self.wrapped, self.loss_function = model, wrapped, loss_function
-        self.optimizer, self.clip_norm = optimizer, clip_norm
-        self.autocast, self.processes = autocast, processes
+        self.model, self.wrapped = model, replicate(model, processes)
+        self.objective, self.optimizer, self.clip_norm = objective, optimizer, clip_norm
+        self.guard, self.processes = guard, processes
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def __call__(
@@ -109,47 +128,88 @@ class OptimiserStep:
 
         Raises:
             NonFiniteError: on every process, before any weight is touched.
+            GpuMemoryError: on the process whose GPU is full.
         """
         self.optimizer.zero_grad(set_to_none=True)
         factor = self.processes.world_size / good
         losses: list[float] = []
-        for i, batch in enumerate(batches):
-            # Exactly one pass through the wrap per step and process, or none on any: that is what lets
-            # processes with different numbers of micro-batches meet in the same collectives.
-            synchronise = everyone_has_some and i == len(batches) - 1
-            losses.append(self._backward(batch, self.wrapped if synchronise else self.model, factor, sums))
-        if not everyone_has_some:
+        for i, (batch, network) in enumerate(self._passes(batches, everyone_has_some)):
+            mine = i < len(batches)
+            scalars = self._backward(batch, network, len(batch.keys) * factor if mine else 0.0)
+            if mine:
+                sums.add(scalars, len(batch.keys))
+                losses.append(scalars["total"])
+        if not everyone_has_some and not self.processes.sharded:
             self.processes.average_gradients(self.model)
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm))
+        with self._phase("gradient clipping", None):
+            grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)))
         weighted = sum(loss * len(b.keys) for loss, b in zip(losses, batches, strict=True))
         loss = self.processes.sum([weighted])[0] / good
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            self._stop(batches, losses, loss, grad_norm)
-        self.optimizer.step()
+        if (complaint := self.guard.complaint(loss, grad_norm)) is not None:
+            self._stop(complaint, batches, losses, loss, grad_norm)
+        with self._phase("the optimiser's update", None):
+            self.optimizer.step()
+        self.guard.accept(loss)
         return StepResult(loss, grad_norm)
 
-    def _backward(self, batch: CoopBatch, network: nn.Module, factor: float, sums: Sums) -> float:
-        batch = batch.to(self.processes.device, non_blocking=True)
-        samples = len(batch.keys)
-        with self.autocast():
-            prediction = network(batch.inputs)
-        output = self.loss_function(prediction, batch.targets)
-        (output.total * (samples * factor)).backward()
-        scalars = read_scalars(output)
-        sums.add(scalars, samples)
-        return scalars["total"]
+    def _passes(
+        self, batches: Sequence[CoopBatch], everyone_has_some: bool
+    ) -> Iterator[tuple[CoopBatch, nn.Module]]:
+        """Every forward pass of this process with the network to use.
 
-    def _stop(self, batches: Sequence[CoopBatch], losses: list[float], loss: float, grad_norm: float) -> None:
+        With DDP exactly one pass per step and process goes through the wrap, or none on any: that is what
+        lets processes with different numbers of micro-batches meet in the same collectives. Sharded layers are
+        gathered in every pass, so processes with fewer micro-batches repeat one, at zero weight.
+        """
+        if not self.processes.sharded:
+            for i, batch in enumerate(batches):
+                last = everyone_has_some and i == len(batches) - 1
+                yield batch, self.wrapped if last else self.model
+            return
+        passes = max(self.processes.gather(len(batches)))
+        spare = self.processes.fill(batches[0] if batches else None)
+        assert spare is not None, "a step without any good sample is skipped before"
+        for i in range(passes):
+            yield batches[i] if i < len(batches) else spare, self.model
+
+    def _backward(self, batch: CoopBatch, network: nn.Module, weight: float) -> dict[str, float]:
+        with self._phase("moving the batch to the device", batch):
+            batch = batch.to(self.processes.device, non_blocking=True)
+        with self._phase("the forward pass", batch):
+            prediction = self.objective.predict(network, batch)
+        with self._phase("the loss", batch):
+            output = self.objective.loss(prediction, batch)
+        with self._phase("the backward pass", batch):
+            (output.total * weight).backward()
+        return read_scalars(output)
+
+    def _phase(self, name: str, batch: CoopBatch | None) -> AbstractContextManager[None]:
+        return phase(name, self.processes.device, batch)
+
+    def _stop(
+        self,
+        complaint: str,
+        batches: Sequence[CoopBatch],
+        losses: list[float],
+        loss: float,
+        grad_norm: float,
+    ) -> None:
+        """Raise with the samples that are to blame; where no single loss is, with all."""
         mine: list[dict[str, Any]] = [
             {"loss": value, "samples": [[str(k) for k in keys] for keys in batch.keys]}
             for value, batch in zip(losses, batches, strict=True)
         ]
         everyone = [micro for part in self.processes.gather(mine) for micro in part]
-        suspects = [m for m in everyone if not math.isfinite(m["loss"])] or everyone
+        blamed = any(self.guard.is_bad(m["loss"]) for m in everyone)
+        suspects = [m for m in everyone if self.guard.is_bad(m["loss"]) or not blamed]
         names = "; ".join(" + ".join(keys) for micro in suspects for keys in micro["samples"])
+        culprits = [
+            b for b, m in zip(batches, mine, strict=True) if self.guard.is_bad(m["loss"]) or not blamed
+        ]
         raise NonFiniteError(
-            f"Loss {loss} and gradient norm {grad_norm} must be finite. Among the samples: {names}.",
+            f"{complaint} Among the samples: {names}.",
             {"loss": loss, "grad_norm": grad_norm, "micro_batches": everyone},
+            culprits,
         )
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import time
 from collections.abc import Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
-from coop3d.conf import MetricMode, TrainParamsConf
+from coop3d.conf import TrainParamsConf
 from coop3d.losses import MaskWatch, WeightedSum
-from coop3d.training.checkpoint import CheckpointStore
+from coop3d.training.checkpoint import CheckpointStore, config_changes, newest_checkpoint
 from coop3d.training.data import (
     BadRecord,
     BadSampleLedger,
@@ -31,12 +28,25 @@ from coop3d.training.data import (
     make_loader,
 )
 from coop3d.training.distributed import Processes, rng_state, seed_all, set_backend_flags, set_rng_state
-from coop3d.training.run_log import RunLog, git_revision, logging_redirect_tqdm, progress
+from coop3d.training.failures import save_failure
+from coop3d.training.flops import FlopCounter
+from coop3d.training.guard import LossGuard, NonFiniteError
+from coop3d.training.interval import Interval
+from coop3d.training.out_of_memory import phase
+from coop3d.training.parallel import shard
+from coop3d.training.run_log import RunLog, console_table, git_revision, logging_redirect_tqdm, progress
 from coop3d.training.sampler import BatchSplit, GlobalBatchSampler, RankStream, SamplerState
-from coop3d.training.schedule import load_optimizer_state, lr_factor, make_optimizer, parameter_groups, set_lr
+from coop3d.training.schedule import lr_factor, make_optimizer, parameter_groups, set_lr
 from coop3d.training.signals import StopRequest
-from coop3d.training.step import LossFunction, NonFiniteError, OptimiserStep, StepResult, Sums, make_autocast
-from coop3d.training.validation import LoaderOptions, Validation
+from coop3d.training.state import (
+    MovingAverage,
+    load_model_state,
+    load_optimizer_state,
+    model_state,
+    optimizer_state,
+)
+from coop3d.training.step import LossFunction, Objective, OptimiserStep, StepResult, make_autocast
+from coop3d.training.validation import LoaderOptions, Validation, ValidationResult, improves
 
 log = logging.getLogger(__name__)
 
@@ -51,34 +61,20 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """What to train on what."""
+    """What to train on what; ``teacher`` is frozen."""
 
     model: nn.Module
     loss_function: LossFunction
     train: CoopDataset
     validation: CoopDataset
-
-
-@dataclass
-class _Interval:
-    """What happened since the last log line."""
-
-    sums: Sums
-    started: float
-    waited: float = 0.0
-    samples: int = 0
-    grad_norm: float = 0.0
-
-    @classmethod
-    def start(cls) -> _Interval:
-        return cls(Sums(), time.perf_counter())
+    teacher: nn.Module | None = None
 
 
 class Trainer:
     """Trains one model in one run directory, from the newest checkpoint there if there is one.
 
     Args:
-        task: model, loss and datasets.
+        task: model, loss and datasets; the model is moved, and cut into shards where the strategy says so.
         params: lengths, rates, limits.
         loader: how samples are fetched.
         processes: this process among its peers.
@@ -102,10 +98,10 @@ class Trainer:
         self.validation = Validation(
             task.validation, params.validation_samples, params.validation_batch, loader, processes
         )
-        self.model = task.model.to(processes.device)
-        groups = parameter_groups(self.model, params.lr, params.weight_decay, params.encoder_lr_factor)
-        self.optimizer = make_optimizer(groups, params.betas, fused=processes.device.type == "cuda")
+        with phase("moving the model to the device", processes.device):
+            self._build_network()
         self.ledger = BadSampleLedger(params.on_bad_sample, params.max_bad_samples)
+        self.guard = LossGuard(params.explode_factor)
         self.store = CheckpointStore(run_dir)
         self.step = 0
         self.validated_step = 0
@@ -114,7 +110,20 @@ class Trainer:
         self.best: float | None = None
         self._git = git_revision()
         self._mask_watch = MaskWatch()
-        self._autocast = make_autocast(params.precision, processes.device)
+
+    def _build_network(self) -> None:
+        """Model and teacher on the device, optimiser and moving average over what trains."""
+        params, device = self.params, self.processes.device
+        self._autocast = make_autocast(params.precision, device)
+        self._bf16 = self._autocast is not nullcontext
+        self._flops = FlopCounter(self.task.model)
+        self.model = shard(self.task.model, self.processes, self._bf16)
+        self.teacher = self.task.teacher
+        if self.teacher is not None:
+            self.teacher = shard(self.teacher.requires_grad_(False).eval(), self.processes, self._bf16)
+        groups = parameter_groups(self.model, params.lr, params.weight_decay, params.encoder_lr_factor)
+        self.optimizer = make_optimizer(groups, params.betas, fused=device.type == "cuda")
+        self.average = None if params.ema_decay is None else MovingAverage(self.model, params.ema_decay)
 
     # ---- the loop
 
@@ -122,7 +131,8 @@ class Trainer:
         """Train to the last step, a stop signal or an error."""
         set_backend_flags(self.params.tf32)
         seed_all(self.params.seed * 1000 + self.processes.rank)
-        self._resume()
+        with phase("loading the checkpoint", self.processes.device):
+            self._resume()
         total = self.params.total_steps
         if self.step >= total and self.validated_step == self.step:
             log.info(
@@ -131,20 +141,21 @@ class Trainer:
             )  # fmt: skip
             return Outcome.already_finished
         self._announce()
-        self.run_log = RunLog(self.run_dir, self.processes.is_main, self.step)
-        hidden = not self.processes.is_main
+        self.run_log = RunLog(self.run_dir, self.processes.is_main, self.step, self.params.wandb_project)
         try:
             with (
                 closing(self.run_log),  # inside: torch may report a dead loader process even while it closes
                 StopRequest() as stop,
                 logging_redirect_tqdm(),
-                progress(total=total, initial=self.step, unit="step", disable=hidden) as bar,
+                progress(
+                    total=total, initial=self.step, unit="step", disable=not self.processes.is_main
+                ) as bar,
             ):
                 return self._loop(stop, bar)
         except NonFiniteError as error:
-            self._record_non_finite(error)
+            self._record_failure(error)
             raise
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError) as error:
             better = explained(error, self.task.train, self.sampler.requests(self.position))
             if better is error:
                 raise
@@ -152,14 +163,16 @@ class Trainer:
 
     def _loop(self, stop: StopRequest, bar: tqdm) -> Outcome:
         params = self.params
+        self.objective = Objective(
+            loss_function=self.task.loss_function, autocast=self._autocast, teacher=self.teacher
+        )
         update = OptimiserStep(
-            self.model, self.processes.wrap(self.model), self.task.loss_function, self.optimizer,
-            params.clip_norm, self._autocast, self.processes,
-        )  # fmt: skip
+            self.model, self.objective, self.optimizer, params.clip_norm, self.guard, self.processes
+        )
         self.model.train()
         if self._at_epoch_end() and self.validated_step != self.step:  # stopped before it could validate
             self._end_epoch()
-        stream, interval = self._stream(), _Interval.start()
+        stream, interval = self._stream(), Interval()
         while self.step < params.total_steps:
             result, stopping = self._one_step(stream, update, interval, stop)
             if result is not None:
@@ -167,7 +180,7 @@ class Trainer:
                 bar.update()
                 if stopping or self._at_epoch_end() or self.step % params.log_every_steps == 0:
                     self._log_interval(interval, result, bar)
-                    interval = _Interval.start()
+                    interval = Interval()
             if stopping:
                 self._save()
                 log.warning("Stopped on request at step %d; start again to resume from there.", self.step)
@@ -176,7 +189,7 @@ class Trainer:
                 continue
             if self._at_epoch_end():
                 self._end_epoch()
-                interval = _Interval.start()
+                interval = Interval()
             elif self.step % params.checkpoint_every_steps == 0:
                 self._save()
         log.info(
@@ -189,7 +202,7 @@ class Trainer:
         return self.step > 0 and self.step % self.params.steps_per_epoch == 0
 
     def _one_step(
-        self, stream: Iterator[Collated], update: OptimiserStep, interval: _Interval, stop: StopRequest
+        self, stream: Iterator[Collated], update: OptimiserStep, interval: Interval, stop: StopRequest
     ) -> tuple[StepResult | None, bool]:
         """One global batch. No result when none of its samples could be read; then nothing is updated."""
         before = time.perf_counter()
@@ -198,13 +211,14 @@ class Trainer:
         interval.waited += time.perf_counter() - before
         batches = [c.batch for c in micro if c.batch is not None]
         bad = bad_records([b for c in micro for b in c.bad])
-        counts = [sum(len(b.keys) for b in batches), len(bad), not batches, stop.received is not None]
-        good, any_bad, without, stopping = map(int, self.processes.sum(counts))
+        flops = sum(self._flops.of_step(b.inputs) for b in batches)
+        counts = [sum(len(b.keys) for b in batches), len(bad), not batches, stop.received is not None, flops]
+        good, any_bad, without, stopping, flops = self.processes.sum(counts)
         self.position = self.sampler.advance(self.position)
         if any_bad:
-            self._account([b for part in self.processes.gather(bad) for b in part], good)
+            self._account([b for part in self.processes.gather(bad) for b in part], int(good))
         else:
-            self.ledger.add([], good)
+            self.ledger.add([], int(good))
         if good == 0:
             self.skipped_batches += 1
             log.warning(
@@ -213,44 +227,43 @@ class Trainer:
             return None, bool(stopping)
         set_lr(self.optimizer, self._lr_factor())
         self._set_loss_progress(self.step / self.params.total_steps)
-        result = update(batches, good, everyone_has_some=without == 0, sums=interval.sums)
-        interval.samples += good
-        interval.grad_norm = max(interval.grad_norm, result.grad_norm)
+        result = update(batches, int(good), everyone_has_some=without == 0, sums=interval.sums)
+        if self.average is not None:
+            self.average.update()
+        interval.account(result, int(good), flops)
         return result, bool(stopping)
 
     def _end_epoch(self) -> None:
         epoch = self.step // self.params.steps_per_epoch
         started = time.perf_counter()
         self._set_loss_progress(1.0)  # the same weights after every epoch, or losses would not compare
-        result = self.validation.run(self.model, self.task.loss_function, self._autocast)
+        with self._averaged(), phase("validation", self.processes.device):
+            result = self.validation.run(self.model, self.objective)
         if result.bad:
             self._account(result.bad, result.samples)
-        score = result.metrics.get(self.params.best_metric)
-        if score is None:
-            raise ValueError(
-                f"train_params.best_metric={self.params.best_metric} is not among the validation metrics: "
-                f"{', '.join(result.metrics)}."
-            )
-        better = self._is_better(score)
-        if better:
-            self.best = score
+        better = self._judge(result)
         seconds = time.perf_counter() - started
         self.run_log.write("val", self.step, {"epoch": epoch, "seconds": seconds, **result.metrics})
-        loss = result.metrics["loss"]
+        if result.picture is not None:
+            self.run_log.image("val/first_sample", self.step, result.picture)
         log.info(
-            "Epoch %d, step %d: validation loss %.4f, %s %.4f%s (%d samples, %.0f s).",
-            epoch, self.step, loss, self.params.best_metric, score, " (best)" if better else "",
-            result.samples, seconds,
+            "Epoch %d, step %d: %d validation samples, %.0f s%s.\n%s",
+            epoch, self.step, result.samples, seconds, ", the best so far" if better else "",
+            console_table(result.metrics),
         )  # fmt: skip
         self.validated_step = self.step
         self._save(best=better)
 
-    def _is_better(self, score: float) -> bool:
-        if not math.isfinite(score):
-            return False
-        if self.best is None:
-            return True
-        return score < self.best if self.params.best_mode is MetricMode.min else score > self.best
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.applied()
+
+    def _judge(self, result: ValidationResult) -> bool:
+        """Whether this is the best validation so far; remembers it if so."""
+        score = result.score(self.params.best_metric)
+        better = improves(score, self.best, self.params.best_mode)
+        if better:
+            self.best = score
+        return better
 
     # ---- parts
 
@@ -278,25 +291,17 @@ class Trainer:
         for record in self.ledger.add(records, good):
             log.warning("Bad sample %s: %s", record.key, record.reason)
 
-    def _log_interval(self, interval: _Interval, result: StepResult, bar: tqdm) -> None:
+    def _log_interval(self, interval: Interval, result: StepResult, bar: tqdm) -> None:
         means = interval.sums.mean(self.processes)
-        for complaint in self._mask_watch(means):
+        for complaint in self._mask_watch({k: v for k, v in means.items() if k != "total"}):
             log.warning("Step %d: %s", self.step, complaint)
-        seconds = time.perf_counter() - interval.started
         values: dict[str, Any] = {
             "epoch": (self.step - 1) // self.params.steps_per_epoch + 1,
-            "loss": means.pop("total"),
-            **{f"loss/{name}": value for name, value in means.items()},
+            **interval.values(result, means, self.processes),
             **{f"lr/{g['name']}": g["lr"] for g in self.optimizer.param_groups},
-            "grad_norm": result.grad_norm,
-            "grad_norm_max": interval.grad_norm,
-            "samples_per_s": interval.samples / seconds,
-            "data_wait": interval.waited / seconds,
             "bad_samples": len(self.ledger.reasons),
             "skipped_batches": self.skipped_batches,
         }
-        if self.processes.device.type == "cuda":
-            values["gpu_peak_gib"] = torch.cuda.max_memory_allocated(self.processes.device) / 2**30
         self.run_log.write("train", self.step, values)
         bar.set_postfix_str(
             f"loss {values['loss']:.4f}, lr {max(g['lr'] for g in self.optimizer.param_groups):.1e}, "
@@ -310,7 +315,7 @@ class Trainer:
         log.info(
             "%s: %d steps to go; global batch %d = %d processes x %d micro-batches x %d samples on %s, %s.",
             self.run_dir, self.params.total_steps - self.step, s.global_batch, s.world_size, s.accumulation,
-            s.micro_batch, self.processes.device, "bf16" if self._autocast is not nullcontext else "fp32",
+            s.micro_batch, self.processes.device, "bf16" if self._bf16 else "fp32",
         )  # fmt: skip
         if never:
             log.warning(
@@ -318,31 +323,48 @@ class Trainer:
                 "(views: samples). Set train_params.pad_last=true to use them.", never,
             )  # fmt: skip
 
-    def _record_non_finite(self, error: NonFiniteError) -> None:
+    def _record_failure(self, error: NonFiniteError) -> None:
+        """Every process writes its micro-batches among those to blame."""
+        folder = self.run_dir / "failures" / f"step_{self.step:06d}"
+        record = {
+            "step": self.step,
+            "position": self.position.to_dict(),
+            "progress": self.step / self.params.total_steps,
+            "message": str(error),
+            **error.record,
+        }
+        weights = model_state(self.model)
+        save_failure(folder, record, error.culprits, weights, self.config, self.processes.rank)
         if self.processes.is_main:
-            path = self.run_dir / f"non_finite_step_{self.step}.json"
-            record = {"step": self.step, "position": self.position.to_dict(), **error.record}
-            path.write_text(json.dumps(record, indent=2), encoding="utf-8")
-            log.error("%s The batch is recorded in %s; no weight was changed by it.", error, path)
+            log.error(
+                "%s No weight was changed by it. Run it again: python scripts/replay_batch.py %s",
+                error,
+                folder,
+            )
 
     # ---- state
 
     def _save(self, best: bool = False) -> None:
-        """Write the last checkpoint; every process calls it."""
-        generators = self.processes.gather(rng_state(self.processes.device))
+        """Write the last checkpoint; every process calls it, and all stop if it cannot be written."""
+        state, error = self._state(), None
         if self.processes.is_main:
-            self.store.save(self._state(generators), best)
-        self.processes.barrier()
+            try:
+                self.store.save(state, best)
+            except OSError as caught:
+                error = caught
+        self.processes.together(error)
 
-    def _state(self, generators: list[dict[str, Any]]) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": model_state(self.model),
+            "ema": None if self.average is None else self.average.state(),
+            "optimizer": optimizer_state(self.model, self.optimizer),
             "step": self.step,
             "validated_step": self.validated_step,
             "sampler": self.position.to_dict(),
-            "rng": generators,
+            "rng": self.processes.gather(rng_state(self.processes.device)),
             "best": self.best,
+            "guard": self.guard.state_dict(),
             "bad_samples": dict(self.ledger.reasons),
             "skipped_batches": self.skipped_batches,
             "config": self.config,
@@ -351,19 +373,21 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        state = self.store.load_latest()
-        self.processes.barrier()
+        state = newest_checkpoint(self.store, self.processes)
         if state is None:
             return
         if self.processes.is_main:
-            self.store.set_aside_damaged()
             for line in config_changes(state["config"], self.config):
                 log.warning("Config changed since the checkpoint: %s", line)
-        self.model.load_state_dict(state["model"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
+        load_model_state(self.model, state["model"])
+        load_optimizer_state(self.model, self.optimizer, state["optimizer"])
+        if self.average is not None:
+            self.average.load(state.get("ema") or state["model"])
         self.step, self.best = state["step"], state["best"]
         self.validated_step = state["validated_step"]
         self.position = SamplerState(**state["sampler"])
+        if "guard" in state:
+            self.guard.load_state_dict(state["guard"])
         self.ledger.reasons = dict(state["bad_samples"])
         self.skipped_batches = state["skipped_batches"]
         if state["world_size"] == self.processes.world_size:
@@ -371,12 +395,3 @@ class Trainer:
         else:
             seed_all(self.params.seed * 1000 + self.processes.rank + self.step)
         log.info("%s: resumed at step %d.", self.run_dir, self.step)
-
-
-def config_changes(old: Any, new: Any, path: str = "") -> list[str]:
-    """Leaves that differ between two plain containers, as ``key: old -> new``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new}, key=str)
-        dotted = [(k, f"{path}.{k}" if path else str(k)) for k in keys]
-        return [line for k, p in dotted for line in config_changes(old.get(k), new.get(k), p)]
-    return [] if old == new else [f"{path}: {old} -> {new}"]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
+from coop3d.conf import MetricMode
 from coop3d.evaluation import Evaluator
 from coop3d.training.data import (
     BadRecord,
     Collate,
+    Collated,
     CoopDataset,
     bad_records,
     draw,
@@ -20,7 +23,8 @@ from coop3d.training.data import (
 from coop3d.training.distributed import Processes
 from coop3d.training.run_log import progress
 from coop3d.training.sampler import fixed_batches
-from coop3d.training.step import Autocast, LossFunction, Sums, read_scalars
+from coop3d.training.step import Objective, Sums, read_scalars
+from coop3d.visualization.figures import RGB, prediction_figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,19 @@ class ValidationResult:
     metrics: dict[str, float]  # loss terms under their names ("loss" is the total), metrics under theirs
     bad: list[BadRecord]
     samples: int
+    picture: RGB | None = None  # of the first sample: photographs, range, mask, error; on process 0
+
+    def score(self, name: str) -> float:
+        """The metric that decides which checkpoint is best.
+
+        Raises:
+            ValueError: if there is none of that name.
+        """
+        if name not in self.metrics:
+            raise ValueError(
+                f"train_params.best_metric={name} is not among the validation metrics: {', '.join(self.metrics)}."
+            )
+        return self.metrics[name]
 
 
 class Validation:
@@ -50,36 +67,56 @@ class Validation:
         self.dataset, self.loader, self.processes = dataset, loader, processes
         batches = fixed_batches(dataset, limit, batch)
         self.batches = batches[processes.rank :: processes.world_size]
+        self.rounds = len(batches[:: processes.world_size])  # of process 0, which has the most
 
-    def run(self, model: nn.Module, loss_function: LossFunction, autocast: Autocast) -> ValidationResult:
-        """Measure ``model`` (the plain one), leaving it in training mode."""
+    def run(self, model: nn.Module, objective: Objective) -> ValidationResult:
+        """Measure ``model`` (the plain or the sharded one), leaving it in training mode."""
         model.eval()
         try:
-            return self._run(model, loss_function, autocast)
+            return self._run(model, objective)
         finally:
             model.train()
 
     @torch.no_grad()
-    def _run(self, model: nn.Module, loss_function: LossFunction, autocast: Autocast) -> ValidationResult:
+    def _run(self, model: nn.Module, objective: Objective) -> ValidationResult:
         evaluator, sums, bad = Evaluator(), Sums(), list[BadRecord]()
-        options, device = self.loader, self.processes.device
+        picture: RGB | None = None
+        for collated in self._collated():
+            mine = None if collated is None else collated.batch
+            bad += [] if collated is None else bad_records(collated.bad)
+            # Sharded layers are gathered by all processes at once, so one without a batch borrows another's.
+            batch = self.processes.fill(mine) if self.processes.sharded else mine
+            if batch is None:
+                continue
+            batch = batch.to(self.processes.device, non_blocking=True)
+            prediction = objective.predict(model, batch)
+            output = objective.loss(prediction, batch)
+            if mine is None:
+                continue
+            sums.add(read_scalars(output), len(batch.keys))
+            evaluator.update(prediction, batch.targets, batch.keys)
+            if picture is None and self.processes.is_main:
+                picture = prediction_figure(batch.inputs, batch.targets, prediction, batch.keys)
+        return replace(self._merge(evaluator, sums, bad), picture=picture)
+
+    def _collated(self) -> Iterator[Collated | None]:
+        """This process's batches; where layers are sharded, as many Nones as others have more."""
+        options, processes = self.loader, self.processes
         stream = iter(
             make_loader(
-                self.dataset, self.batches, options.collate, options.num_workers, options.prefetch, device
+                self.dataset,
+                self.batches,
+                options.collate,
+                options.num_workers,
+                options.prefetch,
+                processes.device,
             )
         )
-        hidden = not self.processes.is_main
+        hidden = not processes.is_main
         for requests in progress(self.batches, desc="validation", leave=False, disable=hidden):
-            collated = draw(stream, self.dataset, requests)
-            bad += bad_records(collated.bad)
-            if collated.batch is None:
-                continue
-            batch = collated.batch.to(device, non_blocking=True)
-            with autocast():
-                prediction = model(batch.inputs)
-            sums.add(read_scalars(loss_function(prediction, batch.targets)), len(batch.keys))
-            evaluator.update(prediction, batch.targets, batch.keys)
-        return self._merge(evaluator, sums, bad)
+            yield draw(stream, self.dataset, requests)
+        if processes.sharded:
+            yield from [None] * (self.rounds - len(self.batches))
 
     def _merge(self, evaluator: Evaluator, sums: Sums, bad: list[BadRecord]) -> ValidationResult:
         merged = Evaluator()
@@ -92,3 +129,10 @@ class Validation:
             metrics |= {k: v for k, v in merged.summary().items() if not math.isnan(v)}
         samples = int(self.processes.sum([sums.samples])[0])
         return ValidationResult(metrics=metrics, bad=[b for _, part in parts for b in part], samples=samples)
+
+
+def improves(score: float, best: float | None, mode: MetricMode) -> bool:
+    """Whether a finite score is better than the best so far."""
+    if not math.isfinite(score) or best is None:
+        return math.isfinite(score)
+    return score < best if mode is MetricMode.min else score > best

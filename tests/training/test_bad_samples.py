@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from support.toy_run import ToyDataset, ToyLoss, make_trainer
 from coop3d.conf import BadSamplePolicy
 from coop3d.training.checkpoint import LAST, load_checkpoint
 from coop3d.training.data import BadRecord, BadSampleLedger, BadSamplesError, SampleError
-from coop3d.training.step import NonFiniteError
+from coop3d.training.guard import NonFiniteError
 from coop3d.training.trainer import Outcome
 
 
@@ -85,10 +86,10 @@ class Poisoned(ToyLoss):
 
 def test_non_finite_loss_stops_before_the_update_and_names_the_samples(tmp_path):
     trainer = make_trainer(tmp_path, max_micro_batch=1)
-    trainer.task = type(trainer.task)(**{**vars(trainer.task), "loss_function": Poisoned()})
+    trainer.task = replace(trainer.task, loss_function=Poisoned())
     with pytest.raises(NonFiniteError, match="Among the samples: town/0/"):
         trainer.fit()
-    record = json.loads(next(tmp_path.glob("non_finite_step_*.json")).read_text())
+    record = json.loads(next(tmp_path.glob("failures/step_*/record.json")).read_text())
     assert len(record["micro_batches"]) == 4
     suspects = [m for m in record["micro_batches"] if math.isnan(m["loss"])]
     index = int(suspects[0]["samples"][0][0].rpartition("/")[2])

@@ -1,22 +1,26 @@
-"""Two gloo processes against one at equal global batch; unequal and empty shares without deadlock."""
+"""Several gloo processes, replicated and sharded, against one at equal global batch; no deadlock on empty shares."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing
-from support.toy_run import ToyDataset, make_trainer
+from support.toy_run import ALONE, ToyDataset, ToyModel, make_trainer
 
 from coop3d.conf import DistributedConf, Strategy
-from coop3d.training.checkpoint import LAST, load_checkpoint
+from coop3d.losses import DistillationTerm, MetricRangeTerm, WeightedSum
+from coop3d.training.checkpoint import LAST, CheckpointWriteError, load_checkpoint
 from coop3d.training.data import BadSamplesError
-from coop3d.training.distributed import processes
-from coop3d.training.trainer import Outcome
+from coop3d.training.distributed import PeerError, Processes, processes
+from coop3d.training.trainer import Outcome, Trainer
 
 # Differences come from the order of float32 sums only.
 TOLERANCE = {"rel": 1e-5, "abs": 1e-7}
@@ -30,35 +34,68 @@ class PartlyBad(ToyDataset):
 
 
 DATASETS = {"good": ToyDataset, "partly_bad": PartlyBad, "all_bad": lambda: ToyDataset(bad=tuple(range(24)))}
-CHANGES = {"max_bad_samples": 20, "epochs": 4}
+CHANGES = {"max_bad_samples": 20, "epochs": 4, "ema_decay": 0.9}
 
 
-def _work(rank: int, world_size: int, port: int, run_dir: str, dataset: str, changes: dict) -> None:
+@dataclass(frozen=True)
+class Job:
+    """One training run of several processes."""
+
+    run_dir: Path
+    dataset: str = "good"
+    sharded: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+    sigterm_at: tuple[int, int] | None = None  # a request in the share of one process
+    error: type[Exception] | None = None
+    full_disk: bool = False
+    teacher: bool = False
+
+
+def _work(rank: int, world_size: int, port: int, jobs: list[Job]) -> None:
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
     )  # fmt: skip
     with processes(DistributedConf(strategy=Strategy.ddp, device="cpu", timeout_minutes=1)) as me:
-        if dataset == "all_bad":
-            with pytest.raises(BadSamplesError):
-                make_trainer(Path(run_dir), DATASETS[dataset](), processes=me, **changes).fit()
-            return
-        if dataset == "sigterm":
-            data = ToyDataset()
-            data.sigterm_at = (0, 13)  # lies in the share of one process
-            assert make_trainer(Path(run_dir), data, processes=me, **changes).fit() is Outcome.stopped
-            return
-        trainer = make_trainer(Path(run_dir), DATASETS[dataset](), processes=me, **changes)
-        assert trainer.fit() is Outcome.finished
+        for job in jobs:
+            _run(job, replace(me, sharded=job.sharded))
 
 
-def train_with_two(run_dir: Path, dataset: str, **changes) -> None:
+def _run(job: Job, me: Processes) -> None:
+    dataset = DATASETS[job.dataset]()
+    dataset.sigterm_at = job.sigterm_at
+    make = make_student if job.teacher else make_trainer
+    trainer = make(job.run_dir, dataset, processes=me, **{**CHANGES, **job.changes})
+    if job.full_disk:
+        trainer.store.save = full_disk
+    if job.error is not None:
+        with pytest.raises(PeerError if job.full_disk and not me.is_main else job.error):
+            trainer.fit()
+        return
+    assert trainer.fit() is (Outcome.finished if job.sigterm_at is None else Outcome.stopped)
+
+
+def make_student(*arguments: Any, processes: Processes = ALONE, **changes: Any) -> Trainer:
+    """A trainer whose loss listens to a teacher with other weights."""
+    plain = make_trainer(*arguments, **changes)
+    torch.manual_seed(99)
+    loss = WeightedSum({"range": MetricRangeTerm(), "pose": DistillationTerm()})
+    task = replace(plain.task, model=ToyModel(), teacher=ToyModel(), loss_function=loss)
+    return Trainer(task, plain.params, plain.loader, processes, plain.run_dir, plain.config)
+
+
+def full_disk(*_: Any) -> None:
+    raise CheckpointWriteError("checkpoint-last.pth: could not be written (No space left on device)")
+
+
+def train(world_size: int, *jobs: Job) -> None:
+    """Run jobs one after another in the same processes, which take seconds to start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    arguments = (2, port, str(run_dir), dataset, {**CHANGES, **changes})
-    torch.multiprocessing.start_processes(_work, arguments, nprocs=2, start_method="spawn")
+    arguments = (world_size, port, list(jobs))
+    torch.multiprocessing.start_processes(_work, arguments, nprocs=world_size, start_method="spawn")
 
 
 def series(run_dir: Path) -> list[list[float]]:
@@ -72,17 +109,82 @@ def series(run_dir: Path) -> list[list[float]]:
 def assert_same(a: Path, b: Path) -> None:
     for x, y in zip(series(a), series(b), strict=True):
         assert x == pytest.approx(y, **TOLERANCE)
-    first, second = load_checkpoint(a / LAST)["model"], load_checkpoint(b / LAST)["model"]
-    for name in first:
-        torch.testing.assert_close(first[name], second[name], rtol=1e-5, atol=1e-6)
+    first, second = load_checkpoint(a / LAST), load_checkpoint(b / LAST)
+    for part in ("model", "ema"):
+        assert first[part].keys() == second[part].keys()
+        for name in first[part]:
+            torch.testing.assert_close(first[part][name], second[part][name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("dataset", ["good", "partly_bad"])
-def test_two_processes_equal_one(tmp_path, dataset):
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    """Runs of one process to compare with."""
+    folder = tmp_path_factory.mktemp("alone")
+    for dataset in ("good", "partly_bad"):
+        make_trainer(folder / dataset, DATASETS[dataset](), **CHANGES).fit()
+    make_student(folder / "taught", DATASETS["partly_bad"](), **CHANGES).fit()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """Runs of two processes, several in one start."""
+    folder = tmp_path_factory.mktemp("two")
+    single = {"max_micro_batch": 1}
+    everything = tuple(
+        Job(folder / f"{'fsdp' if sharded else 'ddp'}_{dataset}", dataset, sharded, single)
+        for sharded in (False, True)
+        for dataset in ("good", "partly_bad")
+    )
+    train(
+        2,
+        *everything,
+        *(Job(folder / f"{k}_taught", "partly_bad", k == "fsdp", single, teacher=True) for k in KINDS),
+        Job(folder / "all_bad", "all_bad", error=BadSamplesError),
+        Job(folder / "full_disk", full_disk=True, error=CheckpointWriteError),
+        *(Job(folder / f"stopped_{name}", sharded=name == "fsdp", sigterm_at=(0, 13)) for name in KINDS),
+    )
+    return folder
+
+
+KINDS = ("ddp", "fsdp")
+
+
+@pytest.mark.parametrize("dataset", ["good", "partly_bad", "taught"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one(alone, two, kind, dataset):
     """Also with micro-batches of one, and with shares of which some hold no good sample at all."""
-    make_trainer(tmp_path / "one", DATASETS[dataset](), **CHANGES).fit()
-    train_with_two(tmp_path / "two", dataset, max_micro_batch=1)
-    assert_same(tmp_path / "one", tmp_path / "two")
+    assert_same(alone / dataset, two / f"{kind}_{dataset}")
+
+
+def test_four_processes_equal_one_and_each_kind_resumes_the_other(alone, two, tmp_path):
+    """Two replicated processes stop, four sharded ones go on; and the other way round."""
+    for name in KINDS:
+        assert 0 < load_checkpoint(two / f"stopped_{name}" / LAST)["step"] < 16
+        shutil.copytree(two / f"stopped_{name}", tmp_path / f"stopped_{name}")
+    train(
+        4,
+        *(Job(tmp_path / name, sharded=name == "fsdp") for name in KINDS),
+        *(Job(tmp_path / f"stopped_{name}", sharded=name == "ddp") for name in KINDS),
+    )
+    for folder in ("ddp", "fsdp", "stopped_ddp", "stopped_fsdp"):
+        assert_same(alone / "good", tmp_path / folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_ten_processes_equal_one(tmp_path, kind):
+    changes = {"global_batch": 10, "pad_last": True, "max_micro_batch": 10}
+    make_trainer(tmp_path / "one", **{**CHANGES, **changes}).fit()
+    train(10, Job(tmp_path / "ten", sharded=kind == "fsdp", changes=changes))
+    assert_same(tmp_path / "one", tmp_path / "ten")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_process_resumes_what_two_left(alone, two, tmp_path, kind):
+    shutil.copytree(two / f"stopped_{kind}", tmp_path / "run")
+    make_trainer(tmp_path / "run", **CHANGES).fit()
+    assert_same(alone / "good", tmp_path / "run")
 
 
 def test_shares_of_the_partly_bad_dataset_are_sometimes_empty(tmp_path):
@@ -96,13 +198,8 @@ def test_shares_of_the_partly_bad_dataset_are_sometimes_empty(tmp_path):
     assert any(sum(s) == 0 for s in shares)
 
 
-def test_bad_samples_end_the_run_on_every_process(tmp_path):
-    train_with_two(tmp_path, "all_bad")
-
-
-def test_sigterm_to_one_process_stops_all_and_one_process_resumes(tmp_path):
-    train_with_two(tmp_path / "two", "sigterm")
-    assert 0 < load_checkpoint(tmp_path / "two" / LAST)["step"] < 16
-    make_trainer(tmp_path / "two", **CHANGES).fit()
-    make_trainer(tmp_path / "one", **CHANGES).fit()
-    assert_same(tmp_path / "one", tmp_path / "two")
+def test_errors_of_one_process_end_all(two):
+    """The assertions are in the processes; what they left tells that the jobs were run."""
+    assert not (two / "all_bad" / LAST).exists()
+    assert not (two / "full_disk" / LAST).exists()
+    assert (two / "full_disk" / "log.jsonl").exists()

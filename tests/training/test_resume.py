@@ -18,10 +18,11 @@ from coop3d.training.checkpoint import (
     PREVIOUS,
     CheckpointError,
     CheckpointStore,
+    config_changes,
     load_checkpoint,
     write_atomic,
 )
-from coop3d.training.trainer import Outcome, config_changes
+from coop3d.training.trainer import Outcome
 
 
 def records(run_dir: Path, kind: str) -> list[dict]:
@@ -114,7 +115,7 @@ def test_no_whole_checkpoint_left_is_an_error(tmp_path):
     for name in (LAST, PREVIOUS):
         (tmp_path / name).write_bytes(b"rubbish")
     with pytest.raises(CheckpointError, match="start in another"):
-        CheckpointStore(tmp_path).load_latest()
+        CheckpointStore(tmp_path).latest()
 
 
 def test_checkpoints_never_execute_code(tmp_path):

@@ -7,12 +7,12 @@ import torch
 from support.toy_run import ToyModel
 
 from coop3d.training.schedule import (
-    load_optimizer_state,
     lr_factor,
     make_optimizer,
     parameter_groups,
     set_lr,
 )
+from coop3d.training.state import load_optimizer_state, optimizer_state
 
 
 @pytest.mark.parametrize(
@@ -52,11 +52,12 @@ def test_frozen_model_is_refused():
 
 
 def test_restored_optimiser_keeps_the_rates_of_the_present_config():
+    model = ToyModel()
+
     def make(lr: float) -> torch.optim.AdamW:
-        torch.manual_seed(0)
-        return make_optimizer(parameter_groups(ToyModel(), lr, 0.1, 0.5), (0.9, 0.95), fused=False)
+        return make_optimizer(parameter_groups(model, lr, 0.1, 0.5), (0.9, 0.95), fused=False)
 
     old, new = make(1.0), make(2.0)
-    load_optimizer_state(new, old.state_dict())
+    load_optimizer_state(model, new, optimizer_state(model, old))
     set_lr(new, 0.5)
     assert [g["lr"] for g in new.param_groups] == [0.5, 0.5, 1.0, 1.0]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from coop3d.conf import compose
 
 BASH_SCRIPTS = Path(__file__).resolve().parents[2] / "bash_scripts"
 TRAIN = BASH_SCRIPTS / "train" / "opv2v_cyl_coop.sh"
@@ -15,7 +18,10 @@ def bash(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", *map(str, arguments)], capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("path", sorted(BASH_SCRIPTS.rglob("*.sh")), ids=lambda p: p.name)
+SCRIPTS = sorted(p for p in BASH_SCRIPTS.rglob("*") if p.suffix in (".sh", ".sbatch"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.name)
 def test_syntax(path):
     assert bash("-n", path).stderr == ""
 
@@ -31,3 +37,50 @@ def test_number_of_processes_is_checked(number):
     result = bash(TRAIN, number)
     assert result.returncode == 2
     assert f"NUM_GPUS is '{number}'" in result.stderr
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """What a stage would hand to the training script, which is replaced by one that prints its arguments."""
+    scripts = tmp_path / "bash_scripts" / "train"
+    scripts.mkdir(parents=True)
+    for path in TRAIN.parent.glob("stage*.sh"):
+        (scripts / path.name).write_text(path.read_text())
+    (scripts / TRAIN.name).write_text('printf "%s\\n" "$@"\n')
+    environment = {**os.environ, "COOP3D_STAGES_ROOT": str(tmp_path / "stages")}
+
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(scripts / name), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+    return run
+
+
+def test_every_stage_is_a_config_that_composes(stage, tmp_path):
+    for number, name in enumerate(("single_vehicle", "coop_fixed", "coop_variable"), start=1):
+        result = stage(f"stage{number}_{name}.sh", "2", "machine=demo", "train_params.epochs=1")
+        assert result.returncode == 0, result.stderr
+        processes, *overrides = result.stdout.split()
+        assert processes == "2"
+        assert overrides[-1] == "train_params.epochs=1"
+        cfg = compose("train", overrides)
+        vehicles = cfg.dataset.train.sampling.vehicles
+        assert vehicles == {1: 1, 2: 2, 3: [2, 4]}[number]
+        assert (cfg.model.model_config.name, cfg.dataset.camera.width) == ("tiny", 504)
+        before = cfg.model.model_config.pretrained_checkpoint_path
+        assert before == (None if number == 1 else f"{tmp_path}/stages/stage{number - 1}/checkpoint-best.pth")
+        (tmp_path / "stages" / f"stage{number}").mkdir(parents=True)
+        (tmp_path / "stages" / f"stage{number}" / "checkpoint-best.pth").touch()
+
+
+def test_a_stage_without_the_one_before_says_so_and_overrides_win(stage):
+    result = stage("stage.sh", "2")
+    assert result.returncode == 2
+    assert "run stage 1 first, or pass model.model_config.pretrained_checkpoint_path=" in result.stderr
+    result = stage(
+        "stage.sh", "2", "model.model_config.pretrained_checkpoint_path=/w.pth", "loss=overall_loss"
+    )
+    words = result.stdout.split()
+    assert [w for w in words if w.startswith("loss=")] == ["loss=overall_loss"]
+    assert "model=mapanything" in words
+    assert stage("stage.sh", "4").returncode == 2

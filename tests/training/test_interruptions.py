@@ -1,0 +1,148 @@
+"""Runs that are killed, stopped or run out of disk go on with the same bits; a stop is no failure."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support.toy_run import ToyDataset, make_trainer
+
+from coop3d.training.checkpoint import LAST, CheckpointWriteError, load_checkpoint
+from coop3d.training.trainer import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONS = {"dropout": 0.3, "epochs": 6, "ema_decay": 0.9, "checkpoint_every_steps": 1}
+
+
+def series(run_dir: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    return [(r["kind"], r["step"], r["loss"]) for r in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> list[tuple]:
+    run_dir = tmp_path_factory.mktemp("undisturbed")
+    make_trainer(run_dir, **OPTIONS).fit()
+    return series(run_dir)
+
+
+def _train(run_dir: Path) -> None:
+    torch.set_num_threads(1)  # as tests/conftest.py does: another number of threads adds in another order
+    make_trainer(run_dir, **OPTIONS).fit()
+
+
+def test_kill_9_again_and_again_changes_no_bit(undisturbed, tmp_path):
+    """Some milliseconds after a checkpoint: in the middle of a step, of a validation or of the next checkpoint."""
+    context, last = multiprocessing.get_context("fork"), tmp_path / LAST
+    steps = []
+    for attempt in range(8):
+        before = last.stat().st_ino if last.exists() else None
+        process = context.Process(target=_train, args=(tmp_path,))
+        process.start()
+        while process.is_alive() and (not last.exists() or last.stat().st_ino == before):
+            time.sleep(0.001)
+        time.sleep(0.003 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        steps.append(load_checkpoint(last)["step"])
+    assert steps == sorted(steps)
+    assert 0 < steps[0] < steps[3]
+    make_trainer(tmp_path, **OPTIONS).fit()
+    assert series(tmp_path) == undisturbed
+
+
+def test_a_full_disk_stops_by_name_and_keeps_the_last_checkpoint(undisturbed, tmp_path, monkeypatch):
+    real, written = os.fsync, []
+
+    def full(descriptor):
+        written.append(descriptor)
+        if len(written) == 10:  # in the middle of a checkpoint
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointWriteError, match=r"No space left.* GiB free there.*same hydra\.run\.dir"):
+        make_trainer(tmp_path, **OPTIONS).fit()
+    assert load_checkpoint(tmp_path / LAST)["step"] > 0
+    assert not list(tmp_path.glob(".*.tmp"))
+    make_trainer(tmp_path, **OPTIONS).fit()
+    assert series(tmp_path) == undisturbed
+
+
+def test_sigterm_and_sharding_keep_the_moving_average(undisturbed, tmp_path):
+    dataset = ToyDataset()
+    dataset.sigterm_at = (2, 5)
+    assert make_trainer(tmp_path, dataset, **OPTIONS).fit() is Outcome.stopped
+    make_trainer(tmp_path, **OPTIONS).fit()
+    assert series(tmp_path) == undisturbed
+
+
+def test_the_moving_average_is_that_of_the_weights(tmp_path):
+    trainer = make_trainer(tmp_path, epochs=1, ema_decay=0.5)
+    start = trainer.model.head.weight.detach().clone()
+    seen = [start]
+    step = trainer.optimizer.step
+
+    def recorded(*arguments):
+        step(*arguments)
+        seen.append(trainer.model.head.weight.detach().clone())
+
+    trainer.optimizer.step = recorded
+    trainer.fit()
+    expected = seen[0]
+    for weight in seen[1:]:
+        expected = 0.5 * expected + 0.5 * weight
+    state = load_checkpoint(tmp_path / LAST)
+    torch.testing.assert_close(state["ema"]["head.weight"], expected)
+    torch.testing.assert_close(state["model"]["head.weight"], seen[-1])
+
+
+SCRIPT = """
+import os, sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+torch.set_num_threads(1)
+from support.toy_run import make_trainer
+from coop3d.conf import DistributedConf, Strategy
+from coop3d.training.distributed import processes
+with processes(DistributedConf(strategy=Strategy.ddp, device="cpu")) as me:
+    print(make_trainer(Path({run_dir!r}), processes=me, epochs=100000).fit(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_to_the_launcher_saves_and_ends_with_status_0(tmp_path, number):
+    script = tmp_path / "toy.py"
+    script.write_text(SCRIPT.format(tests=str(ROOT / "tests"), run_dir=str(tmp_path / "run")))
+    command = [
+        sys.executable,
+        "-m",
+        "coop3d.training.torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
+        )
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / LAST).exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(number)
+        status = process.wait(60)
+    text = (tmp_path / "output.txt").read_text()
+    assert status == 0, text[-3000:]
+    assert text.count("Outcome.stopped") == 2
+    assert load_checkpoint(tmp_path / "run" / LAST)["step"] > 0

@@ -1,0 +1,126 @@
+"""The real network, cut into shards layer by layer: same predictions, losses and gradients as in one piece."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing
+from safetensors.torch import load_file, save_file
+from support.small_model import PANORAMA, random_panoramas, small_model
+
+from coop3d.conf import DistributedConf, Strategy
+from coop3d.models import Preset
+from coop3d.training.distributed import processes
+from coop3d.training.flops import FlopCounter
+from coop3d.training.parallel import replicate, shard, transformer_blocks, whole
+from coop3d.training.state import model_state
+
+CHECKPOINTED = {"gradient_checkpointing": True}
+PRESETS = {"full": None, "frozen": Preset(name="frozen", freeze=("encoder.*",))}
+
+
+def network(preset: str = "full", **sections):
+    model = small_model(panorama=PANORAMA, **sections)
+    if PRESETS[preset] is not None:
+        PRESETS[preset].apply(model)
+    return model.train()
+
+
+def loss_of(prediction) -> torch.Tensor:
+    return (
+        prediction.points_ref.square().mean()
+        + prediction.mask_logits.mean()
+        + prediction.confidence.log().mean()
+    )
+
+
+def _work(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        GLOO_SOCKET_IFNAME="lo",
+    )  # fmt: skip
+    inputs = random_panoramas(B=2)
+    mine = inputs._map(lambda x: x[rank : rank + 1])
+    with processes(DistributedConf(strategy=Strategy.fsdp, device="cpu", timeout_minutes=1)) as me:
+        for preset in PRESETS:
+            model = shard(
+                network(preset, encoder=CHECKPOINTED, info_sharing=CHECKPOINTED, pred_head=CHECKPOINTED),
+                me,
+                False,
+            )
+            assert replicate(model, me) is model
+            assert all(p.to_local().numel() < p.numel() for p in model.parameters() if p.shape[0] > 1)
+            loss_of(model(mine)).backward()
+            gradients = {
+                n: whole(p.grad).contiguous() for n, p in model.named_parameters() if p.grad is not None
+            }
+            weights = model_state(model)
+            if me.is_main:
+                save_file(gradients, f"{folder}/{preset}_gradients.safetensors")
+                save_file(
+                    {k: v.clone() for k, v in weights.items()}, f"{folder}/{preset}_weights.safetensors"
+                )
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sharded")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.start_processes(_work, (port, str(folder)), nprocs=2, start_method="spawn")
+    return folder
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_gradients_of_shards_with_checkpointing_equal_those_of_the_whole(sharded, preset):
+    model, inputs = network(preset), random_panoramas(B=2)
+    for b in range(2):
+        (loss_of(model(inputs._map(lambda x, b=b: x[b : b + 1]))) / 2).backward()
+    expected = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    found = load_file(sharded / f"{preset}_gradients.safetensors")
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        size = gradient.abs().max().item()  # float32 sums in another order
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * max(size, 1e-3), msg=name)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_weights_put_together_are_the_original_ones(sharded, preset):
+    found, expected = load_file(sharded / f"{preset}_weights.safetensors"), network(preset).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_every_layer_of_both_transformers_is_a_unit():
+    assert len(list(transformer_blocks(network()))) == 2 + 4
+
+
+def test_operations_are_counted_by_shape_without_touching_the_model():
+    """Against a count by hand of the matrix products of one encoder layer's MLP, and linear in the batch."""
+    model = network()
+    before, counter = {k: v.clone() for k, v in model.state_dict().items()}, FlopCounter(model)
+    one, two = (counter.of_step(random_panoramas(B=b)) for b in (1, 2))
+    assert two == pytest.approx(2 * one, rel=0.02)  # a few products do not depend on the batch
+    tokens, dim = 3 * (3 * 6 + 1), 24
+    mlp = 2 * 2 * tokens * dim * 4 * dim  # two products, multiply and add
+    assert one > 3 * 2 * mlp  # forward and backward pass, two layers
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_linear_layers_operations_are_those_of_its_product():
+    class Single(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 5, bias=False)
+
+        def forward(self, inputs):
+            return self.linear(inputs.rays)
+
+    inputs = random_panoramas(B=1, V=2, h=1, w=2)
+    assert FlopCounter(Single()).of_step(inputs) == 3 * 2 * (2 * 14 * 28) * 3 * 5
