@@ -34,6 +34,11 @@ CAMERA = EquirectangularCamera(1008, 252)
 ROWS = [  # title, kind, depth source
     ("rig (default): each pixel from its own camera, no depth needed for colour", "rig", "dense"),
     ("central, moved through dense depth: exact, with parallax holes", "central", "dense"),
+    (
+        "central_infinite: the rig's pixels, taken as if from the centre; metres off",
+        "central_infinite",
+        "dense",
+    ),
     ("central, assuming flat ground and a far field; range from the own LiDAR", "central", "lidar"),
     ("rig, range from the own LiDAR", "rig", "lidar"),
     ("rig, range from the LiDARs of three vehicles, occlusion-tested", "rig", "fused"),
