@@ -99,6 +99,12 @@ class CooperativeDataset(Dataset):
         """Vehicles of a sample, reference first, without loading it."""
         return tuple(entry.key for entry in self._plan(epoch, index)[0])
 
+    def distance_of(self, epoch: int, index: int) -> float:
+        """Metres from the reference to the farthest other vehicle of a sample, without loading it; 0 if alone."""
+        poses = self.source.index.T_world_rig
+        reference, *others = (poses[key][:3, 3] for key in self.keys_of(epoch, index))
+        return max((float(np.linalg.norm(other - reference)) for other in others), default=0.0)
+
     def fingerprint(self) -> str:
         """Short hash of which files the samples come from; recorded with every run."""
         digest = hashlib.sha256()

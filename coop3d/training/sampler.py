@@ -8,11 +8,13 @@ the work, never what the step is made of.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
+
+from coop3d.evaluation import BUCKETS, distance_bucket
 
 Request = tuple[int, int]  # (pass over the dataset, index)
 
@@ -25,6 +27,39 @@ class SizedByViews(Protocol):
     def num_views_of(self, epoch: int, index: int) -> int:
         """Number of views of that request, without loading it."""
         ...
+
+
+class DistanceWeights:
+    """How often per pass samples are drawn, by the distance to their farthest vehicle.
+
+    Args:
+        weights: bucket of `coop3d.evaluation.BUCKETS` to a number >= 0; buckets not named have 1. A weight of 2.5 draws
+            a sample two or three times, 0 never.
+
+    Raises:
+        ValueError: an unknown bucket, or a negative weight.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        for name, weight in weights.items():
+            if name not in BUCKETS or not 0 <= weight < np.inf:
+                raise ValueError(
+                    f"train_params.distance_weights.{name} is {weight}; expected buckets among {', '.join(BUCKETS)}, "
+                    "and numbers >= 0"
+                )
+        self.weights = dict(weights)
+
+    def copies(self, dataset: SizedByViews, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        """[len(dataset)] how often each sample comes in this pass: its weight, rounded up or down at random."""
+        distance_of = getattr(dataset, "distance_of", None)
+        if distance_of is None:
+            raise ValueError(
+                f"train_params.distance_weights needs a dataset that knows distances (distance_of), but the training "
+                f"dataset is a {type(dataset).__name__}"
+            )
+        names = (distance_bucket(distance_of(epoch, index)) for index in range(len(dataset)))
+        weight = np.array([self.weights.get(name, 1.0) for name in names])
+        return np.floor(weight + rng.random(len(weight))).astype(int)
 
 
 @dataclass(frozen=True)
@@ -83,12 +118,21 @@ class GlobalBatchSampler:
         seed: with the pass number, decides the order.
         pad_last: False drops what is left of each view count when a pass ends (other samples are left over in
             the next pass); True repeats samples of that view count to fill the batch.
+        distance_weights: None or empty: every sample once per pass.
     """
 
-    def __init__(self, dataset: SizedByViews, global_batch: int, seed: int, pad_last: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: SizedByViews,
+        global_batch: int,
+        seed: int,
+        pad_last: bool = False,
+        distance_weights: Mapping[str, float] | None = None,
+    ) -> None:
         if len(dataset) == 0:
             raise ValueError("The training split holds no samples; check the dataset roots and filters.")
         self.dataset, self.global_batch, self.seed, self.pad_last = dataset, global_batch, seed, pad_last
+        self._weights = DistanceWeights(distance_weights) if distance_weights else None
         self._plans: dict[int, list[list[Request]]] = {}
 
     def plan(self, epoch: int) -> list[list[Request]]:
@@ -101,7 +145,10 @@ class GlobalBatchSampler:
     def _make_plan(self, epoch: int) -> list[list[Request]]:
         rng = np.random.default_rng((self.seed, epoch))
         by_views: dict[int, list[Request]] = defaultdict(list)
-        for index in rng.permutation(len(self.dataset)).tolist():
+        indices = np.arange(len(self.dataset))
+        if self._weights is not None:
+            indices = np.repeat(indices, self._weights.copies(self.dataset, epoch, rng))
+        for index in rng.permutation(indices).tolist():
             by_views[self.dataset.num_views_of(epoch, index)].append((epoch, index))
         batches = [b for views in sorted(by_views) for b in self._cut(by_views[views])]
         if not batches:

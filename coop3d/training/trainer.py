@@ -94,7 +94,9 @@ class Trainer:
         self.task, self.params, self.loader, self.processes = task, params, loader, processes
         self.run_dir, self.config = run_dir, config
         self.split = BatchSplit.plan(params.global_batch, processes.world_size, params.max_micro_batch)
-        self.sampler = GlobalBatchSampler(task.train, params.global_batch, params.seed, params.pad_last)
+        self.sampler = GlobalBatchSampler(
+            task.train, params.global_batch, params.seed, params.pad_last, params.distance_weights
+        )
         self.validation = Validation(
             task.validation, params.validation_samples, params.validation_batch, loader, processes
         )

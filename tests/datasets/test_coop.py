@@ -220,3 +220,10 @@ def test_impossible_sampling_is_refused(options, message):
 def test_augmentation_values_are_checked():
     with pytest.raises(ValueError, match=r"augmentation contrast is 1\.5"):
         Augmentation(contrast=1.5)
+
+
+def test_distance_of_a_sample_is_that_of_its_farthest_vehicle(roots):
+    ds = dataset(roots, vehicles=2)
+    T_ref_view = ds[0].batch.targets.T_ref_view
+    assert ds.distance_of(0, 0) == pytest.approx(float(T_ref_view[0, 1, :3, 3].norm()), rel=1e-5)
+    assert dataset(roots, vehicles=1).distance_of(0, 0) == 0.0

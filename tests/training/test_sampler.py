@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,3 +116,52 @@ def test_view_counts_that_are_never_drawn_are_reported():
 def test_fixed_batches_are_the_same_samples_whatever_the_batch(batch):
     batches = fixed_batches(Sizes([2, 3, 2, 2, 4] * 5), limit=7, batch=batch)
     assert sorted(i for b in batches for _, i in b) == [0, 3, 7, 10, 14, 17, 21]
+
+
+class AtDistances:
+    """Sample k has its farthest vehicle ``metres[k]`` away."""
+
+    def __init__(self, metres):
+        self.metres = metres
+
+    def __len__(self):
+        return len(self.metres)
+
+    def num_views_of(self, epoch, index):
+        return 2
+
+    def distance_of(self, epoch, index):
+        return self.metres[index]
+
+
+def drawn(sampler, epoch):
+    return np.bincount(
+        [index for batch in sampler.plan(epoch) for _, index in batch], minlength=len(sampler.dataset)
+    )
+
+
+def test_distance_weights_draw_buckets_more_or_less_often():
+    dataset = AtDistances([5.0] * 40 + [20.0] * 40 + [45.0] * 40)
+    sampler = GlobalBatchSampler(dataset, 4, 0, True, {"0-15m": 0.0, "30-60m": 2.5})
+    passes = sum(drawn(sampler, epoch) for epoch in range(20)) / 20
+    assert passes[:40].max() == 0
+    assert passes[40:80].mean() == pytest.approx(1.0, abs=0.02)
+    assert passes[80:].mean() == pytest.approx(2.5, abs=0.1)
+    assert sampler.plan(3) == GlobalBatchSampler(dataset, 4, 0, True, {"0-15m": 0.0, "30-60m": 2.5}).plan(3)
+
+
+def test_no_weights_draw_every_sample_once():
+    dataset = AtDistances([5.0, 20.0, 45.0, 200.0])
+    assert drawn(GlobalBatchSampler(dataset, 2, 0, distance_weights={}), 0).tolist() == [1, 1, 1, 1]
+    assert GlobalBatchSampler(dataset, 2, 0, distance_weights={}).plan(0) == GlobalBatchSampler(
+        dataset, 2, 0
+    ).plan(0)
+
+
+def test_wrong_distance_weights_are_named():
+    with pytest.raises(
+        ValueError, match=r"distance_weights.15-20m is 1.0; expected buckets among 0-15m, 15-30m"
+    ):
+        GlobalBatchSampler(AtDistances([1.0]), 1, 0, distance_weights={"15-20m": 1.0})
+    with pytest.raises(ValueError, match="knows distances"):
+        GlobalBatchSampler(range(3), 1, 0, distance_weights={"0-15m": 2.0}).plan(0)  # type: ignore[arg-type]
