@@ -8,7 +8,7 @@ the work, never what the step is made of.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
@@ -33,21 +33,19 @@ class DistanceWeights:
     """How often per pass samples are drawn, by the distance to their farthest vehicle.
 
     Args:
-        weights: bucket of `coop3d.evaluation.BUCKETS` to a number >= 0; buckets not named have 1. A weight of 2.5 draws
-            a sample two or three times, 0 never.
+        weights: one number >= 0 for each of `coop3d.evaluation.BUCKETS`. 2.5 draws a sample two or three times, 0 never.
 
     Raises:
-        ValueError: an unknown bucket, or a negative weight.
+        ValueError: another number of weights, or a negative one.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        for name, weight in weights.items():
-            if name not in BUCKETS or not 0 <= weight < np.inf:
-                raise ValueError(
-                    f"train_params.distance_weights.{name} is {weight}; expected buckets among {', '.join(BUCKETS)}, "
-                    "and numbers >= 0"
-                )
-        self.weights = dict(weights)
+    def __init__(self, weights: Sequence[float]) -> None:
+        if len(weights) != len(BUCKETS) or not all(0 <= weight < np.inf for weight in weights):
+            raise ValueError(
+                f"train_params.distance_weights is {list(weights)}; expected {len(BUCKETS)} numbers >= 0, for "
+                f"{', '.join(BUCKETS)}"
+            )
+        self.weights = dict(zip(BUCKETS, weights, strict=True))
 
     def copies(self, dataset: SizedByViews, epoch: int, rng: np.random.Generator) -> np.ndarray:
         """[len(dataset)] how often each sample comes in this pass: its weight, rounded up or down at random."""
@@ -58,7 +56,7 @@ class DistanceWeights:
                 f"dataset is a {type(dataset).__name__}"
             )
         names = (distance_bucket(distance_of(epoch, index)) for index in range(len(dataset)))
-        weight = np.array([self.weights.get(name, 1.0) for name in names])
+        weight = np.array([self.weights[name] for name in names])
         return np.floor(weight + rng.random(len(weight))).astype(int)
 
 
@@ -118,7 +116,7 @@ class GlobalBatchSampler:
         seed: with the pass number, decides the order.
         pad_last: False drops what is left of each view count when a pass ends (other samples are left over in
             the next pass); True repeats samples of that view count to fill the batch.
-        distance_weights: None or empty: every sample once per pass.
+        distance_weights: see `DistanceWeights`; empty: every sample once per pass.
     """
 
     def __init__(
@@ -127,7 +125,7 @@ class GlobalBatchSampler:
         global_batch: int,
         seed: int,
         pad_last: bool = False,
-        distance_weights: Mapping[str, float] | None = None,
+        distance_weights: Sequence[float] = (),
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("The training split holds no samples; check the dataset roots and filters.")
