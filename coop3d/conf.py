@@ -97,9 +97,9 @@ class TrainParamsConf:
     explode_factor: float = 100.0  # stop where a loss exceeds so many times its moving average
     precision: Precision = Precision.auto  # auto: bf16 on a GPU that has it, else fp32
     tf32: bool = True
-    distance_weights: dict[str, float] = field(
-        default_factory=dict
-    )  # draws per pass by bucket, e.g. {30-60m: 2}
+    distance_weights: list[float] = field(
+        default_factory=list
+    )  # draws per pass by evaluation's distance buckets
     pad_last: bool = False  # fill the last batch of each view count instead of dropping it
     on_bad_sample: BadSamplePolicy = BadSamplePolicy.skip
     max_bad_samples: int = 20

@@ -33,7 +33,7 @@ class DistanceWeights:
     """How often per pass samples are drawn, by the distance to their farthest vehicle.
 
     Args:
-        weights: one number >= 0 for each of `coop3d.evaluation.BUCKETS`. 2.5 draws a sample two or three times, 0 never.
+        weights: one number >= 0 for each of `coop3d.evaluation.BUCKETS`; 2.5 draws a sample two or three times.
 
     Raises:
         ValueError: another number of weights, or a negative one.

@@ -142,26 +142,26 @@ def drawn(sampler, epoch):
 
 def test_distance_weights_draw_buckets_more_or_less_often():
     dataset = AtDistances([5.0] * 40 + [20.0] * 40 + [45.0] * 40)
-    sampler = GlobalBatchSampler(dataset, 4, 0, True, {"0-15m": 0.0, "30-60m": 2.5})
+    sampler = GlobalBatchSampler(dataset, 4, 0, True, [0.0, 1.0, 2.5, 1.0, 1.0])
     passes = sum(drawn(sampler, epoch) for epoch in range(20)) / 20
     assert passes[:40].max() == 0
     assert passes[40:80].mean() == pytest.approx(1.0, abs=0.02)
     assert passes[80:].mean() == pytest.approx(2.5, abs=0.1)
-    assert sampler.plan(3) == GlobalBatchSampler(dataset, 4, 0, True, {"0-15m": 0.0, "30-60m": 2.5}).plan(3)
+    assert sampler.plan(3) == GlobalBatchSampler(dataset, 4, 0, True, [0.0, 1.0, 2.5, 1.0, 1.0]).plan(3)
 
 
 def test_no_weights_draw_every_sample_once():
     dataset = AtDistances([5.0, 20.0, 45.0, 200.0])
-    assert drawn(GlobalBatchSampler(dataset, 2, 0, distance_weights={}), 0).tolist() == [1, 1, 1, 1]
-    assert GlobalBatchSampler(dataset, 2, 0, distance_weights={}).plan(0) == GlobalBatchSampler(
+    assert drawn(GlobalBatchSampler(dataset, 2, 0, distance_weights=[]), 0).tolist() == [1, 1, 1, 1]
+    assert GlobalBatchSampler(dataset, 2, 0, distance_weights=[]).plan(0) == GlobalBatchSampler(
         dataset, 2, 0
     ).plan(0)
 
 
 def test_wrong_distance_weights_are_named():
     with pytest.raises(
-        ValueError, match=r"distance_weights.15-20m is 1.0; expected buckets among 0-15m, 15-30m"
+        ValueError, match=r"distance_weights is \[1.0\]; expected 5 numbers >= 0, for 0-15m, 15-30m"
     ):
-        GlobalBatchSampler(AtDistances([1.0]), 1, 0, distance_weights={"15-20m": 1.0})
+        GlobalBatchSampler(AtDistances([1.0]), 1, 0, distance_weights=[1.0])
     with pytest.raises(ValueError, match="knows distances"):
-        GlobalBatchSampler(range(3), 1, 0, distance_weights={"0-15m": 2.0}).plan(0)  # type: ignore[arg-type]
+        GlobalBatchSampler(range(3), 1, 0, distance_weights=[2.0, 1, 1, 1, 1]).plan(0)  # type: ignore[arg-type]
