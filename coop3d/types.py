@@ -191,6 +191,20 @@ class CoopBatch(_TensorRecord):
     targets: ViewTargets
     keys: tuple[tuple[SampleKey, ...], ...]  # B x V
 
+    def reference_only(self) -> CoopBatch:
+        """The same samples with the reference vehicle's views alone: what one vehicle could know by itself."""
+        alone = int((self.targets.vehicle == self.targets.vehicle[0]).sum())
+
+        def cut(record: T) -> T:
+            values = {f.name: getattr(record, f.name) for f in fields(record)}  # type: ignore[arg-type]
+            per_view = {k: v[:, :alone] for k, v in values.items() if isinstance(v, Tensor) and v.ndim > 1}
+            return replace(record, **per_view)  # type: ignore[type-var]
+
+        targets = replace(cut(self.targets), vehicle=self.targets.vehicle[:alone])
+        return replace(
+            self, inputs=cut(self.inputs), targets=targets, keys=tuple(k[:alone] for k in self.keys)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class FactoredPrediction(_TensorRecord):

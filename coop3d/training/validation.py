@@ -40,7 +40,9 @@ class LoaderOptions:
 class ValidationResult:
     """Means over the fixed samples."""
 
-    metrics: dict[str, float]  # loss terms under their names ("loss" is the total), metrics under theirs
+    # loss terms under their names ("loss" is the total), metrics under theirs; "single/..." are those of the
+    # reference vehicle given its own views only, beside what cooperation makes of the same frames
+    metrics: dict[str, float]
     bad: list[BadRecord]
     samples: int
     picture: RGB | None = None  # of the first sample: photographs, range, mask, error; on process 0
@@ -79,7 +81,7 @@ class Validation:
 
     @torch.no_grad()
     def _run(self, model: nn.Module, objective: Objective) -> ValidationResult:
-        evaluator, sums, bad = Evaluator(), Sums(), list[BadRecord]()
+        evaluator, single, sums, bad = Evaluator(), Evaluator(), Sums(), list[BadRecord]()
         picture: RGB | None = None
         for collated in self._collated():
             mine = None if collated is None else collated.batch
@@ -91,13 +93,19 @@ class Validation:
             batch = batch.to(self.processes.device, non_blocking=True)
             prediction = objective.predict(model, batch)
             output = objective.loss(prediction, batch)
+            alone = batch.reference_only()
+            cooperative = alone.inputs.shape != batch.inputs.shape
+            if cooperative or self.processes.sharded:  # sharded processes must pass equally often
+                prediction_alone = objective.predict(model, alone)
             if mine is None:
                 continue
+            if cooperative:
+                single.update(prediction_alone, alone.targets, alone.keys)
             sums.add(read_scalars(output), len(batch.keys))
             evaluator.update(prediction, batch.targets, batch.keys)
             if picture is None and self.processes.is_main:
                 picture = prediction_figure(batch.inputs, batch.targets, prediction, batch.keys)
-        return replace(self._merge(evaluator, sums, bad), picture=picture)
+        return replace(self._merge(evaluator, single, sums, bad), picture=picture)
 
     def _collated(self) -> Iterator[Collated | None]:
         """This process's batches; where layers are sharded, as many Nones as others have more."""
@@ -118,17 +126,22 @@ class Validation:
         if processes.sharded:
             yield from [None] * (self.rounds - len(self.batches))
 
-    def _merge(self, evaluator: Evaluator, sums: Sums, bad: list[BadRecord]) -> ValidationResult:
-        merged = Evaluator()
-        parts = self.processes.gather((evaluator.rows, bad))
-        for rows, _ in parts:
-            merged.extend(rows)
+    def _merge(
+        self, evaluator: Evaluator, single: Evaluator, sums: Sums, bad: list[BadRecord]
+    ) -> ValidationResult:
+        parts = self.processes.gather((evaluator.rows, single.rows, bad))
         losses = sums.mean(self.processes)
         metrics = {"loss" if k == "total" else f"loss/{k}": v for k, v in losses.items()}
-        if merged.rows:
-            metrics |= {k: v for k, v in merged.summary().items() if not math.isnan(v)}
+        for prefix, rows in (("", [p[0] for p in parts]), ("single/", [p[1] for p in parts])):
+            merged = Evaluator()
+            for part in rows:
+                merged.extend(part)
+            known = {k: v for k, v in merged.summary().items() if not math.isnan(v)} if merged.rows else {}
+            if prefix:  # one vehicle has no pose to find
+                known = {k: v for k, v in known.items() if not k.startswith("pose")}
+            metrics |= {prefix + k: v for k, v in known.items()}
         samples = int(self.processes.sum([sums.samples])[0])
-        return ValidationResult(metrics=metrics, bad=[b for _, part in parts for b in part], samples=samples)
+        return ValidationResult(metrics=metrics, bad=[b for *_, part in parts for b in part], samples=samples)
 
 
 def improves(score: float, best: float | None, mode: MetricMode) -> bool:
