@@ -106,6 +106,7 @@ class TrainParamsConf:
     log_every_steps: int = 10
     wandb_project: str | None = None  # also send scalars and pictures there; needs pip install wandb
     checkpoint_every_steps: int = 500
+    epoch_checkpoints: int = 2  # keep checkpoint-<epoch>.pth of this many epochs
     validation_samples: int = 64
     validation_batch: int = 1
     best_metric: str = "loss"
@@ -118,7 +119,15 @@ class TrainParamsConf:
         )  # fmt: skip
         for name in at_least_one:
             _check_range(name, getattr(self, name), 1)
-        for name in ("warmup_steps", "weight_decay", "max_bad_samples", "encoder_lr_factor", "seed", "lr"):
+        for name in (
+            "epoch_checkpoints",
+            "warmup_steps",
+            "weight_decay",
+            "max_bad_samples",
+            "encoder_lr_factor",
+            "seed",
+            "lr",
+        ):
             _check_range(name, getattr(self, name), 0)
         _check_range("explode_factor", self.explode_factor, 1)
         if self.clip_norm <= 0:

@@ -108,6 +108,17 @@ class CheckpointStore:
             self._link(last, self.run_dir / BEST)
         _fsync_directory(self.run_dir)
 
+    def keep_epoch(self, epoch: int, keep: int) -> None:
+        """Name the last checkpoint after its epoch, and delete all but the newest ``keep`` such; 0 keeps none."""
+        if keep:
+            self._link(self.run_dir / LAST, self.run_dir / f"checkpoint-{epoch}.pth")
+        named = [
+            p for p in self.run_dir.glob("checkpoint-*.pth") if p.stem.removeprefix("checkpoint-").isdigit()
+        ]
+        by_age = sorted(named, key=lambda p: int(p.stem.removeprefix("checkpoint-")))
+        for old in by_age[: len(by_age) - keep]:
+            old.unlink()
+
     def latest(self) -> Path | None:
         """The newest whole checkpoint, or None in a fresh directory.
 

@@ -255,6 +255,8 @@ class Trainer:
         )  # fmt: skip
         self.validated_step = self.step
         self._save(best=better)
+        if self.processes.is_main:
+            self.store.keep_epoch(epoch, self.params.epoch_checkpoints)
 
     def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self.average is None else self.average.applied()

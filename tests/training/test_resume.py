@@ -148,6 +148,14 @@ def test_finished_run_says_so(undisturbed, caplog):
     assert (undisturbed / "log.jsonl").read_bytes() == before
 
 
+def test_checkpoints_of_the_newest_epochs_are_kept(tmp_path):
+    make_trainer(tmp_path, epochs=4, epoch_checkpoints=2).fit()
+    numbered = sorted(p.name for p in tmp_path.glob("checkpoint-[0-9]*.pth"))
+    assert numbered == ["checkpoint-3.pth", "checkpoint-4.pth"]
+    steps = [load_checkpoint(tmp_path / name)["step"] for name in numbered]
+    assert steps[1] == load_checkpoint(tmp_path / LAST)["step"] > steps[0]
+
+
 def test_best_is_the_lowest_validation_loss(undisturbed):
     best = min(records(undisturbed, "val"), key=lambda r: r["loss"])
     assert load_checkpoint(undisturbed / BEST)["step"] == best["step"]
