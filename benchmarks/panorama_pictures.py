@@ -86,13 +86,13 @@ def kinds(seed: int) -> np.ndarray:
     return grid(rows, columns=1)
 
 
-def real(folder: Path) -> np.ndarray:
+def real(folder: Path, frames: int) -> np.ndarray:
     """Photographs on the nominal rig: as they are, with matched exposure, and on assumed ground."""
     paths = sorted(folder.glob("*_camera0.png"))
     if not paths:
         raise SystemExit(f"{folder}: no *_camera0.png; expected photographs of cameras 0 to 3")
     rows = []
-    for path in paths:
+    for path in paths[:frames]:
         views = []
         for k in range(4):
             T_lidar_camera = np.linalg.inv(sensors.T_vehicle_lidar()) @ sensors.T_vehicle_camera(k)
@@ -118,9 +118,10 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--photographs", type=Path, help="folder of OPV2V photographs")
+    parser.add_argument("--frames", type=int, default=3, help="of the photographs (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    figure = kinds(args.seed) if args.photographs is None else real(args.photographs)
+    figure = kinds(args.seed) if args.photographs is None else real(args.photographs, args.frames)
     small = cv2.resize(figure, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(small).quantize(256).save(args.output, optimize=True)

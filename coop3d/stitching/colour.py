@@ -10,9 +10,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from coop3d.stitching.scratch import scratch
-from coop3d.stitching.table import NO_CAMERA, RigTable
+from coop3d.stitching.table import BAND_ROWS, NO_CAMERA, RigTable
 
-BAND_ROWS = 12  # virtual rows per piece of work, so that the sub-samples stay in the processor's cache
 DARKEST, BRIGHTEST = 8, 247  # grey levels beyond which a pixel says nothing about exposure
 LARGEST_GAIN = 2.0
 
@@ -36,14 +35,15 @@ def sample_colour(images: Sequence[NDArray[np.uint8]], table: RigTable) -> NDArr
     H, W = table.source.shape
     S = table.supersample
     xy, fraction = table.atlas_maps
-    rgb = np.empty((H, W, 3), np.uint8)
+    rgb = np.zeros((H, W, 3), np.uint8)
     fine = scratch("fine band", (BAND_ROWS * S, W * S, 3), np.uint8)
-    for top in range(0, H, BAND_ROWS):
-        bottom = min(top + BAND_ROWS, H)
-        rows = slice(top * S, bottom * S)
-        band = fine[: (bottom - top) * S]
-        cv2.remap(atlas, xy[rows], fraction[rows], cv2.INTER_LINEAR, dst=band)
-        cv2.resize(band, (W, bottom - top), dst=rgb[top:bottom], interpolation=cv2.INTER_AREA)
+    for rows, spans in table.bands:
+        for columns in spans:
+            height, width = rows.stop - rows.start, columns.stop - columns.start
+            part = slice(rows.start * S, rows.stop * S), slice(columns.start * S, columns.stop * S)
+            band = fine[: height * S, : width * S]
+            cv2.remap(atlas, xy[part], fraction[part], cv2.INTER_LINEAR, dst=band)
+            cv2.resize(band, (width, height), dst=rgb[rows, columns], interpolation=cv2.INTER_AREA)
     return rgb
 
 

@@ -15,6 +15,7 @@ from coop3d.geometry.cameras import Camera, PinholeCamera, pixel_centres
 from coop3d.geometry.transforms import invert_rigid
 
 NO_CAMERA = 255
+BAND_ROWS = 12  # virtual rows per piece of work, so that the sub-samples stay in the processor's cache
 PAD = 2  # pixels around every depth image, so that looking at neighbours needs no test for the border
 
 
@@ -84,6 +85,17 @@ class RigTable:
     def rays(self) -> NDArray[np.float32]:
         """[H, W, 3] unit rays of the virtual camera."""
         return self.virtual.rays().astype(np.float32)
+
+    @cached_property
+    def bands(self) -> tuple[tuple[slice, tuple[slice, ...]], ...]:
+        """Rows in groups of `BAND_ROWS`, each with the spans of columns that have any covered pixel there."""
+        found = []
+        for top in range(0, self.source.shape[0], BAND_ROWS):
+            rows = slice(top, min(top + BAND_ROWS, self.source.shape[0]))
+            seen = np.concatenate([[False], self.covered[rows].any(axis=0), [False]])
+            starts, ends = np.flatnonzero(~seen[:-1] & seen[1:]), np.flatnonzero(seen[:-1] & ~seen[1:])
+            found.append((rows, tuple(slice(int(a), int(b)) for a, b in zip(starts, ends, strict=True))))
+        return tuple(found)
 
     @cached_property
     def depth_lookups(self) -> tuple[DepthLookup, ...]:
