@@ -28,6 +28,7 @@ from typing import Any
 import cv2
 import h5py
 import numpy as np
+from measure import median_ms
 
 from coop3d.datasets import CachedPanoramas, StitchedPanoramas
 from coop3d.datasets.cache import CacheBuilder
@@ -140,17 +141,6 @@ def read_rates(make: Callable[[], Any], workers: int, seconds: float, repeats: i
             sum(pool.map(load_for, [make] * workers, [seconds] * workers, range(workers)))
             for _ in range(repeats)
         ]
-
-
-def median_ms(task: Callable[[], Any], repeats: int = 9) -> float:
-    """Median time after one warm-up."""
-    times = []
-    for i in range(repeats + 1):
-        start = time.perf_counter()
-        task()
-        if i:
-            times.append(1e3 * (time.perf_counter() - start))
-    return round(statistics.median(times), 2)
 
 
 def compressions(panorama: Panorama, folder: Path) -> Iterator[dict[str, Any]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import resident_bytes
 
 from coop3d.evaluation.report import write_atomically
 from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
@@ -67,17 +68,11 @@ def objective(p: FactoredPrediction) -> torch.Tensor:
     return sum((t.transpose(0, 1).flatten(1).mean(1).sum() for t in terms), torch.zeros(()))
 
 
-def resident_gb() -> float:
-    """Memory of this process now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e9
-
-
 def measure(mode: str, repeats: int) -> dict[str, Any]:
     """Median times and peak memory of one mode, in a process of its own."""
     torch.set_num_threads(THREADS)
     model = middle_size(checkpointing=mode == "train_checkpointed").train(mode != "inference")
-    built = resident_gb()
+    built = resident_bytes() / 1e9
     inputs = ViewInputs(image=torch.rand(1, VIEWS, 3, H, W, generator=torch.Generator().manual_seed(1)))
     forward, total = [], []
     for step in range(repeats + 1):

@@ -12,17 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from measure import median_ms, resident_bytes
 
 from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
 from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
@@ -42,17 +39,6 @@ def load_frames() -> tuple[RigFrame, RigFrame]:
         index = OPV2VIndex(root / "images", "train", root / "depth")
         entry = index.frames[0]
         return load_rig_frame(entry, "dense"), load_rig_frame(entry, "fused", index.partners_of(entry))
-
-
-def median_ms(task: Callable[[], object], repeats: int) -> float:
-    """Median of ``repeats`` runs after three warm-ups."""
-    times = []
-    for i in range(repeats + 3):
-        start = time.perf_counter()
-        task()
-        if i >= 3:
-            times.append(1e3 * (time.perf_counter() - start))
-    return round(statistics.median(times), 2)
 
 
 def on_one_thread(dense: RigFrame, lidar: RigFrame, repeats: int) -> dict[str, float]:
@@ -101,16 +87,10 @@ def in_torch(dense: RigFrame, device: str, batch: int, repeats: int) -> dict[str
     return {f"torch on {device}, batch {batch}, per panorama": round(median_ms(task, repeats) / batch, 3)}
 
 
-def resident_mb() -> float:
-    """Memory of this process now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
 def memory(dense: RigFrame, lidar: RigFrame) -> dict[str, float]:
     """Megabytes that stitching adds to a process: with one rig, after 30 frames of it, after 24 different rigs."""
     stitcher = PanoramaStitcher(EquirectangularCamera(1008, 252))
-    before, found = resident_mb(), {}
+    before, found = resident_bytes(), {}
     for step in range(54):
         T = np.eye(4)
         T[0, 3] = 0.01 * max(step - 29, 0)
@@ -118,7 +98,7 @@ def memory(dense: RigFrame, lidar: RigFrame) -> dict[str, float]:
             stitcher(replace(frame, views=tuple(replace(v, T_rig_cam=T @ v.T_rig_cam) for v in frame.views)))
         if step in (0, 29, 53):
             name = {0: "one rig", 29: "30 frames of one rig", 53: "24 more rigs (16 tables are kept)"}[step]
-            found[name] = round(resident_mb() - before)
+            found[name] = round((resident_bytes() - before) / 1e6)
     return found
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from coop3d.geometry.cameras import PinholeCamera
 from coop3d.geometry.transforms import transform_points
 from coop3d.stitching.depth import EDGE, SKY, padded_inverse, sample_dense, sample_inverse
-from coop3d.stitching.table import NO_CAMERA, PAD, RigTable
+from coop3d.stitching.table import NO_CAMERA, RigTable, padded_lookup
 from coop3d.types import CameraView
 
 STEPS = 5  # of the secant method
@@ -136,13 +136,8 @@ def _refine(
     def relative_error(t: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         points = origin + t[:, None] * rays_cam
         uv, inside = camera.project(points)
-        safe = np.where(inside[:, None], uv, 0.5)
-        pixel = safe.astype(np.int64)
-        dx, dy = (safe - pixel - 0.5).T.astype(np.float32)
-        place = ((pixel[:, 1] + PAD) * inverse.shape[1] + pixel[:, 0] + PAD).astype(np.int32)
-        w = sample_inverse(
-            inverse.ravel(), inverse.shape[1], place, np.ascontiguousarray(dx), np.ascontiguousarray(dy)
-        )
+        lookup = padded_lookup(np.where(inside[:, None], uv, 0.5), camera.width)
+        w = sample_inverse(inverse.ravel(), inverse.shape[1], *lookup)
         return np.where(inside, points[:, 2] * w - 1.0, np.nan), uv
 
     last = guess * 1.002

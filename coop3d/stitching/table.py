@@ -35,6 +35,9 @@ class DepthLookup:
         return self.pixel, self.nearest, self.dx, self.dy, self.range_per_z
 
 
+AtlasMaps = tuple[NDArray[np.int16], NDArray[np.uint16]]  # cv2 maps of n samples, [n, H, W, 2] and [n, H, W]
+
+
 @dataclass(frozen=True)
 class RigTable:
     """Fixed look-up from the pixels of a virtual camera to the photographs of one rig.
@@ -49,8 +52,8 @@ class RigTable:
     source: NDArray[np.uint8]  # [H, W] camera of each pixel, 255 = none
     uv: NDArray[np.float32]  # [H, W, 2] continuous coordinates in that photograph; NaN where none
     range_per_z: NDArray[np.float32]  # [H, W] range along the ray per metre of z-depth in that photograph
-    supersample: int  # S: colour is averaged over S x S samples per pixel
-    atlas_maps: tuple[NDArray, NDArray]  # cv2 fixed-point maps [S H, S W] into the atlas
+    supersample: int  # S: colour is averaged over every second cell of an S x S grid in each pixel
+    atlas_maps: AtlasMaps
 
     @property
     def covered(self) -> NDArray[np.bool_]:
@@ -104,15 +107,12 @@ class RigTable:
 
     def _depth_lookup(self, k: int) -> DepthLookup:
         pixel = np.flatnonzero(self.source == k)
-        uv = self.uv.reshape(-1, 2)[pixel]
-        column, row = uv.astype(np.int64).T
-        dx, dy = (uv - np.stack([column, row], axis=-1) - 0.5).T.astype(np.float32)
-        nearest = (row + PAD) * (self.cameras[k].width + 2 * PAD) + column + PAD
+        nearest, dx, dy = padded_lookup(self.uv.reshape(-1, 2)[pixel], self.cameras[k].width)
         return DepthLookup(
             pixel=pixel.astype(np.int32),
-            nearest=nearest.astype(np.int32),
-            dx=np.ascontiguousarray(dx),
-            dy=np.ascontiguousarray(dy),
+            nearest=nearest,
+            dx=dx,
+            dy=dy,
             range_per_z=self.range_per_z.ravel()[pixel],
         )
 
@@ -132,6 +132,16 @@ class RigTable:
         flat = row * W + column
         mine = inside.ravel() & (self.source.ravel()[flat] == k)
         return np.where(mine, flat, -1).reshape(inside.shape)
+
+
+def padded_lookup(
+    uv: NDArray[np.floating], width: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    """`DepthLookup`'s (nearest, dx, dy) of N samples [N, 2] inside an image of this width."""
+    pixel = uv.astype(np.int64)
+    dx, dy = (uv - pixel - 0.5).T.astype(np.float32)
+    nearest = (pixel[:, 1] + PAD) * (width + 2 * PAD) + pixel[:, 0] + PAD
+    return nearest.astype(np.int32), np.ascontiguousarray(dx), np.ascontiguousarray(dy)
 
 
 Proxy = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # [..., 3] unit rays to [...] metres
@@ -163,8 +173,8 @@ def build_table(
         virtual: panorama (or pinhole) camera to fill.
         cameras: K physical cameras.
         T_virtual_cam: K rigid [4, 4].
-        supersample: samples per pixel and axis for colour; None: enough for the photograph's own density at
-            the image centre (1 to 4), so that dense photographs do not alias.
+        supersample: S; colour is sampled at every second cell (as on a chessboard) of an S x S grid in each pixel.
+            None: the photograph's own density at the image centre (1 to 4), so that dense photographs do not alias.
         proxy: assumed distance from the virtual centre along each ray; pixels then look at that point instead of
             in the ray's direction (an approximation wherever the world is elsewhere). None: infinitely far.
     """
@@ -213,23 +223,30 @@ def _atlas_maps(
     source: NDArray[np.uint8],
     S: int,
     proxy: Proxy | None,
-) -> tuple[NDArray, NDArray]:
-    """cv2 maps of the S x S sub-samples of every pixel; all of them look through the pixel's own camera."""
-    uv_fine = pixel_centres(virtual.width * S, virtual.height * S) / S
-    rays = virtual.directions(uv_fine)
-    source_fine = source.repeat(S, axis=0).repeat(S, axis=1)
-    # Black rows close the atlas: looking there is faster than looking outside.
-    x = np.zeros(source_fine.shape, np.float32)
-    y = np.full(source_fine.shape, sum(c.height for c in cameras), np.float32)
-    first_row = 0  # of the photograph in the atlas
-    for k, (camera, T) in enumerate(zip(cameras, T_virtual_cam, strict=True)):
-        mine = source_fine == k
-        u, v = _look(rays[mine], camera, T, proxy)[0].T
-        # cv2 counts from the centre of the first pixel; sub-samples of border pixels stay in their photograph
-        x[mine] = np.clip(u - 0.5, 0, camera.width - 1)
-        y[mine] = np.clip(v - 0.5, 0, camera.height - 1) + first_row
-        first_row += camera.height
-    return cv2.convertMaps(x, y, cv2.CV_16SC2)
+) -> AtlasMaps:
+    """cv2 maps of the n sub-samples of every pixel; all of them look through the pixel's own camera.
+
+    Every second cell of a grid is half the work of all its cells and, on real photographs, still 45 dB and more
+    from the average over a much finer grid.
+    """
+    corners = pixel_centres(virtual.width, virtual.height) - 0.5
+    cells = [(i, j) for i in range(S) for j in range(S) if (i + j) % 2 == 0]
+    maps = []
+    for i, j in cells:
+        rays = virtual.directions(corners + np.array([j + 0.5, i + 0.5]) / S)
+        # Black rows close the atlas: looking there is faster than looking outside.
+        x = np.zeros(source.shape, np.float32)
+        y = np.full(source.shape, sum(c.height for c in cameras), np.float32)
+        first_row = 0  # of the photograph in the atlas
+        for k, (camera, T) in enumerate(zip(cameras, T_virtual_cam, strict=True)):
+            mine = source == k
+            u, v = _look(rays[mine], camera, T, proxy)[0].T
+            # cv2 counts from the centre of the first pixel; sub-samples of border pixels stay in their photograph
+            x[mine] = np.clip(u - 0.5, 0, camera.width - 1)
+            y[mine] = np.clip(v - 0.5, 0, camera.height - 1) + first_row
+            first_row += camera.height
+        maps.append(cv2.convertMaps(x, y, cv2.CV_16SC2))
+    return np.stack([xy for xy, _ in maps]), np.stack([fraction for _, fraction in maps])
 
 
 class TableCache:

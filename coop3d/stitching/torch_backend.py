@@ -38,10 +38,8 @@ class TorchStitcher:
         self.shape = table.source.shape
         self._sizes = [(c.height, c.width) for c in table.cameras]
         self._samples = _colour_samples(table, torch.device(device))
-        looks, starts = (
-            table.depth_lookups,
-            np.cumsum([0, *((h + 2 * PAD) * (w + 2 * PAD) for h, w in self._sizes)]),
-        )
+        looks = table.depth_lookups
+        starts = np.cumsum([0, *((h + 2 * PAD) * (w + 2 * PAD) for h, w in self._sizes)])
         columns = list(zip(*(look.arrays for look in looks), strict=True))
         columns[1] = tuple(nearest + start for nearest, start in zip(columns[1], starts[:-1], strict=True))
         self._pixel, self._nearest, self._dx, self._dy, self._range_per_z = (
@@ -74,9 +72,8 @@ class TorchStitcher:
 
     def _colour(self, images: Tensor) -> Tensor:
         B, (H, W) = images.shape[0], self.shape
-        atlas = torch.nn.functional.pad(images.flatten(1, 2), (0, 0, 0, 0, 0, 2)).flatten(
-            1, 2
-        )  # [B, pixels, 3]
+        atlas = torch.nn.functional.pad(images.flatten(1, 2), (0, 0, 0, 0, 0, 2))
+        atlas = atlas.flatten(1, 2)  # [B, pixels, 3]
         width = images.shape[3]
         total = images.new_zeros((B, H * W, 3), dtype=torch.float32)
         for first, fx, fy in self._samples:
@@ -133,15 +130,10 @@ def _follow(w: Tensor, w0: Tensor, p: Tensor, s: Tensor, t: Tensor) -> tuple[Ten
 def _colour_samples(table: RigTable, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Per sub-sample: flat atlas index [H * W] of the upper left tap and fractions [H * W, 1] to the right and down."""
     xy, packed = table.atlas_maps  # OpenCV's fixed point: 5 bits of fraction per axis
-    width, S = max(c.width for c in table.cameras), table.supersample
-    first = xy[..., 1].astype(np.int64) * width + xy[..., 0]
+    first = xy[..., 1].astype(np.int64) * max(c.width for c in table.cameras) + xy[..., 0]
     fx, fy = (packed & 31) / np.float32(32), (packed >> 5) / np.float32(32)
 
-    def part(a: np.ndarray, i: int, j: int) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(a[i::S, j::S]).reshape(-1)).to(device)
+    def part(a: np.ndarray) -> Tensor:
+        return torch.from_numpy(a.reshape(-1)).to(device)
 
-    return [
-        (part(first, i, j), part(fx, i, j)[:, None], part(fy, i, j)[:, None])
-        for i in range(S)
-        for j in range(S)
-    ]
+    return [(part(first[n]), part(fx[n])[:, None], part(fy[n])[:, None]) for n in range(len(xy))]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from coop3d.conf import CONFIG_DIR, Strategy, has_key
-from coop3d.models import MapAnythingConfig, from_mapping
 from coop3d.training.distributed import Processes
-from coop3d.training.network import MAPANYTHING, preset_of, workload_of
+from coop3d.training.network import network_config, preset_of, workload_of
 
 if TYPE_CHECKING:
     from coop3d.models.memory import MemoryEstimate
@@ -78,7 +77,7 @@ def gpu_need(cfg: DictConfig, me: Processes) -> MemoryNeed | None:
 def _estimate(cfg: DictConfig, me: Processes) -> MemoryEstimate | None:
     from coop3d.models import memory  # imports a good part of torch's compiler: only where it is used
 
-    config, workload = _network_config(cfg), workload_of(cfg, me, memory)
+    config, workload = network_config(cfg), workload_of(cfg, me, memory)
     if config is None or workload is None:
         return None
     return memory.estimate_memory(config, workload, preset_of(cfg))
@@ -140,7 +139,7 @@ def host_need(cfg: DictConfig, me: Processes, processes_here: int) -> MemoryNeed
     pixels = workload.batch * workload.views * workload.height * workload.width
     in_flight = workers * prefetch + 1
     state = {"weights": 0, "optimiser": 0}
-    if (config := _network_config(cfg)) is not None:
+    if (config := network_config(cfg)) is not None:
         state = memory.state_bytes(memory.build_on_meta(config, preset_of(cfg)))
     return MemoryNeed(
         {
@@ -150,11 +149,3 @@ def host_need(cfg: DictConfig, me: Processes, processes_here: int) -> MemoryNeed
             "saving": state["weights"] + state["optimiser"],
         }
     )
-
-
-def _network_config(cfg: DictConfig) -> MapAnythingConfig | None:
-    if cfg.model.get("_target_") != MAPANYTHING:
-        return None
-    values = cast(dict[str, Any], OmegaConf.to_container(cfg.model, resolve=True))
-    del values["_target_"]
-    return from_mapping(MapAnythingConfig, values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -42,6 +42,19 @@ def preset_of(cfg: DictConfig) -> Preset | None:
     return None if cfg.get("preset") is None else build(cfg, "preset")
 
 
+def network_config(cfg: DictConfig) -> MapAnythingConfig | None:
+    """The sizes of a `MapAnything`; None for other models.
+
+    Raises:
+        ValueError: if a value is refused.
+    """
+    if cfg.model.get("_target_") != MAPANYTHING:
+        return None
+    values = cast(dict[str, Any], OmegaConf.to_container(cfg.model, resolve=True))
+    del values["_target_"]
+    return from_mapping(MapAnythingConfig, values)
+
+
 def announce_cost(cfg: DictConfig, me: Processes) -> None:
     """Log trainable parameters by sub-module and estimated memory, before anything is allocated.
 
@@ -51,10 +64,9 @@ def announce_cost(cfg: DictConfig, me: Processes) -> None:
         return
     from coop3d.models import memory  # imports a good part of torch's compiler: only where it is used
 
-    values: dict[str, Any] = OmegaConf.to_container(cfg.model, resolve=True)  # type: ignore[assignment]
-    del values["_target_"]
     try:
-        config, preset = from_mapping(MapAnythingConfig, values), preset_of(cfg)
+        config, preset = network_config(cfg), preset_of(cfg)
+        assert config is not None, "its _target_ was looked at above"
         log.info("%s", parameter_table(memory.build_on_meta(config, preset)))
     except ValueError as error:
         raise ConfigError(f"model, preset: {error}") from error

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter, map_coordinates
 from support.analytic import render_rig, street, true_range, vehicle_pose
 
 from coop3d.geometry import CylindricalCamera, EquirectangularCamera
@@ -98,6 +99,42 @@ def test_colour_matches_a_filtered_rendering_of_the_same_rays():
     mse = ((panorama.rgb[inner] - colour[inner]) ** 2).mean()
     assert inner.mean() > 0.2
     assert 10 * np.log10(255**2 / mse) > 42
+
+
+@pytest.mark.parametrize(
+    ("S", "cells"),  # (column, row) of the samples in each pixel's S x S grid
+    [
+        (1, [(0, 0)]),
+        (2, [(0, 0), (1, 1)]),
+        (3, [(0, 0), (2, 0), (1, 1), (0, 2), (2, 2)]),
+        (4, [(0, 0), (2, 0), (1, 1), (3, 1), (0, 2), (2, 2), (1, 3), (3, 3)]),
+    ],
+)
+def test_colour_is_the_mean_of_bilinear_samples_on_a_chessboard(S, cells):
+    camera = EquirectangularCamera(252, 63)
+    frame = render_rig(street(), vehicle_pose(0, 0, 0), with_depth=False)
+    rng = np.random.default_rng(S)
+    noise = [gaussian_filter(rng.uniform(0, 255, v.image.shape), (4, 4, 0)) for v in frame.views]
+    images = [(255 * (n - n.min()) / np.ptp(n)).astype(np.uint8) for n in noise]
+    views = tuple(replace(v, image=image) for v, image in zip(frame.views, images, strict=True))
+    panorama = PanoramaStitcher(camera, supersample=S)(replace(frame, views=views))
+
+    row, column = np.nonzero(panorama.covered)
+    expected = np.zeros((len(row), 3))
+    inner = np.ones(len(row), bool)
+    for x, y in cells:
+        rays = camera.directions(np.stack([column + (x + 0.5) / S, row + (y + 0.5) / S], axis=-1))
+        for k, view in enumerate(frame.views):
+            uv, inside = view.camera.project(rays @ view.T_rig_cam[:3, :3])
+            mine = panorama.source[row, column] == k
+            inner &= ~mine | (inside & (uv > 1).all(-1) & (uv < np.array([399, 299])).all(-1))
+            for c in range(3):
+                found = map_coordinates(images[k][..., c].astype(float), (uv[:, ::-1] - 0.5).T, order=1)
+                expected[mine, c] += found[mine] / len(cells)
+    assert inner.mean() > 0.9
+    difference = np.abs(panorama.rgb[row, column] - expected)[inner]
+    assert difference.max() < 2  # cv2 rounds positions to 1/32 pixel, each sample and their mean to one level
+    assert difference.mean() < 0.5
 
 
 def test_pretending_that_rays_start_at_the_centre_is_metres_off():

@@ -1,0 +1,28 @@
+"""What the benchmarks measure with."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def median_ms(task: Callable[[], Any], repeats: int = 9, warm_up: int = 3) -> float:
+    """Median time of ``repeats`` runs after ``warm_up`` others, in milliseconds."""
+    for _ in range(warm_up):
+        task()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        task()
+        times.append(1e3 * (time.perf_counter() - start))
+    return round(statistics.median(times), 2)
+
+
+def resident_bytes() -> int:
+    """Memory of this process now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
