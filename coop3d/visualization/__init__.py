@@ -8,10 +8,14 @@ from coop3d.visualization.figures import (
     panorama_figure,
     prediction_figure,
     save_png,
+    save_view_pictures,
 )
+from coop3d.visualization.gallery import write_gallery
+from coop3d.visualization.gather import lidar_cloud, scene_from_prediction
 from coop3d.visualization.panorama_page import write_panorama_html
 from coop3d.visualization.render import Viewpoint, look_at, preset, render_scene
-from coop3d.visualization.scene import PointSet, Scene, SceneView, scene_from_prediction, upright
+from coop3d.visualization.scenario_page import ScenarioFrame, write_scenario_html
+from coop3d.visualization.scene import OrientedBox, PointSet, Scene, SceneView, upright
 from coop3d.visualization.scene_page import write_scene_html
 from coop3d.visualization.selection import add_frame_arguments, select_entries
 from coop3d.visualization.video import panorama_video_frame, write_video
@@ -20,7 +24,9 @@ __all__ = [
     "ERROR_SCALE",
     "RANGE_SCALE",
     "LogScale",
+    "OrientedBox",
     "PointSet",
+    "ScenarioFrame",
     "Scene",
     "SceneView",
     "Viewpoint",
@@ -28,6 +34,7 @@ __all__ = [
     "caption",
     "contact_sheet",
     "grid",
+    "lidar_cloud",
     "look_at",
     "panorama_figure",
     "panorama_video_frame",
@@ -35,10 +42,13 @@ __all__ = [
     "preset",
     "render_scene",
     "save_png",
+    "save_view_pictures",
     "scene_from_prediction",
     "select_entries",
     "upright",
+    "write_gallery",
     "write_panorama_html",
+    "write_scenario_html",
     "write_scene_html",
     "write_video",
 ]

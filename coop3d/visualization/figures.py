@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from coop3d.visualization.colour import (
     turbo_palette,
     vehicle_rgb,
 )
+from coop3d.visualization.files import safe_name, write_bytes
 
 RGB = NDArray[np.uint8]  # [H, W, 3]
 
@@ -179,22 +179,54 @@ def view_layers(
     return layers
 
 
+# Titles of `view_layers` as file names, and the bars that belong beside them.
+_FILE_NAMES = {
+    "Photographs": "colour", "Predicted range": "range_pred", "True range": "range_gt",
+    "Range error": "range_error", "Predicted mask": "mask", "Mask": "mask",
+}  # fmt: skip
+_BARS = {"Predicted range": RANGE_SCALE, "True range": RANGE_SCALE, "Range error": ERROR_SCALE}
+
+
+def _with_own_bar(title: str, picture: RGB) -> RGB:
+    return with_bar(picture, _BARS[title]) if title in _BARS else picture
+
+
+def save_view_pictures(
+    folder: Path,
+    inputs: ViewInputs,
+    targets: ViewTargets | None,
+    prediction: FactoredPrediction | None,
+    keys: Sequence[Sequence[SampleKey]],
+    sample: int = 0,
+) -> list[Path]:
+    """Write each view's pictures as ``{view}_{agent}_{colour|range_pred|range_gt|range_error|mask}.png``.
+
+    Range and its error have a colour bar in metres at the right; those without data are left out.
+    """
+    written = []
+    for view in range(inputs.shape[1]):
+        for title, picture in view_layers(inputs, targets, prediction, sample, view).items():
+            name = f"{view}_{safe_name(keys[sample][view].agent)}_{_FILE_NAMES[title]}.png"
+            save_png(folder / name, _with_own_bar(title, picture))
+            written.append(folder / name)
+    return written
+
+
 def prediction_figure(
     inputs: ViewInputs,
     targets: ViewTargets | None,
-    prediction: FactoredPrediction,
+    prediction: FactoredPrediction | None,
     keys: Sequence[Sequence[SampleKey]] | None = None,
     sample: int = 0,
 ) -> RGB:
     """Per vehicle: photographs, predicted and true range, range error, mask, in rows of three."""
-    scales = {"Predicted range": RANGE_SCALE, "True range": RANGE_SCALE, "Range error": ERROR_SCALE}
     vehicles: list[RGB] = []
     for view in range(inputs.shape[1]):
         name = f"view {view}" if keys is None else str(keys[sample][view])
         layers = view_layers(inputs, targets, prediction, sample, view)
         panels = []
         for title, picture in layers.items():
-            framed = with_bar(picture, scales[title]) if title in scales else picture
+            framed = _with_own_bar(title, picture)
             panels.append(caption(framed, f"{title}  {name}" if title == "Photographs" else title))
         vehicles.append(grid(panels, columns=3))
     return grid(vehicles, columns=1)
@@ -204,7 +236,4 @@ def save_png(path: Path, image: RGB) -> None:
     """Write [H, W, 3] RGB atomically: a reader sees the old picture or the new one, never half of one."""
     done, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
     assert done, "PNG encoding of a uint8 RGB image cannot fail"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data.tobytes())
-    os.replace(temporary, path)
+    write_bytes(path, data.tobytes())

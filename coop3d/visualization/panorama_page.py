@@ -40,7 +40,7 @@ def write_panorama_html(path: Path, panorama: Panorama, note: str = "") -> Path:
         {
             "title": str(panorama.key),
             "note": note,
-            "style": Markup(asset("common.css")),
+            "style": Markup(asset("common.css") + asset("panorama.css")),
             "script": Markup("\n".join(asset(name) for name in ("common.js", "panorama.js"))),
             "data": embed_json(panorama_payload(panorama)),
         },

@@ -1,4 +1,7 @@
-"""Pictures of a scene from a fixed viewpoint, without a display: z-buffered splats in numpy, lines in OpenCV."""
+"""Pictures of a scene from a fixed viewpoint, without a display: z-buffered splats in numpy, lines in OpenCV.
+
+Outlines of vehicles and boxes are solid where they can be seen and dotted, paler, where points hide them.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ from coop3d.visualization.figures import BACKGROUND, RGB
 from coop3d.visualization.scene import PointSet, Scene
 
 _GRID = (205, 210, 217)
-_LARGEST_SPLAT = 9  # pixels
-_CAR = np.array(
-    [[x, y, z] for x in (-0.95, 0.95) for y in (0.3, 1.9) for z in (-2.4, 2.4)]
-)  # corners in the view frame: the sensor sits 1.9 m above the road on the middle of the roof
+_BOX = (90, 90, 100)
+_BEHIND = 0.15, 0.02  # metres, and share of the distance: what lies so little behind points is drawn on them
+_LARGEST_SPLAT = 13  # pixels
+_NEAREST_M = 0.2  # lines nearer to the eye are not drawn
+# The 8 corners of a car in the view frame (the sensor sits 1.9 m above the road on the middle of the roof), in the
+# order of `OrientedBox.corners`: bits 0, 1, 2 of the index say right, down, forward.
+_CAR = np.array([[x, y, z] for z in (-2.4, 2.4) for y in (0.3, 1.9) for x in (-0.95, 0.95)])
 _EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count("1") == 1]
 
 
@@ -55,7 +61,7 @@ def preset(scene: Scene, name: Literal["oblique", "top"], size: tuple[int, int] 
     positions = np.array([T[:3, 3] for T in scene.poses] or [np.zeros(3)])
     centre = (positions.min(axis=0) + positions.max(axis=0)) / 2
     centre[1] = -scene.ground_height()
-    radius = max(18.0, float(np.linalg.norm(positions - centre, axis=-1).max()))
+    radius = max(20.0, float(np.linalg.norm(positions - centre, axis=-1).max()))
     if name == "top":
         return look_at(centre + np.array([0.0, -3.4, 0.0]) * radius, centre, size)
     return look_at(centre + np.array([-1.15, -1.65, -2.0]) * radius, centre, size)
@@ -67,7 +73,7 @@ def render_scene(
     kind: Literal["predicted", "truth"] = "predicted",
     colour: Literal["photo", "vehicle"] = "photo",
 ) -> RGB:
-    """Draw one kind of cloud of every vehicle, their outlines and a 10 m grid.
+    """Draw one kind of cloud of every vehicle, their outlines, the scene's boxes and a 10 m grid.
 
     Args:
         scene: points that the mask rejects are not drawn.
@@ -89,13 +95,53 @@ def render_scene(
         flat = np.broadcast_to(np.array(vehicle_rgb(k), np.uint8), cloud.rgb.shape)
         _splat(image, depth, cloud, cloud.rgb if colour == "photo" else flat, viewpoint)
     shaded = _eye_dome_lighting(image, depth)
+    for box in scene.boxes:
+        _outline(shaded, depth, viewpoint, box.corners(), _BOX, 1)
     for k, view in enumerate(scene.views):
         T_ref_view = view.T_ref_view_pred if kind == "predicted" else view.T_ref_view_true
         if T_ref_view is not None:
-            corners = transform_points(viewpoint.T_eye_ref @ T_ref_view, _CAR)
-            for a, b in _EDGES:
-                _line(shaded, viewpoint.camera, corners[a], corners[b], vehicle_rgb(k), 2)
+            car = np.asarray(transform_points(T_ref_view, _CAR), np.float64)
+            _outline(shaded, depth, viewpoint, car, vehicle_rgb(k), 2)
     return shaded
+
+
+def _outline(
+    image: RGB,
+    depth: NDArray[np.float32],
+    viewpoint: Viewpoint,
+    corners: NDArray[np.float64],
+    colour: tuple[int, int, int],
+    thickness: int,
+) -> None:
+    """The 12 edges of a box given by its 8 corners in the reference frame, and a cross on its front."""
+    at = np.asarray(transform_points(viewpoint.T_eye_ref, corners), np.float64)
+    for a, b in [*_EDGES, (4, 7), (5, 6)]:
+        _hidden_line(image, depth, viewpoint.camera, at[a], at[b], colour, thickness)
+
+
+def _hidden_line(
+    image: RGB,
+    depth: NDArray[np.float32],
+    camera: PinholeCamera,
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    colour: tuple[int, int, int],
+    thickness: int,
+) -> None:
+    """A segment between two points of the eye's frame, dotted and paler where points of the picture hide it."""
+    ends, _ = camera.project(np.stack([a, b]))
+    length = float(np.linalg.norm(ends[1] - ends[0])) if np.isfinite(ends).all() else 2000.0
+    samples = a + np.linspace(0, 1, int(np.clip(length, 2, 2000)))[:, None] * (b - a)
+    uv, inside = camera.project(samples)
+    column, row = np.floor(np.where(inside[:, None], uv, 0)).astype(np.int64).T
+    z = samples[:, 2]
+    hidden = inside & (z > depth[row, column] * (1 + _BEHIND[1]) + _BEHIND[0])
+    for start in range(len(samples) - 1):
+        if not (inside[start] and inside[start + 1]) or (hidden[start] and start % 6 > 1):
+            continue
+        pen = tuple((np.array(colour) // 2 + 110).tolist()) if hidden[start] else colour
+        first, last = ((int(column[k]), int(row[k])) for k in (start, start + 1))
+        cv2.line(image, first, last, pen, thickness)
 
 
 def _splat(image: RGB, depth: NDArray[np.float32], cloud: PointSet, rgb: RGB, viewpoint: Viewpoint) -> None:
@@ -155,7 +201,7 @@ def _line(
     thickness: int,
 ) -> None:
     """A segment between two points of the eye's frame; left out when an end is behind the eye."""
-    if a[2] < 0.2 or b[2] < 0.2:
+    if a[2] < _NEAREST_M or b[2] < _NEAREST_M:
         return
     uv, _ = camera.project(np.stack([a, b]))
     if np.abs(uv).max() > 1e5:

@@ -29,17 +29,21 @@ from coop3d.visualization.pages import (
     typed_array,
     write_atomic,
 )
-from coop3d.visualization.scene import (
-    FARTHEST_WEIGHT_M,
-    NEAREST_WEIGHT_M,
-    PointSet,
-    Scene,
-    SceneView,
-    upright,
-)
+from coop3d.visualization.scene import PointSet, Scene, SceneView, upright
+from coop3d.visualization.subsample import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M
 
 Numbers = Mapping[str, object]
 
+_SCRIPTS = (
+    "common.js",
+    "gl.js",
+    "cloud.js",
+    "scene_lines.js",
+    "scene_state.js",
+    "scene_link.js",
+    "scene.js",
+)
+_COARSEST_STEP_M = 0.01  # clouds too large for 16-bit steps of this size keep their floats
 _FLAT = {"Mask", "Predicted mask"}  # PNG; pictures with gradients or noise are WebP
 
 
@@ -65,10 +69,8 @@ def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, n
         {
             "title": scene.title,
             "note": note,
-            "style": Markup(asset("common.css")),
-            "script": Markup(
-                "\n".join(asset(name) for name in ("common.js", "gl.js", "cloud.js", "scene.js"))
-            ),
+            "style": Markup(asset("common.css") + asset("scene.css")),
+            "script": Markup("\n".join(asset(name) for name in _SCRIPTS)),
             "data": embed_json(data),
             "numbers": _numbers_html(numbers or {}),
             "panoramas": Markup("".join(_panoramas_html(k, view) for k, view in enumerate(scene.views))),
@@ -90,22 +92,24 @@ def scene_payload(scene: Scene) -> dict[str, Any]:
     for k, view in enumerate(scene.views):
         clouds = {
             kind: None if cloud is None else _cloud_payload(cloud, next(photo), confidence)
-            for kind, cloud in (("predicted", view.predicted), ("truth", view.truth))
+            for kind, cloud in (("predicted", view.predicted), ("truth", view.truth), ("lidar", view.lidar))
         }
         vehicles.append(
             {
                 "name": view.name,
                 "colour": list(vehicle_rgb(k)),
                 "poses": {
-                    "predicted": _pose_payload(view.T_ref_view_pred),
-                    "truth": _pose_payload(view.T_ref_view_true),
+                    "predicted": pose_payload(view.T_ref_view_pred),
+                    "truth": pose_payload(view.T_ref_view_true),
                 },
                 "cameras": upright(view.rig_cameras).round(4).tolist(),
+                "imageSize": _image_size(view),
                 **clouds,
             }
         )
     return {
         "vehicles": vehicles,
+        "boxes": [{"name": b.name, "corners": upright(b.corners()).round(3).tolist()} for b in scene.boxes],
         "photoPalette": typed_array(palette),
         "turbo": typed_array(turbo_palette()),
         "scales": {
@@ -127,7 +131,7 @@ def _cloud_payload(cloud: PointSet, photo: NDArray[np.uint8], confidence: LogSca
     order = np.random.default_rng(0).permutation(len(cloud.points))
     order = order[np.argsort(~cloud.kept[order], kind="stable")]
     payload: dict[str, Any] = {
-        "xyz": typed_array(upright(cloud.points[order])),
+        **points_payload(upright(cloud.points[order])),
         "photo": typed_array(photo[order]),
         "range": typed_array(RANGE_SCALE.indices(cloud.range_m[order])),
         "kept": int(cloud.kept.sum()),
@@ -138,10 +142,31 @@ def _cloud_payload(cloud: PointSet, photo: NDArray[np.uint8], confidence: LogSca
         payload["confidence"] = typed_array(confidence.indices(cloud.confidence[order]))
     if cloud.error_m is not None:
         payload["error"] = typed_array(ERROR_SCALE.indices(cloud.error_m[order]))
+    if cloud.error_true_pose_m is not None:
+        payload["errorTruePose"] = typed_array(ERROR_SCALE.indices(cloud.error_true_pose_m[order]))
+    if cloud.pixel is not None:
+        payload["pixel"] = typed_array(cloud.pixel[order].astype(np.uint16))
     return payload
 
 
-def _pose_payload(T_ref_view: NDArray[np.float64] | None) -> list[list[float]] | None:
+def points_payload(points: NDArray[np.float32]) -> dict[str, Any]:
+    """[N, 3] as 16-bit steps from the cloud's corner, at most 5 mm off; as floats where steps would be coarser."""
+    if len(points) == 0:
+        return {"xyz": typed_array(points)}
+    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
+    step = np.maximum((high - low) / 65535, 1e-6)
+    if step.max() > _COARSEST_STEP_M:
+        return {"xyz": typed_array(points)}
+    steps = np.round((points - low) / step).astype(np.uint16)
+    return {"xyz": typed_array(steps), "low": low.tolist(), "step": step.tolist()}
+
+
+def _image_size(view: SceneView) -> list[int] | None:
+    """Width and height of a vehicle's pictures, which all show the same pixels."""
+    return next(([image.shape[1], image.shape[0]] for image in view.images.values()), None)
+
+
+def pose_payload(T_ref_view: NDArray[np.float64] | None) -> list[list[float]] | None:
     """Upright-from-upright [4, 4]: the same change of axes on both sides."""
     if T_ref_view is None:
         return None
@@ -201,14 +226,18 @@ def _numbers_html(numbers: Numbers) -> Markup:
 
 
 def _panoramas_html(index: int, view: SceneView) -> Markup:
-    """One vehicle's pictures; a click enlarges one."""
+    """One vehicle's pictures, each with the ring that marks a pixel; a click enlarges one."""
     if not view.images:
         return Markup("")
     red, green, blue = vehicle_rgb(index)
     figures = "".join(
-        f'<figure><img alt="{escape(f"{title}, vehicle {view.name}")}" loading="lazy" '
+        f'<figure data-layer="{escape(title)}"><div class="picture" data-vehicle="{index}">'
+        f'<img alt="{escape(f"{title}, vehicle {view.name}")}" '
+        f'width="{image.shape[1]}" height="{image.shape[0]}" '
         f'src="{data_uri(image, lossless=title in _FLAT)}">'
-        f"<figcaption>{escape(title)}</figcaption></figure>"
+        f'<i class="cross" data-vehicle="{index}"></i></div>'
+        f'<figcaption>{escape(title)}<button type="button" title="Enlarge" aria-label="Enlarge">⤢</button>'
+        "</figcaption></figure>"
         for title, image in view.images.items()
     )
     return Markup(

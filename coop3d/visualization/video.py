@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image
 from coop3d.types import Panorama
 from coop3d.visualization.colour import RANGE_SCALE
 from coop3d.visualization.figures import RGB, caption, range_image, with_bar
+from coop3d.visualization.files import replacing
 
 FORMATS = (".mp4", ".gif")
 
@@ -38,14 +38,9 @@ def write_video(path: Path, frames: Iterable[RGB], fps: float = 10.0) -> Path:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: a video ends in one of {FORMATS}, found {path.suffix!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
-    try:
+    with replacing(path) as temporary:
         write(temporary, frames, fps)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

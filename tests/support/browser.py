@@ -57,15 +57,30 @@ class Browser:
         value = self.command("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         self._session = f"/session/{value['sessionId']}"
 
-    def open(self, path: Path) -> None:
-        """Load a local file and wait for its load event."""
-        self.command("POST", f"{self._session}/url", {"url": path.resolve().as_uri()})
+    def open(self, path: Path, fragment: str = "") -> None:
+        """Load a local file, from an empty page, and wait for its load event."""
+        self.command("POST", f"{self._session}/url", {"url": "about:blank"})
+        self.command("POST", f"{self._session}/url", {"url": path.resolve().as_uri() + fragment})
+
+    def devtools(self, command: str, **parameters: Any) -> Any:
+        """One command of the DevTools protocol."""
+        body = {"cmd": command, "params": parameters}
+        return self.command("POST", f"{self._session}/goog/cdp/execute", body)
 
     def prefer(self, scheme: str) -> None:
         """Let pages see ``prefers-color-scheme: light`` or ``dark`` from now on."""
-        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        body = {"cmd": "Emulation.setEmulatedMedia", "params": media}
-        self.command("POST", f"{self._session}/goog/cdp/execute", body)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.devtools("Emulation.setEmulatedMedia", features=features)
+
+    def resize(self, width: int, height: int) -> None:
+        """Give pages a window of this many CSS pixels inside."""
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def run(self, script: str, *args: Any) -> Any:
         """Run JavaScript in the page: ``return ...`` gives the value back."""
@@ -95,7 +110,7 @@ class Browser:
         """URLs of all requests since the last call, but for data:, blob: and the browser's own start page."""
         messages = [json.loads(e["message"])["message"] for e in self._log("performance")]
         sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return [url for url in sent if not url.startswith(("data:", "blob:", "chrome"))]
+        return [url for url in sent if not url.startswith(("data:", "blob:", "chrome", "about:"))]
 
     def stop(self) -> None:
         """Close the session."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from support.analytic_panoramas import POSES, batch, panorama, prediction
 from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, Browser, open_browser
+from support.page_actions import IDLE, click, look, picture, points_drawn, project, set_value, show
 
 from coop3d.visualization import (
     PointSet,
@@ -22,13 +21,10 @@ from coop3d.visualization import (
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason=MISSING)
 
-READY = "document.documentElement.dataset.ready"
-IDLE = "!viewer.busy && !viewer.dirty && !viewer.moving"
-
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Browser]:
-    with open_browser(tmp_path_factory.mktemp("profile"), size=(1100, 900)) as browser:
+    with open_browser(tmp_path_factory.mktemp("profile"), size=(1500, 900)) as browser:
         yield browser
 
 
@@ -38,51 +34,9 @@ def scene() -> Scene:
     return scene_from_prediction(sample.inputs, sample.targets, prediction(sample), sample.keys)
 
 
-def show(browser: Browser, page: Path) -> None:
-    browser.console(), browser.requests()  # forget what was before
-    browser.open(page)
-    browser.wait(READY)
-
-
-def picture(browser: Browser, folder: Path) -> np.ndarray:
-    """[H, W, 3] RGB of what the 3D view shows."""
-    browser.wait(IDLE)
-    browser.screenshot(folder / "shot.png")
-    box = browser.run("const r = viewer.canvas.getBoundingClientRect(); return [r.x, r.y, r.width, r.height]")
-    x, y, width, height = (int(v) for v in box)
-    return cv2.imread(str(folder / "shot.png"))[y : y + height, x : x + width, ::-1].astype(int)
-
-
-def points_drawn(browser: Browser) -> int:
-    browser.wait(IDLE)
-    return browser.run("return viewer.stats.points")
-
-
-def set_value(browser: Browser, control: str, value: object) -> None:
-    browser.run(
-        "const e = document.getElementById(arguments[0]); e.value = arguments[1];"
-        "e.dispatchEvent(new Event('input', {bubbles: true}))",
-        control,
-        value,
-    )
-
-
-def click(browser: Browser, control: str) -> None:
-    browser.run("document.getElementById(arguments[0]).click()", control)
-
-
-def look(browser: Browser, name: str) -> list[float]:
-    browser.run("[...document.querySelectorAll('#cameras button')].find(b => b.textContent === arguments[0]).click()",
-                name)  # fmt: skip
-    browser.wait(IDLE)
-    return browser.run("return viewer.eye()")
-
-
 def test_scene_page_makes_no_request_and_no_error(browser, tmp_path, scene):
     page = write_scene_html(tmp_path / "scene.html", scene)
     show(browser, page)
-    for image in range(10):  # pictures load lazily: bring each into view
-        browser.run("document.querySelectorAll('figure img')[arguments[0]].scrollIntoView()", image)
     browser.wait(
         "[...document.querySelectorAll('figure img')].every(i => i.complete && i.naturalWidth === 252)"
     )
@@ -114,15 +68,17 @@ def test_every_colour_and_slider_changes_the_picture(browser, tmp_path, scene):
         set_value(browser, "colour", colour)
         after = picture(browser, tmp_path)
         assert (np.abs(after - before).sum(axis=-1) > 60).mean() > 0.05, colour
-        hidden = browser.run("return document.getElementById('bar').hidden")
-        assert hidden == (colour in ("vehicle", "kind")), colour
+        bar = browser.run("return document.getElementById('bar')?.textContent || ''")
+        units = {"range": "1 m", "error": "0.05 m", "height": "0 m", "confidence": "1 "}
+        assert bar.startswith(units.get(colour, "")), colour
+        assert bool(bar) == (colour in units), colour
         before = after
     for slider, value in (("range", 100), ("range", 255), ("confidence", 200), ("size", 4)):
         set_value(browser, slider, value)
         after = picture(browser, tmp_path)
         assert (after != before).any(axis=-1).mean() > 0.01, slider
         before = after
-    for toggle in ("frames", "grid"):
+    for toggle in ("shaded", "frames", "grid"):
         click(browser, toggle)
         after = picture(browser, tmp_path)
         assert (after != before).any(), toggle
@@ -155,6 +111,14 @@ def test_points_appear_where_they_should(browser, tmp_path):
         ]
         return [o.mean(axis=0) for o in offsets]  # (down, right) of the middle
 
+    for name in ("Oblique", "Top", "Side"):
+        look(browser, name)
+        expected = project(browser, np.array([[0, 20, 0], [20, 0, 0], [0, 0, 15]]))
+        if name == "Top":  # the third lies behind the eye or on the first's line of sight
+            expected = expected[:2]
+        size = browser.run("return [viewer.canvas.clientHeight, viewer.canvas.clientWidth]")
+        found = np.array([c + np.array(size) / 2 for c in centres()[: len(expected)]])[:, ::-1]
+        np.testing.assert_allclose(found + 0.5, expected, atol=1.0, err_msg=name)  # pixels
     look(browser, "Top")
     ahead, right, _ = centres()
     assert ahead[0] < -40
@@ -214,27 +178,6 @@ def test_cameras_move_and_the_pointer_turns(browser, tmp_path, scene):
     browser.wait(IDLE)
     assert browser.run("return viewer.camera.azimuth") > before
     assert points_drawn(browser) == sum(int(v.predicted.kept.sum()) for v in scene.views)  # all, once at rest
-
-
-def test_pointing_at_a_point_says_what_it_is(browser, tmp_path, scene):
-    show(browser, write_scene_html(tmp_path / "scene.html", scene))
-    look(browser, "Driver")
-    points = scene.views[0].predicted.points
-    road = points[
-        (np.abs(points[:, 1] - 1.9) < 0.2) & (np.abs(points[:, 2] - 10) < 3) & (np.abs(points[:, 0]) < 2)
-    ]
-    x, y, z = road[0].tolist()
-    browser.run(
-        "const r = viewer.canvas.getBoundingClientRect(), [x, y] = viewer.screen(arguments[0]);"
-        "viewer.canvas.dispatchEvent(new PointerEvent('pointermove', {clientX: r.x + x, clientY: r.y + y}))",
-        [x, z, -y],
-    )
-    browser.wait("document.getElementById('tip').style.display === 'block'")
-    tip = browser.run("return document.getElementById('tip').textContent")
-    assert tip.startswith(("641, predicted", "<b>650</b>, predicted"))
-    assert "z -1." in tip or "z -2." in tip  # the road
-    assert "confidence" in tip
-    assert "error" in tip
 
 
 def test_a_click_enlarges_a_picture(browser, tmp_path, scene):

@@ -14,7 +14,16 @@ import torch
 from support.analytic_panoramas import POSES, batch, panorama, prediction
 
 from coop3d.geometry import PinholeCamera
-from coop3d.visualization import Scene, scene_from_prediction, write_panorama_html, write_scene_html
+from coop3d.visualization import (
+    ERROR_SCALE,
+    OrientedBox,
+    PointSet,
+    Scene,
+    SceneView,
+    scene_from_prediction,
+    write_panorama_html,
+    write_scene_html,
+)
 from coop3d.visualization.pages import Markup, embed_json, fill, format_number, write_atomic
 from coop3d.visualization.scene_page import scene_payload
 
@@ -98,24 +107,65 @@ def test_hostile_names_stay_text(tmp_path):
     assert json.loads(page.json)["vehicles"][0]["name"] == HOSTILE
 
 
+def metres(cloud: dict) -> np.ndarray:
+    """[N, 3] points of a cloud's payload: floats, or 16-bit steps from its corner."""
+    xyz = decode(cloud["xyz"])
+    return xyz if "step" not in cloud else np.array(cloud["low"]) + np.array(cloud["step"]) * xyz
+
+
 def test_page_carries_the_points_in_upright_axes(tmp_path, scene):
     page = Page(write_scene_html(tmp_path / "scene.html", scene).read_text(encoding="utf-8"))
     data = json.loads(page.json)
     for vehicle, view in zip(data["vehicles"], scene.views, strict=True):
+        assert vehicle["imageSize"] == [252, 63]
         for kind, cloud in (("predicted", view.predicted), ("truth", view.truth)):
-            xyz = decode(vehicle[kind]["xyz"])
             x, y, z = cloud.points.T
-            expected = np.stack([x, z, -y], axis=-1)
-            assert xyz.dtype == np.float32
-            np.testing.assert_array_equal(np.sort(xyz, axis=0), np.sort(expected, axis=0))
+            row_of = {tuple(pixel): k for k, pixel in enumerate(cloud.pixel.tolist())}
+            found = [row_of[tuple(pixel)] for pixel in decode(vehicle[kind]["pixel"]).tolist()]
+            assert sorted(found) == list(range(len(cloud.points)))  # each point once
+            expected = np.stack([x, z, -y], axis=-1)[found]
+            np.testing.assert_allclose(metres(vehicle[kind]), expected, atol=5e-3)
             photo = decode(data["photoPalette"])[decode(vehicle[kind]["photo"])].astype(int)
-            at = {tuple(p): c for p, c in zip(expected.tolist(), cloud.rgb.astype(int).tolist(), strict=True)}
-            assert np.abs(photo - [at[tuple(p)] for p in xyz.tolist()]).mean() < 4
-            kept = vehicle[kind]["kept"]
-            assert kept == cloud.kept.sum()
-            np.testing.assert_array_equal(
-                np.sort(xyz[:kept], axis=0), np.sort(expected[cloud.kept], axis=0)
-            )  # what the mask rejects comes last
+            assert np.abs(photo - cloud.rgb[found]).mean() < 4
+            assert vehicle[kind]["kept"] == cloud.kept.sum()
+            assert cloud.kept[found[: vehicle[kind]["kept"]]].all()  # what the mask rejects comes last
+        expected = ERROR_SCALE.indices(view.predicted.error_true_pose_m)
+        at_true_pose = np.sort(decode(vehicle["predicted"]["errorTruePose"]))
+        np.testing.assert_array_equal(at_true_pose, np.sort(expected))
+
+
+def cloud_of(points: np.ndarray) -> PointSet:
+    N = len(points)
+    return PointSet(
+        points=points.astype(np.float32),
+        rgb=np.zeros((N, 3), np.uint8),
+        range_m=np.ones(N, np.float32),
+        kept=np.ones(N, bool),
+    )
+
+
+@pytest.mark.parametrize("extent_m", [0.0, 3.0, 300.0, 5000.0])
+def test_steps_never_cost_more_than_half_a_centimetre(extent_m):
+    points = np.random.default_rng(0).uniform(-extent_m, extent_m, (1000, 3))
+    view = SceneView(name="a", predicted=cloud_of(points))
+    payload = scene_payload(Scene(title="t", views=(view,)))["vehicles"][0]["predicted"]
+    order = np.random.default_rng(0).permutation(1000)
+    expected = cloud_of(points).points[order][:, [0, 2, 1]] * [1, 1, -1]
+    np.testing.assert_allclose(metres(payload), expected, atol=5.1e-3)
+    assert payload["xyz"]["dtype"] == ("f4" if extent_m == 5000 else "u2")
+
+
+def test_lidar_and_boxes_come_in_upright_axes():
+    T = np.eye(4)
+    T[:3, 3] = [3, 1, 20]
+    box = OrientedBox(name=HOSTILE, T_ref_box=T, half_extent_m=np.array([1.0, 0.8, 2.2]))
+    view = SceneView(name="a", lidar=cloud_of(np.array([[1, 2, 3], [4, 5, 6]])))
+    data = scene_payload(Scene(title="t", views=(view,), boxes=(box,)))
+    np.testing.assert_allclose(np.sort(metres(data["vehicles"][0]["lidar"])[:, 2]), [-5, -2], atol=1e-3)
+    corners = np.array(data["boxes"][0]["corners"])
+    np.testing.assert_allclose(corners.mean(axis=0), [3, 20, -1])
+    np.testing.assert_allclose(corners.max(axis=0), [4, 22.2, -0.2])
+    assert data["boxes"][0]["name"] == HOSTILE
 
 
 def test_poses_are_upright_on_both_sides(scene):

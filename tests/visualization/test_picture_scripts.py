@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from support.opv2v_files import write_dataset
 from support.toy_run import make_trainer
 
+from coop3d.conf import compose
 from coop3d.training.launch import plain
 from coop3d.visualization import write_video
 
@@ -44,6 +46,32 @@ def run_dir(tmp_path_factory) -> Path:
     trainer.config = plain(OmegaConf.create(config))
     trainer.fit()
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def drive(tmp_path_factory) -> tuple[Path, Path]:
+    """A test split of one scenario of three frames."""
+    return write_dataset(tmp_path_factory.mktemp("drive"), split="test", frames=3)
+
+
+@pytest.fixture(scope="module")
+def street_run(tmp_path_factory, drive) -> Path:
+    """A toy model's run on panoramas of the drive."""
+    run_dir = tmp_path_factory.mktemp("street_run")
+    trainer = make_trainer(run_dir, epochs=1)
+    config = compose("train", street_overrides(drive))
+    config.model = {"_target_": "support.toy_run.ToyModel"}
+    trainer.config = plain(config)
+    trainer.fit()
+    return run_dir
+
+
+def street_overrides(drive: tuple[Path, Path]) -> list[str]:
+    return [
+        "machine=demo", "machine.synthetic=null", f"machine.opv2v_images_root={drive[0]}",
+        f"machine.opv2v_depth_root={drive[1]}", "dataset=opv2v_cyl_coop_demo", "dataset.camera.width=128",
+        "dataset.camera.height=32",
+    ]  # fmt: skip
 
 
 def test_preview_writes_a_picture_per_frame_and_a_contact_sheet(monkeypatch, tmp_path, roots):
@@ -105,9 +133,124 @@ def test_pointcloud_page_refuses_what_is_not_there(monkeypatch, tmp_path, run_di
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_folder_holds_everything_about_a_sample(monkeypatch, tmp_path, street_run):
+    run_script(monkeypatch, "render_pointcloud_html.py", "--checkpoint", street_run, "--val-index", 1, "--cpu",
+               "--output-dir", tmp_path, "--max-points", 3000,
+               "--export", "ply", "pcd", "glb", "colmap", "npz")  # fmt: skip
+    stem = "2021_08_20_21_10_00_000070"
+    names = {p.name.removeprefix(stem) for p in tmp_path.iterdir()}
+    assert names == {".html", "_oblique.png", "_top.png", "_summary.json", "_views", ".ply", ".pcd", ".glb", ".npz",
+                     "_colmap"}  # fmt: skip
+    pictures = {p.name for p in (tmp_path / f"{stem}_views").iterdir()}
+    kinds = ("colour", "range_pred", "range_gt", "range_error", "mask")
+    assert pictures == {f"{v}_{agent}_{kind}.png" for v, agent in enumerate(("105", "205")) for kind in kinds}
+    widths = {k: cv2.imread(str(tmp_path / f"{stem}_views" / f"0_105_{k}.png")).shape[1] for k in kinds}
+    assert widths == {
+        "colour": 128,
+        "range_pred": 214,
+        "range_gt": 214,
+        "range_error": 214,
+        "mask": 128,
+    }  # + bar
+    summary = json.loads((tmp_path / f"{stem}_summary.json").read_text())
+    assert (summary["index"], summary["step"], summary["pred_scale"]) == (1, 4, 1.0)
+    assert summary["pose_translation_error_m"] > 0
+    run_script(monkeypatch, "make_gallery.py", tmp_path.parent)
+    assert "predicted / true scale" in (tmp_path.parent / "index.html").read_text(encoding="utf-8")
+
+
+def test_sources_change_the_points(monkeypatch, tmp_path, street_run):
+    errors = {}
+    for pose in ("pred", "gt"):
+        path = tmp_path / f"{pose}.json"
+        run_script(monkeypatch, "render_pointcloud_html.py", "--checkpoint", street_run, "--cpu",
+                   "--output-html", tmp_path / "a.html", "--debug-summary-json", path, "--point-pose-source", pose,
+                   "--point-depth-source", "gt_dense")  # fmt: skip
+        errors[pose] = json.loads(path.read_text())["pose_translation_error_m"]
+    assert errors["pred"] > 1
+    assert errors["gt"] == pytest.approx(0, abs=1e-4)
+    assert "pose gt, depth gt_dense, scale pred" in (tmp_path / "a.html").read_text(encoding="utf-8")
+
+
+def test_truth_alone_needs_no_checkpoint(monkeypatch, tmp_path, drive):
+    overrides = [x for o in street_overrides(drive) for x in ("--override", o)]
+    run_script(monkeypatch, "render_pointcloud_html.py", "--config", "configs/train.yaml", *overrides,
+               "--output-dir", tmp_path, "--view-output-dir", tmp_path / "v", "--no-lidar")  # fmt: skip
+    assert {p.name[6:] for p in (tmp_path / "v").iterdir()} == {"colour.png", "range_gt.png"}
+    (summary,) = tmp_path.glob("*_summary.json")
+    assert json.loads(summary.read_text())["pred_scale"] is None
+
+
+def test_files_without_truth(monkeypatch, tmp_path, street_run, drive):
+    frames = sorted((drive[0] / "test").rglob("000068.yaml"))
+    picture = tmp_path / "car 1.png"
+    cv2.imwrite(str(picture), np.full((64, 256, 3), 120, np.uint8))
+    for data in (frames, [picture, picture]):
+        summary = tmp_path / "summary.json"
+        run_script(monkeypatch, "render_pointcloud_html.py", "--checkpoint", street_run, "--cpu", "--data", *data,
+                   "--output-html", tmp_path / "a.html", "--debug-summary-json", summary)  # fmt: skip
+        found = json.loads(summary.read_text())
+        assert found["gt_scale"] is None
+        assert len(found["views"]) == 2
+        assert found["views"][1]["depth_pred_m"]["count"] == 128 * 32
+
+
 @pytest.mark.parametrize(
-    "script", ["opv2v_panorama_preview.py", "visualize_opv2v_cyl_html.py", "render_pointcloud_html.py"]
+    ("options", "message"),
+    [
+        ([], "give --checkpoint"),
+        (["--data", "{tmp}/a.png"], "needs a --checkpoint"),
+        (["--checkpoint", "{run}", "--data", "{tmp}/nothing.png"], "no such file: .*nothing.png"),
+        (["--checkpoint", "{run}", "--data", "{tmp}/square.png"], "square.png: the picture is 64 x 64"),
+        (["--checkpoint", "{run}", "--data", "{tmp}/text.txt"], r"found endings \.txt"),
+        (
+            ["--checkpoint", "{run}", "--data", "{tmp}/square.png", "--point-pose-source", "gt"],
+            "leave --point",
+        ),
+        (["--checkpoint", "{toy}", "--data", "{tmp}/square.png"], "no dataset.camera"),
+        (["--checkpoint", "{toy}", "--point-pose-source", "input"], "no reported poses"),
+        (["--checkpoint", "{toy}", "--point-depth-source", "gt_sparse"], "no dataset.depth_source"),
+        (["--checkpoint", "{run}", "--index", "3"], "outside the 3 samples"),
+        (["--checkpoint", "{run}", "--max-points", "0"], "max_points is 0"),
+        (["--checkpoint", "{tmp}/none.pth"], "none.pth"),
+    ],
 )
+def test_wrong_input_of_the_3d_page_is_one_clear_line(
+    monkeypatch, tmp_path, street_run, run_dir, options, message
+):
+    (tmp_path / "text.txt").write_text("hello")
+    cv2.imwrite(str(tmp_path / "square.png"), np.zeros((64, 64, 3), np.uint8))
+    options = [o.format(tmp=tmp_path, run=street_run, toy=run_dir) for o in options]
+    with pytest.raises(SystemExit, match=message) as stop:
+        run_script(
+            monkeypatch, "render_pointcloud_html.py", *options, "--cpu", "--output-dir", tmp_path / "out"
+        )
+    assert "\n" not in str(stop.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scenario_page_and_video(monkeypatch, tmp_path, street_run):
+    page, video = tmp_path / "a" / "scenario.html", tmp_path / "a" / "scenario.gif"
+    run_script(monkeypatch, "render_scenario_html.py", "--checkpoint", street_run, "--cpu", "--output-html", page,
+               "--video", video, "--max-points", 3000, "--stride", 2)  # fmt: skip
+    text = page.read_text(encoding="utf-8")
+    assert "2 frames" in text
+    assert '"name":"000072"' in text
+    with Image.open(video) as gif:
+        assert gif.n_frames == 2
+    with pytest.raises(SystemExit, match="no sample of scenario 'x'"):
+        run_script(
+            monkeypatch, "render_scenario_html.py", "--checkpoint", street_run, "--cpu", "--scenario", "x"
+        )
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "opv2v_panorama_preview.py", "visualize_opv2v_cyl_html.py", "render_pointcloud_html.py",
+        "render_scenario_html.py", "make_gallery.py",
+    ],
+)  # fmt: skip
 def test_help_shows_examples(monkeypatch, capsys, script):
     with pytest.raises(SystemExit) as stop:
         run_script(monkeypatch, script, "--help")

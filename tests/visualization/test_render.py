@@ -7,6 +7,7 @@ import pytest
 from support.analytic_panoramas import BOX_RGB, batch, prediction
 
 from coop3d.visualization import (
+    OrientedBox,
     PointSet,
     Scene,
     SceneView,
@@ -15,6 +16,7 @@ from coop3d.visualization import (
     render_scene,
     scene_from_prediction,
 )
+from coop3d.visualization.colour import vehicle_rgb
 from coop3d.visualization.figures import BACKGROUND
 
 RED, GREEN = (250, 0, 0), (0, 250, 0)
@@ -73,3 +75,51 @@ def test_nothing_to_show_is_an_empty_grid():
     scene = Scene(title="nothing", views=(SceneView(name="a"),))
     image = render_scene(scene, preset(scene, "oblique", (320, 180)), colour="vehicle")
     assert (image == BACKGROUND).all(axis=-1).mean() > 0.8
+
+
+def wall(z: float, half: float = 3.0) -> PointSet:
+    """A dense wall that faces the eye at the origin."""
+    x, y = np.meshgrid(np.linspace(-half, half, 200), np.linspace(-half, half, 200))
+    points = np.stack([x, y, np.full_like(x, z)], axis=-1).reshape(-1, 3).astype(np.float32)
+    n = len(points)
+    return PointSet(points=points, rgb=np.full((n, 3), 250, np.uint8), range_m=np.full(n, z, np.float32),
+                    kept=np.ones(n, bool))  # fmt: skip
+
+
+def box_at(z: float) -> OrientedBox:
+    T = np.eye(4)
+    T[2, 3] = z
+    return OrientedBox(name="car", T_ref_box=T, half_extent_m=np.array([1.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize(("box_z", "visible"), [(5.0, True), (14.0, False)])
+def test_boxes_are_solid_before_a_wall_and_dotted_behind_it(box_z, visible):
+    view = look_at(np.zeros(3), np.array([0.0, 0.0, 1.0]), size=(301, 301), hfov_deg=60.0)
+    dark = {}
+    for name, boxes in (("with", (box_at(box_z),)), ("without", ())):
+        scene = Scene(title="box", views=(SceneView(name="a", predicted=wall(9.0)),), boxes=boxes)
+        dark[name] = render_scene(scene, view).astype(int)
+    changed = np.abs(dark["with"] - dark["without"]).max(axis=-1) > 0
+    # The box's front is a square of 2 m at box_z - 1: with f = 301 / 2 / tan 30 its sides lie here.
+    f, front = 301 / 2 / np.tan(np.radians(30)), box_z - 1
+    column = int(150.5 + f * 1.0 / front)
+    rows = np.arange(int(150.5 - 0.8 * f / front), int(150.5 + 0.8 * f / front))
+    side = changed[rows, column - 1 : column + 2].any(axis=1)
+    if visible:
+        assert side.mean() > 0.95
+        assert dark["with"][rows, column - 1 : column + 2].min() < 130  # in its own dark colour
+    else:
+        assert 0.1 < side.mean() < 0.7  # dotted
+        assert dark["with"][changed].min() >= 100  # and paler
+
+
+def test_a_vehicle_behind_the_eye_draws_nothing():
+    view = look_at(np.zeros(3), np.array([0.0, 0.0, 1.0]), size=(101, 101))
+    T = np.eye(4)
+    T[2, 3] = -30.0
+    near = np.eye(4)  # the eye is inside this car: some edges lie before it, some behind
+    for pose in (T, near):
+        scene = Scene(title="behind", views=(SceneView(name="a", T_ref_view_pred=pose),))
+        image = render_scene(scene, view)
+        blue = (np.abs(image.astype(int) - vehicle_rgb(0)).max(axis=-1) < 40).sum()
+        assert (blue == 0) == (pose is T)

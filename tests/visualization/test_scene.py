@@ -10,7 +10,7 @@ import torch
 from support.analytic_panoramas import batch, prediction
 
 from coop3d.types import CoopBatch, FactoredPrediction
-from coop3d.visualization import PointSet, Scene, scene_from_prediction, upright
+from coop3d.visualization import OrientedBox, PointSet, Scene, lidar_cloud, scene_from_prediction, upright
 
 
 def scene_of(sample: CoopBatch, predicted: FactoredPrediction | None = None, **options) -> Scene:
@@ -140,3 +140,64 @@ def test_point_sets_refuse_what_would_corrupt_a_page():
         PointSet(points=np.full((2, 3), np.nan, np.float32), **good)
     with pytest.raises(ValueError, match="same length"):
         PointSet(points=np.zeros((3, 3), np.float32), **good)
+
+
+def test_error_at_the_true_pose_is_the_error_of_geometry_alone():
+    sample = batch()
+    shifted = scene_of(sample, prediction(sample, noise=0.0, shift_m=0.8)).views[1].predicted
+    np.testing.assert_allclose(shifted.error_m[shifted.kept], 0.8, atol=2e-3)
+    np.testing.assert_allclose(shifted.error_true_pose_m[shifted.kept], 0, atol=2e-3)
+    noisy = scene_of(sample, prediction(sample, noise=0.05, shift_m=0.0)).views[1].predicted
+    np.testing.assert_allclose(noisy.error_true_pose_m[noisy.kept], noisy.error_m[noisy.kept], atol=2e-3)
+
+
+def test_a_point_knows_its_pixel():
+    sample = batch(("641", "650"), width=504)
+    for v, view in enumerate(scene_of(sample, prediction(sample), max_points=8000).views):
+        for cloud, points in (
+            (view.truth, sample.targets.points_ref[0, v].numpy()),
+            (view.predicted, prediction(sample).points_ref[0, v].numpy()),
+        ):
+            column, row = cloud.pixel.T
+            np.testing.assert_array_equal(points[row, column].astype(np.float32), cloud.points)
+
+
+def test_a_lidar_sweep_stands_at_the_true_pose():
+    T = np.array([[0, 0, 1, 5], [0, 1, 0, 0], [-1, 0, 0, 7], [0, 0, 0, 1.0]])
+    points = np.array([[0, 0, 10], [1, 2, 3], [np.nan, 0, 0], [np.inf, 1, 1]])
+    cloud = lidar_cloud(points, T)
+    np.testing.assert_allclose(cloud.points, [[15, 0, 7], [8, 2, 6]])
+    np.testing.assert_allclose(cloud.range_m, [10, np.sqrt(14)], rtol=1e-6)
+    assert cloud.kept.all()
+    assert len(lidar_cloud(np.ones((500, 3)), T, max_points=100).points) == 100
+    assert len(lidar_cloud(np.zeros((0, 3)), T).points) == 0
+
+
+def test_box_corners_are_where_its_axes_say():
+    turned = np.array(
+        [[0, 0, 1, 10], [0, 1, 0, 1], [-1, 0, 0, 20], [0, 0, 0, 1.0]]
+    )  # forward is the frame's x
+    corners = OrientedBox(name="a", T_ref_box=turned, half_extent_m=np.array([1.0, 0.7, 2.4])).corners()
+    np.testing.assert_allclose(corners.min(axis=0), [7.6, 0.3, 19])
+    np.testing.assert_allclose(corners.max(axis=0), [12.4, 1.7, 21])
+    np.testing.assert_allclose(corners[0b111], [12.4, 1.7, 19])  # right of forward x is -z
+
+
+@pytest.mark.parametrize(
+    ("T", "half", "message"),
+    [
+        (np.eye(3), np.ones(3), r"T_ref_box is \(3, 3\)"),
+        (np.eye(4), np.ones(2), r"half_extent_m \(2,\)"),
+        (np.eye(4), np.array([1, -1, 1.0]), "no negative extent"),
+        (np.full((4, 4), np.nan), np.ones(3), "finite numbers"),
+    ],
+)
+def test_boxes_refuse_what_is_no_box(T, half, message):
+    with pytest.raises(ValueError, match=message):
+        OrientedBox(name="a", T_ref_box=T, half_extent_m=half)
+
+
+def test_pixels_need_a_column_and_a_row():
+    good = {"rgb": np.zeros((2, 3), np.uint8), "range_m": np.ones(2, np.float32), "kept": np.ones(2, bool)}
+    with pytest.raises(ValueError, match=r"expected \(2, 2\)"):
+        PointSet(points=np.zeros((2, 3), np.float32), pixel=np.zeros(2, np.int32), **good)

@@ -20,7 +20,7 @@ const POINT_SHADER = [
     float metres = rangeLimits.x * pow(rangeLimits.y / rangeLimits.x, scalars.y / 254.0);
     float drawn = min(1.0, density * clamp(metres, weightLimits.x, weightLimits.y));
     float spacing = pixelAngle * metres * inversesqrt(drawn);
-    diameter = clamp(size * spacing * pixelsPerMetre / gl_Position.w, 1.5, 48.0);
+    diameter = clamp(size * spacing * pixelsPerMetre / gl_Position.w, 1.5, 40.0);
     gl_PointSize = diameter;
     bool unsure = scalars.z < 254.5 && scalars.z < minConfidence;
     if (unsure || scalars.y > maxRange) gl_Position = vec4(2.0, 2.0, 2.0, 1.0); // outside: not drawn
@@ -59,6 +59,42 @@ const LINE_SHADER = [
   out vec4 pixel;
   void main() { pixel = vec4(colour, 1.0); }`,
 ];
+/* Puts the drawn points on the screen, colour and depth, darker where they lie behind their neighbours: edges can be
+ * read without any normals (eye-dome lighting, Boucheny 2009). */
+const SHADE_SHADER = [
+  `#version 300 es
+  void main() { // one triangle that covers the screen
+    vec2 corner = vec2(gl_VertexID == 1 ? 3.0 : -1.0, gl_VertexID == 2 ? 3.0 : -1.0);
+    gl_Position = vec4(corner, 0.0, 1.0);
+  }`,
+  `#version 300 es
+  precision highp float;
+  uniform highp sampler2D colours, depths;
+  uniform vec2 nearFar;
+  uniform float reach, strength; // pixels, 0 = no shading
+  out vec4 pixel;
+  float logMetres(float depth) {
+    float near = nearFar.x, far = nearFar.y;
+    return log2(2.0 * near * far / (far + near - (2.0 * depth - 1.0) * (far - near)));
+  }
+  void main() {
+    ivec2 at = ivec2(gl_FragCoord.xy), last = textureSize(depths, 0) - 1;
+    float depth = texelFetch(depths, at, 0).r;
+    vec3 colour = texelFetch(colours, at, 0).rgb;
+    if (depth < 1.0 && strength > 0.0) {
+      float here = logMetres(depth), hidden = 0.0;
+      int r = int(reach + 0.5);
+      ivec2 steps[4] = ivec2[4](ivec2(r, 0), ivec2(-r, 0), ivec2(0, r), ivec2(0, -r));
+      for (int k = 0; k < 4; k++) {
+        float there = texelFetch(depths, clamp(at + steps[k], ivec2(0), last), 0).r;
+        hidden += clamp(here - logMetres(there), 0.0, 0.25);
+      }
+      colour *= exp(-strength * hidden);
+    }
+    pixel = vec4(colour, 1.0);
+    gl_FragDepth = depth;
+  }`,
+];
 const FIELD_OF_VIEW = (50 * Math.PI) / 180;
 
 class CloudViewer {
@@ -69,6 +105,8 @@ class CloudViewer {
     if (!this.gl) throw new Error("This browser has no WebGL2");
     this.points = createProgram(this.gl, POINT_SHADER);
     this.lines = createProgram(this.gl, LINE_SHADER);
+    this.shade = createProgram(this.gl, SHADE_SHADER);
+    this.screenTriangle = { handle: this.gl.createVertexArray(), count: 3 };
     this.shared = {
       ...shared,
       photoPalette: createTexture(this.gl, 256, 1, shared.photoPalette),
@@ -104,11 +142,15 @@ class CloudViewer {
     return back.map((b, k) => target[k] + distance * b);
   }
 
+  /* What stands right before the eye is left out: else a wall behind which the camera hangs would hide the street. */
+  nearFar() {
+    return [Math.max(0.1, this.camera.distance / 6), this.camera.distance * 20 + 1500];
+  }
+
   viewProjection() {
-    const { distance, target } = this.camera;
     const aspect = this.canvas.width / this.canvas.height;
-    const projection = mat4.perspective(FIELD_OF_VIEW, aspect, Math.max(0.1, distance / 100), distance * 20 + 1500);
-    return mat4.multiply(projection, mat4.inverseRigid(mat4.lookAt(this.eye(), target, [0, 0, 1])));
+    const projection = mat4.perspective(FIELD_OF_VIEW, aspect, ...this.nearFar());
+    return mat4.multiply(projection, mat4.inverseRigid(mat4.lookAt(this.eye(), this.camera.target, [0, 0, 1])));
   }
 
   /* Ask for a frame. One is in the making at a time, so that a slow GPU never works off a queue of old views. */
@@ -158,27 +200,57 @@ class CloudViewer {
   }
 
   draw(share) {
+    const { gl } = this;
+    const ratio = this.fitToScreen();
+    const frame = this.beforeDraw();
+    this.matrix = this.viewProjection();
+    this.drawn = frame.clouds;
+    gl.enable(gl.DEPTH_TEST);
+    this.drawPoints(frame.clouds, share);
+    this.showPoints(frame.shaded ? 2.0 : 0.0, ratio);
+    this.drawLines(frame.lines, this.matrix, ratio);
+    this.stats = { ...this.stats, draws: this.stats.draws + 1, points: frame.clouds.reduce((n, c) => n + c.count, 0) };
+    this.afterDraw();
+  }
+
+  /* As many pixels as the screen has; returns device pixels per CSS pixel. */
+  fitToScreen() {
     const { gl, canvas } = this;
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
-    canvas.width = Math.max(1, Math.round(canvas.clientWidth * ratio));
-    canvas.height = Math.max(1, Math.round(canvas.clientHeight * ratio));
-    gl.viewport(0, 0, canvas.width, canvas.height);
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((x) => Math.max(1, Math.round(x * ratio)));
+    if (this.target?.width !== width || this.target?.height !== height) {
+      [canvas.width, canvas.height] = [width, height];
+      if (this.target) deleteTarget(gl, this.target);
+      this.target = createTarget(gl, width, height);
+    }
+    gl.viewport(0, 0, width, height);
+    return ratio;
+  }
+
+  drawPoints(clouds, share) {
+    const { gl, canvas, matrix: viewProjection } = this;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.target.framebuffer);
     gl.clearColor(...themeColour("--sky"), 1);
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
-    gl.enable(gl.DEPTH_TEST);
-    const frame = this.beforeDraw();
-    const viewProjection = (this.matrix = this.viewProjection());
-    this.drawn = frame.clouds;
-    this.drawLines(frame.lines, viewProjection, ratio);
     gl.useProgram(this.points.handle);
     const pixelsPerMetre = canvas.height / (2 * Math.tan(FIELD_OF_VIEW / 2));
-    for (const { cloud, count, ...uniforms } of frame.clouds) {
+    for (const { cloud, count, ...uniforms } of clouds) {
       const density = uniforms.density * share; // fewer points are drawn larger
       setUniforms(this.points, { ...this.shared, viewProjection, pixelsPerMetre, ...uniforms, density });
       drawVertices(gl, cloud.vertices, gl.POINTS, Math.ceil(count * share));
     }
-    this.stats = { ...this.stats, draws: this.stats.draws + 1, points: frame.clouds.reduce((n, c) => n + c.count, 0) };
-    this.afterDraw();
+  }
+
+  showPoints(strength, ratio) {
+    const { gl, target } = this;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, null);
+    gl.clear(gl.DEPTH_BUFFER_BIT);
+    gl.useProgram(this.shade.handle);
+    const pictures = { colours: target.colour, depths: target.depth };
+    setUniforms(this.shade, { ...pictures, nearFar: this.nearFar(), reach: 1.5 * ratio, strength });
+    gl.depthFunc(gl.ALWAYS);
+    drawVertices(gl, this.screenTriangle, gl.TRIANGLES);
+    gl.depthFunc(gl.LESS);
   }
 
   /* WebGL draws hairlines only: four draws half a pixel apart make them two pixels wide. */
@@ -209,6 +281,7 @@ class CloudViewer {
     const m = this.matrix;
     const [halfW, halfH] = [this.canvas.clientWidth / 2, this.canvas.clientHeight / 2];
     const [cx, cy] = [px / halfW - 1, 1 - py / halfH];
+    const [near] = this.nearFar();
     let best = null;
     let bestW = Infinity;
     for (const draw of this.drawn || []) {
@@ -216,7 +289,7 @@ class CloudViewer {
       for (let i = 0; i < draw.count; i++) {
         const [x, y, z] = [xyz[3 * i], xyz[3 * i + 1], xyz[3 * i + 2]];
         const w = m[3] * x + m[7] * y + m[11] * z + m[15];
-        if (w < 0.1 || w >= bestW) continue;
+        if (w < near || w >= bestW) continue;
         const dx = ((m[0] * x + m[4] * y + m[8] * z + m[12]) / w - cx) * halfW;
         const dy = ((m[1] * x + m[5] * y + m[9] * z + m[13]) / w - cy) * halfH;
         if (dx * dx + dy * dy > 36) continue;

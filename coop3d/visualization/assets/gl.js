@@ -77,16 +77,44 @@ function drawVertices(gl, vertices, mode, count = vertices.count) {
   gl.bindVertexArray(null);
 }
 
-/* A texture of bytes, three (RGB) or four (RGBA) per texel, rows without gaps; neither filtered nor repeated. */
+/* The bound texture is neither filtered nor repeated. */
+function plainTexture(gl) {
+  const look = { MIN_FILTER: gl.NEAREST, MAG_FILTER: gl.NEAREST, WRAP_S: gl.CLAMP_TO_EDGE, WRAP_T: gl.CLAMP_TO_EDGE };
+  for (const [name, value] of Object.entries(look)) gl.texParameteri(gl.TEXTURE_2D, gl[`TEXTURE_${name}`], value);
+}
+
+/* A texture of bytes, three (RGB) or four (RGBA) per texel, rows without gaps. */
 function createTexture(gl, width, height, bytes) {
   const texture = gl.createTexture();
   const [stored, given] = bytes.length === 3 * width * height ? [gl.RGB8, gl.RGB] : [gl.RGBA8, gl.RGBA];
   gl.bindTexture(gl.TEXTURE_2D, texture);
   gl.pixelStorei(gl.UNPACK_ALIGNMENT, 1); // rows of RGB need not be multiples of four bytes
   gl.texImage2D(gl.TEXTURE_2D, 0, stored, width, height, 0, given, gl.UNSIGNED_BYTE, bytes);
-  const look = { MIN_FILTER: gl.NEAREST, MAG_FILTER: gl.NEAREST, WRAP_S: gl.CLAMP_TO_EDGE, WRAP_T: gl.CLAMP_TO_EDGE };
-  for (const [name, value] of Object.entries(look)) gl.texParameteri(gl.TEXTURE_2D, gl[`TEXTURE_${name}`], value);
+  plainTexture(gl);
   return texture;
+}
+
+/* A picture to draw into whose colour and depth can be read as textures afterwards. */
+function createTarget(gl, width, height) {
+  const target = { framebuffer: gl.createFramebuffer(), width, height };
+  const texture = (stored, given, type, attachment) => {
+    const handle = gl.createTexture();
+    gl.bindTexture(gl.TEXTURE_2D, handle);
+    gl.texImage2D(gl.TEXTURE_2D, 0, stored, width, height, 0, given, type, null);
+    plainTexture(gl);
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, attachment, gl.TEXTURE_2D, handle, 0);
+    return handle;
+  };
+  gl.bindFramebuffer(gl.FRAMEBUFFER, target.framebuffer);
+  target.colour = texture(gl.RGBA8, gl.RGBA, gl.UNSIGNED_BYTE, gl.COLOR_ATTACHMENT0);
+  target.depth = texture(gl.DEPTH_COMPONENT24, gl.DEPTH_COMPONENT, gl.UNSIGNED_INT, gl.DEPTH_ATTACHMENT);
+  return target;
+}
+
+function deleteTarget(gl, target) {
+  gl.deleteFramebuffer(target.framebuffer);
+  gl.deleteTexture(target.colour);
+  gl.deleteTexture(target.depth);
 }
 
 /* 4x4 matrices as WebGL reads them: 16 numbers, column after column. Cameras look along -z, y up. */

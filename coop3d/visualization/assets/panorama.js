@@ -127,6 +127,7 @@ function listen(canvas) {
 }
 
 async function start() {
+  themeSwitch();
   document.getElementById("facts").textContent = data.facts;
   for (const { title, src } of data.layers) {
     const canvas = element("canvas", {});

@@ -1,18 +1,16 @@
-/* The page of one scene: builds the controls, decides what is drawn, shows labels and the point under the pointer.
+/* The page of one scene: decides what is drawn and ties the controls, the pictures and the 3D view together.
  * Data come from coop3d.visualization.scene_page.scene_payload. */
 
 const data = pageData();
-const byId = (id) => document.getElementById(id);
 const turbo = decodeArray(data.turbo);
-const KINDS = ["predicted", "truth"];
-const KIND_COLOURS = { predicted: [0.84, 0.37, 0.0], truth: [0.0, 0.45, 0.7] };
 const MODES = { photo: 0, range: 1, confidence: 2, error: 3, height: 4, vehicle: 5, kind: 5 };
 const HEIGHTS = [data.ground - 0.5, data.ground + 9.5];
+let viewer;
+let lines = {};
+let labels = [];
+let firstState = "";
 
-function valueOf(scale, index) {
-  if (index === scale.unknown) return NaN;
-  return scale.low * Math.pow(scale.high / scale.low, index / 254);
-}
+/* ---- clouds ---- */
 
 /* One byte each of photograph, range, confidence, error per point; unknown where the cloud has none. */
 function interleave(cloud, count) {
@@ -21,151 +19,74 @@ function interleave(cloud, count) {
     if (!cloud[name]) return;
     const values = decodeArray(cloud[name]);
     for (let i = 0; i < count; i++) scalars[4 * i + k] = values[i];
+    cloud[name].bdata = null; // the decoded copy is enough
   });
   return scalars;
 }
 
-/* Toggles and sliders as one object. */
-function settings() {
-  return {
-    colour: byId("colour").value,
-    ...Object.fromEntries(["predicted", "truth", "frames", "grid", "masked"].map((k) => [k, byId(k).checked])),
-    vehicles: data.vehicles.map((_, k) => byId(`vehicle${k}`).checked),
-    size: Number(byId("size").value),
-    minConfidence: Number(byId("confidence").value),
-    maxRange: Number(byId("range").value),
-  };
+/* The cloud as the viewer knows it; those at the true pose are made of predicted ones when first asked for. */
+function gpuCloud(vehicle, kind) {
+  const cloud = vehicle[kind];
+  if (!cloud) return null;
+  if (!cloud.gpu) {
+    const [xyz, scalars] = kind === "placed" ? atTruePose(vehicle) : [decodePoints(cloud), interleave(cloud, cloud.xyz.shape[0])];
+    const pixels = kind === "placed" ? vehicle.predicted.gpu.pixels : cloud.pixel && decodeArray(cloud.pixel);
+    cloud.gpu = { ...viewer.addCloud(xyz, scalars), pixels, kept: cloud.kept };
+    cloud.xyz.bdata = null;
+  }
+  return cloud.gpu;
+}
+
+/* A vehicle's predicted points moved from its predicted to its true pose; the error is what that leaves. */
+function atTruePose(vehicle) {
+  const { xyz, scalars } = gpuCloud(vehicle, "predicted");
+  const { predicted, truth } = vehicle.poses;
+  const moved = new Float32Array(xyz.length);
+  const own = new Array(3);
+  for (let i = 0; i < xyz.length; i += 3) {
+    const away = [0, 1, 2].map((k) => xyz[i + k] - predicted[k][3]);
+    for (let k = 0; k < 3; k++) own[k] = predicted[0][k] * away[0] + predicted[1][k] * away[1] + predicted[2][k] * away[2];
+    moved.set(apply(truth, own), i);
+  }
+  const error = vehicle.placed.error ? decodeArray(vehicle.placed.error) : null;
+  const changed = scalars.slice();
+  for (let i = 0; i < changed.length / 4; i++) changed[4 * i + 3] = error ? error[i] : data.scales.error.unknown;
+  return [moved, changed];
 }
 
 function flatColour(vehicle, kind, colour) {
-  if (colour === "kind") return KIND_COLOURS[kind];
+  if (colour === "kind") return KINDS[kind].colour;
   const base = vehicle.colour.map((c) => c / 255);
-  return kind === "predicted" ? base : base.map((c) => 0.45 * c + 0.4); // true points paler
+  return kind === "predicted" || kind === "placed" ? base : base.map((c) => 0.45 * c + 0.4); // measured points paler
+}
+
+/* A vehicle's lines, but for those around the eye: nobody looks out of a cage. */
+function vehicleDrawn({ lines: own, poses }) {
+  const eye = viewer.eye();
+  const outside = (pose) => pose && Math.hypot(...eye.map((x, k) => x - pose[k][3])) > 3.5;
+  return ["predicted", "truth"].filter((k) => outside(poses[k])).map((k) => ({ vertices: own[k], wide: true }));
 }
 
 function frameToDraw() {
   const s = settings();
   const clouds = [];
-  const lines = [{ vertices: s.grid ? gridLines : null }];
+  const drawn = [{ vertices: s.grid ? lines.grid : null }, { vertices: s.boxes ? lines.boxes : null, wide: true }];
   data.vehicles.forEach((vehicle, k) => {
     if (!s.vehicles[k]) return;
-    if (s.frames) KINDS.forEach((kind) => lines.push({ vertices: vehicle.lines[kind], wide: true }));
-    for (const kind of KINDS.filter((kind) => s[kind] && vehicle[kind])) {
-      const { gpu, kept, xyz, pixelAngle, density } = vehicle[kind];
-      const count = s.masked ? kept : xyz.shape[0];
+    if (s.frames) drawn.push(...vehicleDrawn(vehicle));
+    for (const kind of Object.keys(KINDS).filter((kind) => s[kind] && vehicle[kind])) {
+      const { kept, xyz, pixelAngle, density } = vehicle[kind];
       const { size, minConfidence, maxRange } = s;
-      const uniforms = { mode: MODES[s.colour], flatColour: flatColour(vehicle, kind, s.colour), pixelAngle, density };
-      clouds.push({ cloud: gpu, count, vehicle, kind, size, minConfidence, maxRange, heights: HEIGHTS, ...uniforms });
+      const mode = kind === "lidar" && s.colour === "photo" ? MODES.vehicle : MODES[s.colour];
+      const uniforms = { mode, flatColour: flatColour(vehicle, kind, s.colour), pixelAngle, density, heights: HEIGHTS };
+      const count = s.masked ? kept : xyz.shape[0];
+      clouds.push({ cloud: gpuCloud(vehicle, kind), count, vehicle, kind, size, minConfidence, maxRange, ...uniforms });
     }
   });
-  return { clouds, lines };
+  return { clouds, lines: drawn, shaded: s.shaded };
 }
 
-/* ---- lines: ground grid, and per vehicle a car, axes, cameras ---- */
-
-function apply(pose, p) {
-  return [0, 1, 2].map((r) => pose[r][0] * p[0] + pose[r][1] * p[1] + pose[r][2] * p[2] + pose[r][3]);
-}
-
-function dashed(segments, dash = 0.25) {
-  return segments.flatMap(([a, b, colour]) => {
-    const pieces = Math.max(1, Math.round(Math.hypot(...a.map((x, k) => b[k] - x)) / dash / 2));
-    const at = (t) => a.map((x, k) => x + t * (b[k] - x));
-    return Array.from({ length: pieces }, (_, i) => [at(i / pieces), at((i + 0.5) / pieces), colour]);
-  });
-}
-
-/* A 4.8 x 1.9 x 1.6 m car whose sensor sits on the roof's middle, with a mark at its front. */
-function carSegments(colour) {
-  const [x, front, top, bottom] = [0.95, 2.4, -0.3, -1.9];
-  const corner = (i) => [i & 1 ? x : -x, i & 2 ? front : -front, i & 4 ? top : bottom];
-  const edges = [];
-  for (let i = 0; i < 8; i++) for (const bit of [1, 2, 4]) if (!(i & bit)) edges.push([corner(i), corner(i | bit), colour]);
-  const nose = [0, front + 1.1, bottom];
-  return [...edges, [corner(2), nose, colour], [corner(3), nose, colour]];
-}
-
-function axisSegments() {
-  return [
-    [[0, 0, 0], [2, 0, 0], [0.9, 0.2, 0.2]],
-    [[0, 0, 0], [0, 2, 0], [0.2, 0.75, 0.25]],
-    [[0, 0, 0], [0, 0, 2], [0.25, 0.45, 1.0]],
-  ];
-}
-
-/* A little pyramid along each camera's viewing direction. */
-function cameraSegments(cameras, colour) {
-  return cameras.flatMap(([centre, forward]) => {
-    const flat = Math.hypot(forward[0], forward[1]) || 1;
-    const right = [forward[1] / flat, -forward[0] / flat, 0];
-    const corners = [[-1, -1], [1, -1], [1, 1], [-1, 1]].map(([u, v]) =>
-      centre.map((c, k) => c + 0.6 * forward[k] + 0.5 * u * right[k] + (k === 2 ? 0.35 * v : 0)));
-    return corners.flatMap((corner, k) => [[centre, corner, colour], [corner, corners[(k + 1) % 4], colour]]);
-  });
-}
-
-function vehicleLines(vehicle) {
-  const colour = vehicle.colour.map((c) => c / 255);
-  const local = [...carSegments(colour), ...axisSegments(), ...cameraSegments(vehicle.cameras, colour)];
-  const { predicted, truth } = vehicle.poses;
-  const placed = (pose) => local.map(([a, b, c]) => [apply(pose, a), apply(pose, b), c]);
-  const gap = predicted && truth ? [[apply(predicted, [0, 0, 0]), apply(truth, [0, 0, 0]), [0.9, 0.1, 0.1]]] : [];
-  return {
-    predicted: viewer.addLines(predicted ? [...placed(predicted), ...gap] : []),
-    truth: viewer.addLines(truth ? dashed(placed(truth)) : []),
-  };
-}
-
-function gridExtent() {
-  const reach = Math.max(50, Math.ceil(data.radius / 10) * 10);
-  return [0, 1].map((k) => [-reach, reach].map((r) => Math.round((data.centre[k] + r) / 10) * 10));
-}
-
-function buildGrid() {
-  const [[x0, x1], [y0, y1]] = gridExtent();
-  const tint = (v) => themeColour(v === 0 ? "--grid-strong" : "--grid");
-  const segments = [];
-  for (let x = x0; x <= x1; x += 10) segments.push([[x, y0, data.ground], [x, y1, data.ground], tint(x)]);
-  for (let y = y0; y <= y1; y += 10) segments.push([[x0, y, data.ground], [x1, y, data.ground], tint(y)]);
-  gridLines = viewer.addLines(segments);
-}
-
-/* ---- labels over the canvas ---- */
-
-function gridLabels() {
-  const step = data.radius > 120 ? 50 : 20;
-  return gridExtent().flatMap(([low, high], axis) => {
-    const labels = [];
-    for (let m = Math.ceil(low / step) * step; m <= high; m += step) {
-      if (m === 0) continue;
-      const position = axis === 0 ? [m, 0, data.ground] : [0, m, data.ground];
-      labels.push({ position, node: element("span", { textContent: `${m} m` }), grid: true });
-    }
-    return labels;
-  });
-}
-
-function nameLabels() {
-  return data.vehicles.flatMap((vehicle, k) => {
-    const pose = vehicle.poses.predicted || vehicle.poses.truth;
-    if (!pose) return [];
-    const node = element("span", { className: "name", textContent: vehicle.name });
-    return [{ position: apply(pose, [0, 0, 2.4]), node, vehicle: k }];
-  });
-}
-
-function placeLabels() {
-  const s = settings();
-  for (const { position, node, grid, vehicle } of labels) {
-    const at = viewer.screen(position);
-    const shown = at && (grid ? s.grid : s.frames && s.vehicles[vehicle]);
-    node.style.display = shown ? "" : "none";
-    if (shown) node.style.transform = `translate(${at[0]}px, ${at[1]}px) translate(-50%, -50%)`;
-  }
-  byId("count").textContent = `${viewer.stats.points.toLocaleString("en")} points drawn`;
-}
-
-/* ---- controls ---- */
+/* ---- what stands around the view ---- */
 
 function lookFrom(name, vehicle = data.vehicles[0]) {
   const pose = vehicle && (vehicle.poses.predicted || vehicle.poses.truth);
@@ -174,7 +95,7 @@ function lookFrom(name, vehicle = data.vehicles[0]) {
   const quarter = Math.PI / 2;
   if (name === "Top") viewer.camera = { target, distance: 1.6 * distance, azimuth: 0, elevation: quarter - 0.001 };
   if (name === "Side") viewer.camera = { target, distance, azimuth: -quarter, elevation: 0.3 };
-  if (name === "Oblique") viewer.camera = { target, distance, azimuth: 0.5, elevation: 0.55 };
+  if (name === "Oblique") viewer.camera = { target, distance, azimuth: 0.5, elevation: 0.75 };
   if (name === "Driver" && pose) {
     const forward = [pose[0][1], pose[1][1], pose[2][1]];
     const azimuth = Math.atan2(forward[0], forward[1]);
@@ -183,24 +104,50 @@ function lookFrom(name, vehicle = data.vehicles[0]) {
   viewer.redraw();
 }
 
-function buildControls() {
-  for (const name of ["Oblique", "Top", "Side", "Driver"]) {
-    byId("cameras").append(element("button", { type: "button", textContent: name, onclick: () => lookFrom(name) }));
-  }
-  data.vehicles.forEach((vehicle, k) => {
-    const box = element("input", { type: "checkbox", id: `vehicle${k}`, checked: true });
-    const swatch = element("i", { className: "swatch" });
-    swatch.style.cssText = `background: rgb(${vehicle.colour}); margin: 0`;
-    const name = element("span", { textContent: vehicle.name, title: vehicle.name });
-    const look = element("button", { type: "button", textContent: "view", title: "From this vehicle" });
-    look.onclick = () => lookFrom("Driver", vehicle);
-    byId("vehicles").append(element("div", { className: "row" }, element("label", {}, box, swatch, name), look));
-  });
-  const has = (kind) => data.vehicles.some((v) => v[kind] && v[kind].xyz.shape[0]);
-  for (const kind of KINDS) byId(kind).disabled = !has(kind);
-  byId("predicted").checked = has("predicted");
-  byId("truth").checked = !has("predicted");
-  byId("panel").addEventListener("input", update);
+/* Why the view is empty, or nothing. */
+function emptiness(s) {
+  if (viewer.stats.points) return "";
+  const clouds = data.vehicles.flatMap((v) => Object.keys(KINDS).map((kind) => v[kind]).filter(Boolean));
+  if (!clouds.some((c) => c.xyz.shape[0])) return "This scene has no points: nothing was predicted or measured here.";
+  if (!Object.keys(KINDS).some((kind) => s[kind])) return "No kind of points is switched on.";
+  if (!s.vehicles.some(Boolean)) return "All vehicles are switched off.";
+  return s.masked ? "The mask rejects every point of what is shown: switch Mask off to see them." : "What is shown has no points.";
+}
+
+function afterDraw() {
+  const s = settings();
+  placeLabels(viewer, labels, ({ toggle, vehicle }) => s[toggle] && (vehicle === undefined || s.vehicles[vehicle]));
+  placeMark();
+  byId("count").textContent = `${viewer.stats.points.toLocaleString("en")} points`;
+  byId("notice").textContent = emptiness(s);
+  byId("notice").hidden = !byId("notice").textContent;
+  rememberState();
+}
+
+/* The address follows what is shown, a moment after it stops changing. */
+function rememberState() {
+  clearTimeout(rememberState.timer);
+  rememberState.timer = setTimeout(() => {
+    const text = stateText(viewer.camera);
+    const bare = location.href.split("#")[0];
+    history.replaceState(null, "", text === firstState ? bare : `${bare}#${text}`);
+  }, 200);
+}
+
+function restoreState() {
+  const camera = applyState(location.hash);
+  if (camera) viewer.camera = camera;
+  update();
+}
+
+async function copyLink() {
+  clearTimeout(rememberState.timer);
+  firstState = ""; // from now on the address is always complete
+  const link = `${location.href.split("#")[0]}#${stateText(viewer.camera)}`;
+  history.replaceState(null, "", link);
+  const copied = await Promise.resolve(navigator.clipboard?.writeText(link)).then(() => Boolean(navigator.clipboard), () => false);
+  byId("share").textContent = copied ? "Copied" : "See address bar";
+  setTimeout(() => (byId("share").textContent = "Copy link"), 1500);
 }
 
 function update() {
@@ -212,44 +159,29 @@ function update() {
     range: s.maxRange === 255 ? "all" : `${valueOf(range, s.maxRange).toFixed(1)} m`,
   };
   for (const [id, text] of Object.entries(texts)) byId(id).previousElementSibling.textContent = text;
-  showBar(s.colour);
+  showScale(s.colour);
+  showChosenPictures();
+  setMark(null);
   viewer.redraw();
 }
 
-function showBar(colour) {
-  const heightTicks = [0, 2, 4, 6, 8].map((h) => [(h + 0.5) / 10, `${h}`]);
-  const scale = colour === "height" ? { ticks: heightTicks, unit: "m" } : data.scales[colour];
-  byId("bar").hidden = !scale;
-  if (scale) colourBar(byId("bar"), turbo, scale.ticks, scale.unit);
-}
-
-function describe({ draw, index }) {
-  const { cloud, vehicle, kind } = draw;
-  const [x, y, z] = [0, 1, 2].map((k) => cloud.xyz[3 * index + k].toFixed(2));
-  const [, range, confidence, error] = cloud.scalars.subarray(4 * index, 4 * index + 4);
-  const lines = [`${vehicle.name}, ${kind === "truth" ? "true" : "predicted"}`, `x ${x}  y ${y}  z ${z} m`];
-  lines.push(`range ${valueOf(data.scales.range, range).toFixed(1)} m`);
-  if (confidence < 255) lines.push(`confidence ${valueOf(data.scales.confidence, confidence).toFixed(1)}`);
-  if (error < 255) lines.push(`error ${valueOf(data.scales.error, error).toFixed(2)} m`);
-  return lines.join("\n");
+/* Under the choice of colour: its bar, or where its colours are explained. */
+function showScale(colour) {
+  const host = byId("scale");
+  const below = "as the swatches below";
+  const text = { photo: "as photographed; LiDAR in its vehicle's colour", kind: below, vehicle: `${below}; true points paler` }[colour];
+  if (text) return host.replaceChildren(text);
+  const heights = { ticks: [0, 2, 4, 6, 8].map((h) => [(h + 0.5) / 10, `${h}`]), unit: "m" };
+  const { ticks, unit } = colour === "height" ? heights : data.scales[colour];
+  const bar = element("div", { className: "bar", id: "bar" });
+  host.replaceChildren(bar);
+  colourBar(bar, turbo, ticks, unit);
 }
 
 function hover(event) {
-  const tip = byId("tip");
   const hit = event.buttons ? null : viewer.pick(event.offsetX, event.offsetY);
-  tip.style.display = hit ? "block" : "none";
-  if (!hit) return;
-  tip.textContent = describe(hit);
-  const flip = event.offsetX > viewer.canvas.clientWidth - 200;
-  tip.style.left = `${event.offsetX + (flip ? -tip.offsetWidth - 12 : 14)}px`;
-  tip.style.top = `${event.offsetY + 14}px`;
-}
-
-function centreOn(event) {
-  const hit = viewer.pick(event.offsetX, event.offsetY);
-  if (!hit) return;
-  viewer.camera.target = [...hit.draw.cloud.xyz.subarray(3 * hit.index, 3 * hit.index + 3)];
-  viewer.redraw();
+  setMark(hit && { ...hit.draw, index: hit.index });
+  showPicturesOfMark();
 }
 
 function pictureLegends() {
@@ -259,22 +191,31 @@ function pictureLegends() {
   }
 }
 
-function enlargeOnClick() {
-  const dialog = byId("enlarged");
-  for (const image of document.querySelectorAll("figure img")) {
-    image.onclick = () => ((dialog.firstElementChild.src = image.src), dialog.showModal());
-  }
-  dialog.onclick = () => dialog.close();
+function listenToView() {
+  const { canvas } = viewer;
+  canvas.addEventListener("pointermove", throttled(hover));
+  canvas.addEventListener("pointerleave", () => requestAnimationFrame(() => setMark(null)));
+  canvas.addEventListener("dblclick", (event) => {
+    const hit = viewer.pick(event.offsetX, event.offsetY);
+    centreOn(hit && { ...hit.draw, index: hit.index });
+  });
+  byId("panel").addEventListener("input", update);
+  byId("layers").addEventListener("input", update);
+  byId("share").onclick = copyLink;
+  window.addEventListener("hashchange", restoreState);
+  document.addEventListener("themechange", () => ((lines.grid = gridLines(viewer, data)), viewer.redraw()));
 }
 
-let viewer;
-let gridLines;
-let labels = [];
-
 function start() {
-  buildControls();
-  enlargeOnClick();
+  for (const vehicle of data.vehicles) {
+    const { predicted, poses } = vehicle;
+    const { kept, xyz, pixelAngle, density, errorTruePose: error } = predicted || {};
+    vehicle.placed = predicted && poses.predicted && poses.truth ? { kept, xyz, pixelAngle, density, error } : null;
+  }
+  buildControls(lookFrom);
+  buildChips();
   pictureLegends();
+  listenToPictures();
   const { range } = data.scales;
   const shared = {
     photoPalette: decodeArray(data.photoPalette),
@@ -283,37 +224,25 @@ function start() {
     weightLimits: data.weightLimits,
   };
   viewer = new CloudViewer(byId("cloud"), shared, frameToDraw);
-  for (const vehicle of data.vehicles) {
-    for (const kind of KINDS.filter((kind) => vehicle[kind])) {
-      const cloud = vehicle[kind];
-      cloud.gpu = viewer.addCloud(decodeArray(cloud.xyz), interleave(cloud, cloud.xyz.shape[0]));
-      cloud.xyz.bdata = null; // the decoded copy is enough
-    }
-    vehicle.lines = vehicleLines(vehicle);
-  }
-  buildGrid();
-  labels = [...gridLabels(), ...nameLabels()];
+  for (const vehicle of data.vehicles) vehicle.lines = vehicleLines(viewer, vehicle);
+  lines = { boxes: boxLines(viewer, data.boxes), grid: gridLines(viewer, data) };
+  labels = buildLabels(data);
   byId("labels").append(...labels.map((label) => label.node));
-  viewer.afterDraw = placeLabels;
+  viewer.afterDraw = afterDraw;
   lookFrom("Oblique");
-  update();
-  let pending = false;
-  viewer.canvas.addEventListener("pointermove", (event) => {
-    if (pending) return;
-    pending = true;
-    requestAnimationFrame(() => ((pending = false), hover(event)));
-  });
-  viewer.canvas.addEventListener("pointerleave", () => (byId("tip").style.display = "none"));
-  viewer.canvas.addEventListener("dblclick", centreOn);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (buildGrid(), viewer.redraw()));
+  firstState = stateText(viewer.camera);
+  listenToKeys(lookFrom);
+  listenToView();
+  restoreState();
   viewer.whenIdle(() => (document.documentElement.dataset.ready = String(Math.round(performance.now())))); // for tests
 }
 
+themeSwitch();
 try {
   start();
 } catch (error) {
   byId("failure").style.display = "grid";
-  byId("failure").textContent = `${error.message}: the 3D view cannot be shown here. Pictures and numbers are below.`;
+  byId("failure").textContent = `${error.message}: the 3D view cannot be shown here. Pictures and numbers stand beside it.`;
   document.documentElement.dataset.ready = "failed";
   if (!(error.message || "").includes("WebGL2")) throw error;
 }

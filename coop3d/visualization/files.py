@@ -1,0 +1,33 @@
+"""Files that appear whole or not at all, and names that are safe as file names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary neighbour to write to, with the same ending; it takes ``path``'s place when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Write a whole file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def safe_name(text: str) -> str:
+    """``text`` as part of a file name: letters, digits, ``_``, ``-`` and ``.`` stay, everything else becomes ``_``."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip(".") or "_"
