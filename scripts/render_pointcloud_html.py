@@ -1,4 +1,4 @@
-"""The 3D page of one cooperative sample as a trained model sees it: predicted and true clouds, panoramas, scores."""
+"""The 3D page of one cooperative sample: clouds, LiDAR, boxes, panoramas, scores; and exports for other programs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import logging
 import sys
 from pathlib import Path
 
-import torch
-
-from coop3d.datasets import BadSample, collate_coop
-from coop3d.evaluation import MaskCounts, ViewRow, evaluate_batch
-from coop3d.training.data import CoopDataset
+from coop3d.training.inspection import Inspection, inspect_sample, open_dataset, open_run
+from coop3d.training.inspection_files import inspect_files
+from coop3d.training.inspection_options import add_run_arguments, device_of
+from coop3d.training.inspection_summary import page_numbers, sample_summary, write_summary
 from coop3d.training.launch import EXPECTED_ERRORS
-from coop3d.training.run import load_run
-from coop3d.types import CoopBatch
 from coop3d.visualization import (
     caption,
     grid,
@@ -22,19 +19,34 @@ from coop3d.visualization import (
     preset,
     render_scene,
     save_png,
-    scene_from_prediction,
+    save_view_pictures,
     write_scene_html,
 )
+from coop3d.visualization.export import EXPORT_FORMATS, write_exports
+from coop3d.visualization.files import safe_name
+from coop3d.visualization.point_sources import DEPTHS, POSES, SCALES, PointSources
 
 EXAMPLES = """examples:
   python scripts/render_pointcloud_html.py --checkpoint outputs/my_run/checkpoint-best.pth --split test --index 0
 
-  # on a machine without GPU, data somewhere else, and a picture beside the page
-  python scripts/render_pointcloud_html.py --checkpoint outputs/my_run --cpu --output-html out/scene.html \\
-      --output-png out/scene.png --override machine.opv2v_images_root=/data/OPV2V
+  # page, renders, pictures of every view, numbers and exports in one folder
+  python scripts/render_pointcloud_html.py --checkpoint outputs/my_run --split test --index 3 \\
+      --output-dir eval_runs/my_run --export ply pcd glb colmap npz
+
+  # which factor is to blame? Predicted range at the true poses and scale
+  python scripts/render_pointcloud_html.py --checkpoint outputs/my_run --point-pose-source gt --point-scale-source gt
+
+  # ground truth alone, no checkpoint
+  python scripts/render_pointcloud_html.py --config configs/train.yaml --split val --index 0 \\
+      --override machine=demo --override dataset=opv2v_cyl_coop_demo
+
+  # files without ground truth: panorama pictures, OPV2V frames of one instant, or a panorama cache
+  python scripts/render_pointcloud_html.py --checkpoint outputs/my_run --data car1.png car2.png
 
 The page is one file and needs no network: open it from disk, or serve its folder with "python -m http.server".
 """
+
+PICTURE_POINTS = 500_000  # of a render, which need not be sent to anybody's browser
 
 log = logging.getLogger("pointcloud_page")
 
@@ -43,92 +55,128 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint, or its run's folder")
-    parser.add_argument("--split", default="test", help="train, val or test (default: %(default)s)")
-    parser.add_argument(
-        "--index", type=int, default=0, help="which sample of the split (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--output-html", type=Path, default=Path("pointcloud.html"), help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--output-png",
-        type=Path,
-        help="also a picture: panoramas, predicted and true range, predicted cloud",
-    )
-    parser.add_argument(
-        "--max-points", type=int, default=200_000, help="in all clouds together (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the subsampling (default: %(default)s)")
-    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    parser.add_argument(
-        "--override",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the run's config; repeatable",
-    )
+    _add_input_arguments(parser)
+    _add_point_arguments(parser)
+    add = parser.add_argument_group("output").add_argument
+    add("--output-dir", type=Path,
+        help="page, renders, pictures and summary go here, named after scenario and frame")  # fmt: skip
+    add("--output-html", type=Path,
+        help="the page (default: in --output-dir, or pointcloud.html)")  # fmt: skip
+    add("--output-png", type=Path, help="a picture: panoramas, range, error, mask, and a render of the cloud")
+    add("--view-output-dir", type=Path, help="PNGs of every view: colour, range, error, mask")
+    add("--debug-summary-json", type=Path, help="pose, scale and depth statistics (docs/visualization.md)")
+    add("--export", nargs="+", default=[], choices=EXPORT_FORMATS, metavar="FORMAT",
+        help=f"also write the points as {', '.join(EXPORT_FORMATS)}, beside the page")  # fmt: skip
     return parser.parse_args()
 
 
-def load_sample(dataset: CoopDataset, split: str, index: int) -> CoopBatch:
-    """One collated sample; ValueError where there is none."""
-    if not 0 <= index < len(dataset):
-        raise ValueError(f"--index {index} is outside the {len(dataset)} samples of {split}")
-    sample = dataset[0, index]
-    if isinstance(sample, BadSample):
-        raise ValueError(f"sample {index} of {split} cannot be read: {sample.reason}")
-    batch = collate_coop([sample]).batch
-    assert batch is not None, "a good sample collates to a batch"
-    return batch
+def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_arguments(parser)
+    add = parser.add_argument_group("sample").add_argument
+    add("--index", "--val-index", type=int, default=0, metavar="N",
+        help="which sample of the split; --val-index is the same (default: %(default)s)")  # fmt: skip
+    add("--data", type=Path, nargs="+", metavar="FILE",
+        help="instead of a split: one panorama picture per vehicle, one OPV2V frame (.yaml) per vehicle, or a "
+        "panorama cache (.h5), whose instant --index names; the first vehicle is the reference")  # fmt: skip
 
 
-def frame_numbers(rows: list[ViewRow]) -> dict[str, object]:
-    """The scores of one sample, one column per score and one row per vehicle."""
-    columns = {
-        "distance [m]": "distance_m",
-        "translation error [m]": "translation_error_m",
-        "rotation error [deg]": "rotation_error_deg",
-        "scale error (1 = right)": "scale_error",
-        "AbsRel": "abs_rel",
-        "range RMSE [m]": "rmse_m",
+def _add_point_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("points").add_argument
+    add("--point-pose-source", choices=POSES, default="pred",
+        help="poses that place the points; input: as the vehicles report them (default: %(default)s)")  # fmt: skip
+    add("--point-depth-source", choices=DEPTHS, default="pred",
+        help="range along the rays; gt_sparse: LiDAR (default: %(default)s)")  # fmt: skip
+    add("--point-scale-source", choices=SCALES, default="pred",
+        help="gt: predictions scaled to the true median range (default: %(default)s)")  # fmt: skip
+    add("--max-points", type=int, default=200_000,
+        help="in all clouds of the page together, and in an export (default: %(default)s)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of the subsampling (default: %(default)s)")
+    add("--no-lidar", action="store_true", help="leave the LiDAR sweeps out")
+
+
+def load(args: argparse.Namespace) -> tuple[Inspection, str, dict[str, object]]:
+    """What to show, one line about where it comes from, and facts for the summary."""
+    sources = PointSources(args.point_pose_source, args.point_depth_source, args.point_scale_source)
+    if args.data and args.checkpoint is None:
+        raise ValueError("--data has no ground truth to show: it needs a --checkpoint to predict with")
+    run, config = open_run(args.checkpoint, args.config, device_of(args), args.override)
+    note = "ground truth" if run is None else f"{run.checkpoint}, step {run.step}"
+    facts = {
+        "checkpoint": None if run is None else str(run.checkpoint),
+        "step": None if run is None else run.step,
     }
-    names = [row.agent if not row.is_reference else f"{row.agent} (reference)" for row in rows]
-    table: dict[str, object] = {
-        title: {name: getattr(row, field) for name, row in zip(names, rows, strict=True)}
-        for title, field in columns.items()
-    }
-    counts = [MaskCounts(row.mask_tp, row.mask_fp, row.mask_fn, row.mask_tn) for row in rows]
-    table["mask IoU"] = {name: count.iou for name, count in zip(names, counts, strict=True)}
-    return table
+    if args.data:
+        assert run is not None
+        if sources != PointSources():
+            raise ValueError("--data has no ground truth: leave --point-*-source at pred")
+        names = ", ".join(p.name for p in args.data)
+        return inspect_files(args.data, run, args.index), f"{note}, {names}", facts
+    dataset = open_dataset(config, args.split, sources)
+    inspection = inspect_sample(dataset, args.split, args.index, run, sources, with_lidar=not args.no_lidar)
+    return (
+        inspection,
+        f"{note}, {args.split} sample {args.index}",
+        {**facts, "split": args.split, "index": args.index},
+    )
+
+
+def write_pictures(args: argparse.Namespace, inspection: Inspection, stem: str) -> None:
+    """Every picture that was asked for."""
+    if args.output_png is None and args.output_dir is None and args.view_output_dir is None:
+        return
+    scene = inspection.scene(max(args.max_points, PICTURE_POINTS), args.seed)
+    kind = "truth" if inspection.shown is None else "predicted"
+    oblique = render_scene(scene, preset(scene, "oblique"), kind)
+    sample = (inspection.inputs, inspection.targets, inspection.shown)
+    if args.output_png is not None:
+        panels = prediction_figure(*sample, inspection.keys)
+        save_png(
+            args.output_png, grid([panels, caption(oblique, f"{kind} points of all vehicles")], columns=1)
+        )
+        log.info("wrote %s", args.output_png)
+    if args.view_output_dir is not None:
+        written = save_view_pictures(args.view_output_dir, *sample, inspection.keys)
+        log.info("wrote %d pictures to %s", len(written), args.view_output_dir)
+    if args.output_dir is not None:
+        save_png(args.output_dir / f"{stem}_oblique.png", oblique)
+        save_png(
+            args.output_dir / f"{stem}_top.png", render_scene(scene, preset(scene, "top"), kind, "vehicle")
+        )
+
+
+def write_all(args: argparse.Namespace, inspection: Inspection, note: str, facts: dict[str, object]) -> None:
+    """Page, pictures, numbers and exports."""
+    stem = safe_name(inspection.stem)
+    if args.output_dir is not None:
+        args.view_output_dir = args.view_output_dir or args.output_dir / f"{stem}_views"
+        args.debug_summary_json = args.debug_summary_json or args.output_dir / f"{stem}_summary.json"
+    page = args.output_html or (
+        args.output_dir / f"{stem}.html" if args.output_dir else Path("pointcloud.html")
+    )
+    scene = inspection.scene(args.max_points, args.seed)
+    write_scene_html(page, scene, page_numbers(inspection), note)
+    log.info("wrote %s (%.1f MB)", page, page.stat().st_size / 1e6)
+    write_pictures(args, inspection, stem)
+    if args.debug_summary_json is not None:
+        write_summary(args.debug_summary_json, sample_summary(inspection, **facts))
+        log.info("wrote %s", args.debug_summary_json)
+    if args.export:
+        around = inspection.surroundings
+        for path in write_exports(
+            page.parent, stem, args.export, inspection.cloud(args.max_points, args.seed), inspection.inputs,
+            inspection.targets, T_lidar_ref=around.T_lidar_ref, T_world_ref=around.T_world_ref,
+        ):  # fmt: skip
+            log.info("wrote %s", path)
 
 
 def main() -> None:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     try:
-        run = load_run(args.checkpoint, device, args.override)
-        batch = load_sample(run.dataset(args.split), args.split, args.index)
-        with torch.inference_mode():
-            prediction = run.model(batch.inputs.to(device)).to("cpu")
-        scene = scene_from_prediction(
-            batch.inputs, batch.targets, prediction, batch.keys, max_points=args.max_points, seed=args.seed
-        )
-        numbers = frame_numbers(evaluate_batch(prediction, batch.targets, batch.keys))
-        numbers["predicted metric scale [m per unit]"] = float(prediction.scale[0])
-    except (*EXPECTED_ERRORS, ValueError, FileNotFoundError) as error:
+        inspection, note, facts = load(args)
+        write_all(args, inspection, note, facts)
+    except (*EXPECTED_ERRORS, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    note = f"{run.checkpoint}, step {run.step}, {args.split} sample {args.index}"
-    write_scene_html(args.output_html, scene, numbers, note)
-    log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
-    if args.output_png is not None:
-        panels = prediction_figure(batch.inputs, batch.targets, prediction, batch.keys)
-        cloud = render_scene(scene, preset(scene, "oblique"))
-        save_png(
-            args.output_png, grid([panels, caption(cloud, "Predicted points of all vehicles")], columns=1)
-        )
-        log.info("wrote %s", args.output_png)
 
 
 if __name__ == "__main__":

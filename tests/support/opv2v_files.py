@@ -21,7 +21,14 @@ def write_frame(images_root: Path, split: str, frame: RigFrame, depth_root: Path
     meta: dict = {
         "lidar_pose": matrix_to_carla_pose(opencv_to_carla(frame.T_world_rig)).tolist(),
         "ego_speed": 10.0,
-        "vehicles": {7: {"location": [1.0, 2.0, 0.0], "extent": [2.0, 1.0, 0.8], "angle": [0.0, 0.0, 0.0]}},
+        "vehicles": {
+            7: {
+                "location": [1.0, 2.0, 0.0],
+                "center": [0.1, 0.0, 0.8],
+                "extent": [2.0, 1.0, 0.8],
+                "angle": [0.0, 0.0, 0.0],
+            }
+        },
     }
     for view in frame.views:
         T_world_cam = frame.T_world_rig @ view.T_rig_cam

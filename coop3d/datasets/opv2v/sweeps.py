@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.datasets.errors import DataError
+from coop3d.datasets.opv2v.boxes import VehicleBox, listed_vehicles, vehicle_box
 from coop3d.datasets.opv2v.entry import FrameEntry
 from coop3d.datasets.opv2v.pcd import read_pcd
-from coop3d.datasets.opv2v.yaml_io import load_yaml, number_array
-from coop3d.geometry.carla import carla_points_to_opencv, pose_to_opencv
+from coop3d.geometry.carla import carla_points_to_opencv
 from coop3d.geometry.transforms import invert_rigid, transform_points
 from coop3d.types import LidarSweep
 
@@ -38,31 +38,17 @@ def _partner_sweep(entry: FrameEntry, partner: FrameEntry, T_rig_world: NDArray[
     points, T_world_sensor = _cloud(partner), partner.lidar_pose()
     box = _body_of(entry, partner)
     if box is not None:
-        T_world_box, half_size = box
-        in_box = transform_points(invert_rigid(T_world_box) @ T_world_sensor, points.astype(np.float64))
-        points = points[(np.abs(in_box) > half_size + BODY_MARGIN_M).any(axis=1)]
+        T_box_sensor = invert_rigid(box.T_world_box) @ T_world_sensor
+        in_box = transform_points(T_box_sensor, points.astype(np.float64))
+        points = points[(np.abs(in_box) > box.half_size_m + BODY_MARGIN_M).any(axis=1)]
     return LidarSweep(points=points, T_rig_sensor=T_rig_world @ T_world_sensor)
 
 
-def _body_of(
-    entry: FrameEntry, partner: FrameEntry
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """(``T_world_box``, half size [3]) of ``entry``'s vehicle as ``partner`` lists it, in OpenCV axes."""
-    path = partner.yaml_path
-    vehicles = load_yaml(path, keys={"vehicles"}).get("vehicles") or {}
-    listed = {str(k): v for k, v in vehicles.items()}.get(entry.key.agent)
-    if listed is None:
-        return None
-    name = f"vehicles.{entry.key.agent}"
-    found = {"vehicles": {entry.key.agent: listed}}
-    location = number_array(path, found, f"{name}.location", (3,))
-    angle = number_array(path, found, f"{name}.angle", (3,))
-    centre = number_array(path, found, f"{name}.center", (3,))
-    extent = number_array(path, found, f"{name}.extent", (3,))
-    T_world_vehicle = pose_to_opencv(np.concatenate([location, angle]))
-    offset = np.eye(4)
-    offset[:3, 3] = carla_points_to_opencv(centre)
-    return T_world_vehicle @ offset, np.abs(carla_points_to_opencv(extent))
+def _body_of(entry: FrameEntry, partner: FrameEntry) -> VehicleBox | None:
+    """The box of ``entry``'s vehicle as ``partner`` lists it; None: its LiDAR did not hit that vehicle."""
+    agent = entry.key.agent
+    listed = listed_vehicles(partner.yaml_path).get(agent)
+    return None if listed is None else vehicle_box(partner.yaml_path, agent, listed)
 
 
 def _cloud(entry: FrameEntry) -> NDArray[np.float32]:
