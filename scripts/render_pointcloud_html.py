@@ -7,10 +7,10 @@ import logging
 import sys
 from pathlib import Path
 
-from coop3d.training.inspection import Inspection, inspect_sample, open_dataset, open_run
-from coop3d.training.inspection_files import inspect_files
-from coop3d.training.inspection_options import add_run_arguments, device_of
-from coop3d.training.inspection_summary import page_numbers, sample_summary, write_summary
+from coop3d.training.inspection.files import inspect_files
+from coop3d.training.inspection.options import add_run_arguments, device_of
+from coop3d.training.inspection.sample import Inspection, inspect_sample, open_dataset, open_run
+from coop3d.training.inspection.summary import page_numbers, sample_summary, write_summary
 from coop3d.training.launch import EXPECTED_ERRORS
 from coop3d.visualization import (
     caption,
@@ -22,7 +22,7 @@ from coop3d.visualization import (
     save_view_pictures,
     write_scene_html,
 )
-from coop3d.visualization.export import EXPORT_FORMATS, write_exports
+from coop3d.visualization.export import EXPORT_FORMATS, serve_viser, write_exports
 from coop3d.visualization.files import safe_name
 from coop3d.visualization.point_sources import DEPTHS, POSES, SCALES, PointSources
 
@@ -67,6 +67,8 @@ def parse_args() -> argparse.Namespace:
     add("--debug-summary-json", type=Path, help="pose, scale and depth statistics (docs/visualization.md)")
     add("--export", nargs="+", default=[], choices=EXPORT_FORMATS, metavar="FORMAT",
         help=f"also write the points as {', '.join(EXPORT_FORMATS)}, beside the page")  # fmt: skip
+    add("--viser", type=int, metavar="PORT",
+        help="at last show every point in a viser viewer on this port, until Ctrl-C")  # fmt: skip
     return parser.parse_args()
 
 
@@ -167,6 +169,10 @@ def write_all(args: argparse.Namespace, inspection: Inspection, note: str, facts
             inspection.targets, T_lidar_ref=around.T_lidar_ref, T_world_ref=around.T_world_ref,
         ):  # fmt: skip
             log.info("wrote %s", path)
+    if args.viser is not None:
+        server = serve_viser(inspection.cloud(seed=args.seed), args.viser)
+        log.info("http://localhost:%d shows all points; Ctrl-C ends it", server.get_port())
+        server.sleep_forever()
 
 
 def main() -> None:

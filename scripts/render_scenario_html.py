@@ -7,9 +7,9 @@ import logging
 import sys
 from pathlib import Path
 
-from coop3d.training.inspection import open_dataset, open_run
-from coop3d.training.inspection_options import add_run_arguments, device_of
-from coop3d.training.inspection_scenario import scenario_frames, scenario_samples
+from coop3d.training.inspection.options import add_run_arguments, device_of
+from coop3d.training.inspection.sample import open_dataset, open_run
+from coop3d.training.inspection.scenario import scenario_frames, scenario_samples
 from coop3d.training.launch import EXPECTED_ERRORS
 from coop3d.visualization import caption, preset, render_scene, write_scenario_html, write_video
 from coop3d.visualization.point_sources import PointSources

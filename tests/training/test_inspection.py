@@ -18,9 +18,9 @@ from coop3d.conf import ConfigError, compose
 from coop3d.datasets.opv2v import load_boxes
 from coop3d.evaluation import evaluate_batch
 from coop3d.geometry import invert_rigid, transform_points
-from coop3d.training.inspection import Inspection, inspect_sample, open_dataset, open_run
-from coop3d.training.inspection_scenario import scenario_frames, scenario_samples
-from coop3d.training.inspection_summary import page_numbers, sample_summary, write_summary
+from coop3d.training.inspection.sample import Inspection, inspect_sample, open_dataset, open_run
+from coop3d.training.inspection.scenario import scenario_frames, scenario_samples
+from coop3d.training.inspection.summary import page_numbers, sample_summary, write_summary
 from coop3d.visualization.export import export_cloud
 from coop3d.visualization.point_sources import PointSources, true_scale
 

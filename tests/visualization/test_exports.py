@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import struct
+import urllib.request
 from dataclasses import replace
 
 import cv2
@@ -22,6 +23,7 @@ from coop3d.visualization.export import (
     camera_of_rays,
     cut_pinholes,
     export_cloud,
+    serve_viser,
     write_exports,
     write_glb,
     write_npz,
@@ -328,3 +330,18 @@ def test_rerun_recording(tmp_path, cloud):
     assert path.read_bytes()[:3] == b"RRF"
     assert path.stat().st_size > 12 * len(cloud.points)  # three float32 a point
     assert [p.name for p in tmp_path.iterdir()] == ["scene.rrd"]
+
+
+def test_viser_shows_every_vehicle(cloud):
+    if importlib.util.find_spec("viser") is None:
+        with pytest.raises(ValueError, match=r"pip install 'coop3d\[viewers\]'"):
+            serve_viser(cloud)
+        return
+    server = serve_viser(cloud, port=18080)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.get_port()}/", timeout=10) as page:
+            assert page.status == 200
+        shown = {name for name in server.scene._handle_from_node_name if name.endswith("/points")}
+        assert len(shown) == len(cloud.names)
+    finally:
+        server.stop()

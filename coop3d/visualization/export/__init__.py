@@ -15,6 +15,7 @@ from coop3d.visualization.export.formats import GLTF_FROM_OPENCV, write_glb, wri
 from coop3d.visualization.export.normals import view_normals
 from coop3d.visualization.export.pinholes import PinholeCut, camera_of_rays, cut_pinholes
 from coop3d.visualization.export.rerun_log import write_rrd
+from coop3d.visualization.export.viser_server import serve_viser
 from coop3d.visualization.figures import to_uint8
 
 EXPORT_FORMATS = ("ply", "pcd", "glb", "colmap", "npz", "rrd")
@@ -27,6 +28,7 @@ __all__ = [
     "camera_of_rays",
     "cut_pinholes",
     "export_cloud",
+    "serve_viser",
     "view_normals",
     "write_colmap",
     "write_exports",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coop3d.evaluation import MaskCounts, ViewRow, evaluate_batch
 from coop3d.evaluation.report import write_atomically
-from coop3d.training.inspection import Inspection
+from coop3d.training.inspection.sample import Inspection
 from coop3d.types import FactoredPrediction
 from coop3d.visualization.point_sources import true_scale
 

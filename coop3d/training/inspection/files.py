@@ -15,7 +15,7 @@ from coop3d.datasets import CachedPanoramas, make_batch
 from coop3d.datasets.opv2v import DEFAULT_CAMERAS, FrameEntry, read_image
 from coop3d.datasets.opv2v.entry import image_name
 from coop3d.datasets.recipe import PanoramaRecipe
-from coop3d.training.inspection import Inspection, predict
+from coop3d.training.inspection.sample import Inspection, predict
 from coop3d.training.run import Run
 from coop3d.types import SampleKey, ViewInputs
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from coop3d.training.data import CoopDataset
-from coop3d.training.inspection import inspect_sample
+from coop3d.training.inspection.sample import inspect_sample
 from coop3d.training.run import Run
 from coop3d.visualization.scenario_page import ScenarioFrame
 
