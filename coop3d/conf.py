@@ -185,14 +185,27 @@ class TrainConf:
 class EvaluateConf:
     """Root of ``configs/evaluate.yaml``. Everything else comes from the config saved with the run."""
 
-    checkpoint: str = MISSING
+    checkpoint: Any = MISSING  # a path, or a list of paths: [a.pth,b.pth]
     output_dir: str = MISSING
     split: str = "test"
     max_samples: int | None = None
+    frames_json: str | None = None  # a frame contract: exactly its samples, instead of split and max_samples
+    vehicles: int | None = None  # with frames_json: the first so many of each sample; 1: single vehicle
+    on_missing: str = "stop"  # or skip: frames of the contract that are not on disk
+    inputs: str = "images+rays+rig"  # what models see: images | images+rays | images+rays+rig
+    baselines: list[str] = field(
+        default_factory=lambda: ["reference", "mean", "row", "ground", "classical", "gnss", "truth"]
+    )
     baseline_samples: int = 200  # training samples that the trivial baselines are fitted on
     batch: int = 1
     num_workers: int = 2
+    scoring_threads: int = 1
     device: str = "auto"
+    points: bool = False  # also score point clouds (slower)
+    alone: bool = False  # also ask the model about the reference vehicle by itself
+    restart: bool = False  # begin again; what is in output_dir is moved aside
+    report: bool = True  # report.html and plots/
+    scenes: int = 0  # point-cloud pages of so many worst and best samples
     overrides: list[str] = field(
         default_factory=list
     )  # on the saved config, e.g. machine.opv2v_images_root=/x

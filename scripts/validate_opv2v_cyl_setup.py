@@ -16,6 +16,7 @@ from coop3d.datasets import CooperativeDataset, DataError
 from coop3d.datasets.doctor import examine_all
 from coop3d.evaluation.report import write_atomically
 from coop3d.training.launch import prepare_machine
+from coop3d.visualization.doctor_page import write_doctor_html
 
 EXAMPLES = """examples:
   python scripts/validate_opv2v_cyl_setup.py --hydra-overrides machine=demo dataset=opv2v_cyl_coop_demo
@@ -43,6 +44,7 @@ def main() -> int:
                         help="nodes of the dataset config (default: all)")  # fmt: skip
     parser.add_argument("--verbose", action="store_true", help="log what is skipped and why")
     parser.add_argument("--output", type=Path, help="also write the report as JSON")
+    parser.add_argument("--output-html", type=Path, help="also write the report as a page")
     parser.add_argument("--hydra-overrides", nargs="*", default=[], metavar="KEY=VALUE",
                         help="as for scripts/train.py: machine=..., dataset=...")  # fmt: skip
     args = parser.parse_args()
@@ -65,6 +67,9 @@ def main() -> int:
     print("\n".join(report.to_table() for report in reports))
     if args.output is not None:
         write_atomically(args.output, json.dumps([r.to_json() for r in reports], indent=2) + "\n")
+    if args.output_html is not None:
+        note = " ".join([*args.hydra_overrides, f"({args.num_samples} instants per split)"])
+        write_doctor_html(args.output_html, [r.to_json() for r in reports], note)
     return 0 if all(report.ok for report in reports) else 1
 
 

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "visualization": LOW,
     "training": LOW
     | {"conf", "stitching", "datasets", "models", "losses", "evaluation", "visualization"},
+    "benchmark": LOW | {"conf", "datasets", "evaluation", "visualization", "training"},
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

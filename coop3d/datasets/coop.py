@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset
 from coop3d.datasets.augment import Augmentation
 from coop3d.datasets.entries import VehicleEntry
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.sampling import VehicleSampling
+from coop3d.datasets.sampling import AsListed, VehicleSampling
 from coop3d.datasets.sources import ViewSource
 from coop3d.geometry.transforms import invert_rigid
 from coop3d.types import CoopBatch, Panorama, SampleKey, ViewInputs, ViewTargets
@@ -87,6 +88,22 @@ class CooperativeDataset(Dataset):
         if max_samples is not None and max_samples < len(self._groups):
             keep = np.linspace(0, len(self._groups) - 1, max_samples).round().astype(int)
             self._groups = [self._groups[i] for i in keep]
+
+    def listed(self, samples: Sequence[Sequence[SampleKey]]) -> CooperativeDataset:
+        """The same source with exactly these samples: vehicles in the order given, reference first, not augmented.
+
+        Raises:
+            DataError: naming vehicles that the source's index does not have.
+        """
+        entries = {entry.key: entry for entry in self.source.index.frames}
+        missing = [str(key) for keys in samples for key in keys if key not in entries]
+        if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise DataError(f"{self.source.location}: there is no usable {', '.join(missing[:5])}{more}")
+        other = copy.copy(self)
+        other.sampling, other.augmentation = AsListed(), None
+        other._groups, other.unusable_instants = [[tuple(entries[k] for k in keys)] for keys in samples], 0
+        return other
 
     def __len__(self) -> int:
         return len(self._groups)

@@ -3,7 +3,10 @@
 from coop3d.evaluation.baselines import (
     AllNonAmbiguous,
     ConstantDepth,
+    GroundPlaneBaseline,
+    GroundTruth,
     MeanDisplacement,
+    NoisyGnss,
     ReferencePoseRepeated,
     RowMajorityMask,
     RowMedianDepth,
@@ -11,6 +14,7 @@ from coop3d.evaluation.baselines import (
     TrivialBaseline,
     standard_baselines,
 )
+from coop3d.evaluation.contracts import ContractError, ContractSample, FrameContract, load_contract
 from coop3d.evaluation.dense import (
     MaskCounts,
     RangeErrors,
@@ -19,38 +23,72 @@ from coop3d.evaluation.dense import (
     range_errors,
     scale_error,
 )
-from coop3d.evaluation.evaluator import Evaluator, evaluate_batch
+from coop3d.evaluation.evaluator import Evaluator, evaluate_batch, score_batch
 from coop3d.evaluation.pose import PoseErrors, heading, pose_errors
-from coop3d.evaluation.report import compare_table, write_per_frame_csv, write_summary_json
-from coop3d.evaluation.rows import BUCKETS, ViewRow, distance_bucket
+from coop3d.evaluation.report import (
+    compare_table,
+    read_per_frame_csv,
+    read_per_sample_csv,
+    write_per_frame_csv,
+    write_per_sample_csv,
+    write_summary_json,
+)
+from coop3d.evaluation.rows import BANDS, BUCKETS, SampleRow, TrajectoryRow, ViewRow, distance_bucket
+from coop3d.evaluation.scores import ScoreTable, score_table
+from coop3d.evaluation.statistics import HEADLINE, Comparison, Interval, better, bootstrap, common, compare
 from coop3d.evaluation.summary import summarise
+from coop3d.evaluation.trajectory import trajectory_rows
 
 __all__ = [
+    "BANDS",
     "BUCKETS",
+    "HEADLINE",
     "AllNonAmbiguous",
+    "Comparison",
     "ConstantDepth",
+    "ContractError",
+    "ContractSample",
     "Evaluator",
+    "FrameContract",
+    "GroundPlaneBaseline",
+    "GroundTruth",
+    "Interval",
     "MaskCounts",
     "MeanDisplacement",
+    "NoisyGnss",
     "PoseErrors",
     "RangeErrors",
     "ReferencePoseRepeated",
     "RowMajorityMask",
     "RowMedianDepth",
+    "SampleRow",
+    "ScoreTable",
     "TrainingStatistics",
+    "TrajectoryRow",
     "TrivialBaseline",
     "ViewRow",
+    "better",
+    "bootstrap",
+    "common",
+    "compare",
     "compare_table",
     "distance_bucket",
     "evaluate_batch",
     "heading",
+    "load_contract",
     "mask_counts",
     "median_ratio",
     "pose_errors",
     "range_errors",
+    "read_per_frame_csv",
+    "read_per_sample_csv",
     "scale_error",
+    "score_batch",
+    "score_table",
     "standard_baselines",
     "summarise",
+    "trajectory_rows",
     "write_per_frame_csv",
+    "write_per_sample_csv",
     "write_summary_json",
 ]

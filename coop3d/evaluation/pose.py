@@ -41,6 +41,27 @@ def pose_errors(T_pred: Tensor, T_true: Tensor) -> PoseErrors:
     )
 
 
+def fold_direction(direction_deg: Tensor) -> Tensor:
+    """Direction error without its sign, 0..90: what papers on up-to-scale pose report.
+
+    An undefined direction (no true displacement) counts as 90, as there.
+    """
+    return torch.where(direction_deg.isnan(), 90.0, direction_deg.minimum(180.0 - direction_deg))
+
+
+def convention_auc(rotation_deg: Tensor, direction_deg: Tensor, threshold_deg: int) -> Tensor:
+    """Contribution of each pair to the pose AUC of the field: [...], the mean over pairs is the AUC.
+
+    VGGT (Wang et al., CVPR 2025) and PoseDiffusion before it: the pair's error is the larger of its rotation
+    angle and its sign-blind direction angle; a histogram with bins of 1 degree up to the threshold is
+    accumulated, and the mean of the accumulated shares is the AUC. An error in bin k (0-based) is counted in
+    ``threshold - k`` of ``threshold`` shares; the last bin is closed, as numpy's.
+    """
+    error = rotation_deg.maximum(fold_direction(direction_deg))
+    shares = (threshold_deg - error.floor()).clamp_min(0.0)
+    return torch.where(error == threshold_deg, 1.0, shares) / threshold_deg
+
+
 def heading(R_ref_view: Tensor) -> Tensor:
     """[..., 3, 3] to [...] radians: where forward (z) points in the ground plane, positive to the right."""
     return torch.atan2(R_ref_view[..., 0, 2], R_ref_view[..., 2, 2])

@@ -8,10 +8,9 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 
-from coop3d.evaluation.rows import ROW_FIELDS, ViewRow
+from coop3d.evaluation.rows import RowT, SampleRow, ViewRow, columns_of, flatten, unflatten
 
 TABLE_COLUMNS = {
     "pose/translation_m/median": "t med [m]",
@@ -42,11 +41,41 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_per_frame_csv(rows: Sequence[ViewRow], path: Path) -> None:
     """One line per view; scores that do not apply are written as ``nan``."""
+    _write_csv(rows, ViewRow, path)
+
+
+def write_per_sample_csv(rows: Sequence[SampleRow], path: Path) -> None:
+    """One line per sample; scores that do not apply are written as ``nan``."""
+    _write_csv(rows, SampleRow, path)
+
+
+def read_per_frame_csv(path: Path) -> list[ViewRow]:
+    """The rows that :func:`write_per_frame_csv` wrote, exactly."""
+    return _read_csv(ViewRow, path)
+
+
+def read_per_sample_csv(path: Path) -> list[SampleRow]:
+    """The rows that :func:`write_per_sample_csv` wrote, exactly."""
+    return _read_csv(SampleRow, path)
+
+
+def _write_csv(rows: Sequence[ViewRow] | Sequence[SampleRow], kind: type[RowT], path: Path) -> None:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(ROW_FIELDS)
-    writer.writerows(astuple(r) for r in rows)
+    writer = csv.DictWriter(buffer, columns_of(kind), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flatten(r) for r in rows)
     write_atomically(path, buffer.getvalue())
+
+
+def _read_csv(kind: type[RowT], path: Path) -> list[RowT]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = []
+        for line, columns in enumerate(csv.DictReader(file), start=2):
+            try:
+                rows.append(unflatten(kind, columns))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {line}: {error}") from error
+    return rows
 
 
 def write_summary_json(summary: Mapping[str, float], path: Path) -> None:

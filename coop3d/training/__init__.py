@@ -1,7 +1,7 @@
 """Training puts the rooms together: step loop, parallel processes, checkpoints, logs, runs opened again.
 
-``launch.train_from_config`` and ``evaluate.evaluate_run`` are what the scripts call; they are imported from
-their modules, so that opening a run does not import the trainer.
+``launch.train_from_config`` is what the script calls; it is imported from its module, so that opening a run does
+not import the trainer.
 """
 
 from coop3d.training.checkpoint import CheckpointError, load_checkpoint

@@ -129,13 +129,14 @@ class Validation:
     def _merge(
         self, evaluator: Evaluator, single: Evaluator, sums: Sums, bad: list[BadRecord]
     ) -> ValidationResult:
-        parts = self.processes.gather((evaluator.rows, single.rows, bad))
+        both, one = (evaluator.rows, evaluator.samples), (single.rows, single.samples)
+        parts = self.processes.gather((both, one, bad))
         losses = sums.mean(self.processes)
         metrics = {"loss" if k == "total" else f"loss/{k}": v for k, v in losses.items()}
         for prefix, rows in (("", [p[0] for p in parts]), ("single/", [p[1] for p in parts])):
             merged = Evaluator()
             for part in rows:
-                merged.extend(part)
+                merged.extend(*part)
             known = {k: v for k, v in merged.summary().items() if not math.isnan(v)} if merged.rows else {}
             if prefix:  # one vehicle has no pose to find
                 known = {k: v for k, v in known.items() if not k.startswith("pose")}

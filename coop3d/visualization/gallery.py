@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import cv2
 
+from coop3d.visualization.documents import document
 from coop3d.visualization.figures import RGB
-from coop3d.visualization.pages import Markup, asset, data_uri, escape, fill, format_number, write_atomic
+from coop3d.visualization.pages import Markup, data_uri, escape, format_number, write_atomic
 
 PICTURE_WIDTH = 480  # pixels of a thumbnail
 _NUMBER_FILES = ("summary.json", "metrics.json", "*_summary.json")
@@ -69,19 +70,10 @@ def write_gallery(folder: Path, title: str = "Runs") -> Path:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; a gallery lists the runs below one")
     runs = sorted(find_runs(folder), key=lambda run: (-run.changed, run.name))
-    page = fill(
-        asset("gallery.html"),
-        {
-            "title": title,
-            "note": f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, newest first",
-            "style": Markup(asset("common.css") + asset("gallery.css")),
-            "runs": Markup("".join(_card(run, folder) for run in runs))
-            or Markup(
-                '<p class="quiet">No run here yet: no sub-folder holds a page, a picture or numbers.</p>'
-            ),
-            "script": Markup(asset("common.js") + "\nthemeSwitch();"),
-        },
-    )
+    cards = "".join(_card(run, folder) for run in runs)
+    nothing = '<p class="quiet">No run here yet: no sub-folder holds a page, a picture or numbers.</p>'
+    note = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, newest first"
+    page = document(title, note, cards or nothing, kind="gallery")
     write_atomic(folder / "index.html", page)
     return folder / "index.html"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from coop3d.evaluation import (
     range_errors,
     scale_error,
 )
+from coop3d.evaluation.rows import flatten
 from coop3d.geometry import yaw_rotation
 from coop3d.types import FactoredPrediction, SampleKey, ViewTargets
 
@@ -215,7 +216,7 @@ def test_files(tmp_path, targets, perfect):
     evaluator = Evaluator()
     evaluator.update(perfect, targets, keys())
     other = Evaluator()
-    other.extend(evaluator.rows)
+    other.extend(evaluator.rows, evaluator.samples)
     evaluator.write(tmp_path / "run")
     rows = list(csv.DictReader((tmp_path / "run" / "per_frame.csv").open()))
     assert [(r["scenario"], r["agent"], r["frame"]) for r in rows[:2]] == [
@@ -227,9 +228,13 @@ def test_files(tmp_path, targets, perfect):
     loaded = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert loaded["mask/iou"] is None
     assert loaded["pose/count"] == 4
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["per_frame.csv", "summary.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "per_frame.csv",
+        "per_sample.csv",
+        "summary.json",
+    ]
     np.testing.assert_equal(other.summary(), evaluator.summary())
-    assert len(astuple(other.rows[0])) == len(rows[0])
+    assert list(rows[0]) == list(flatten(other.rows[0]))
 
 
 def test_compare_table(targets, perfect):

@@ -1,19 +1,15 @@
-"""A finished run opened again: model, datasets with changed roots, evaluation files."""
+"""A finished run opened again: model, datasets with changed roots."""
 
 from __future__ import annotations
-
-import csv
-import json
 
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support.toy_run import ToyDataset, ToyModel, make_trainer
+from support.toy_run import ToyModel, make_trainer
 
 from coop3d.conf import ConfigError
 from coop3d.training import CheckpointError, load_run
 from coop3d.training.checkpoint import BEST
-from coop3d.training.evaluate import EvaluationOptions, evaluate_run
 from coop3d.training.launch import plain
 
 CONFIG = {
@@ -76,28 +72,3 @@ def test_weights_of_another_model_are_refused(run_dir, tmp_path):
     torch.save(payload, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=r"other\.pth: its weights do not fit"):
         load_run(tmp_path / "other.pth")
-
-
-def test_evaluation_scores_model_and_baselines_on_the_same_samples(run_dir, tmp_path):
-    options = EvaluationOptions(split="test", batch=2, num_workers=0, max_samples=8)
-    result = evaluate_run(run_dir, tmp_path, options)
-    assert next(iter(result.summaries)) == "model"
-    assert len(result.summaries) >= 3
-    samples = [i * 10 // 8 for i in range(8)]  # evenly spread; 3 is among them and cannot be read
-    views = sum(ToyDataset(10).num_views_of(0, i) for i in samples if i != 3)
-    assert {s["views"] for s in result.summaries.values()} == {views}
-    assert [b.key for b in result.bad] == ["town/0/000003 + town/1/000003 + town/2/000003"]
-    with (tmp_path / "per_frame.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == views
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["range/abs_rel"] == pytest.approx(result.summaries["model"]["range/abs_rel"])
-    assert "mean displacement" in (tmp_path / "table.txt").read_text()
-
-
-def test_evaluation_does_not_depend_on_the_batch(run_dir, tmp_path):
-    a, b = (
-        evaluate_run(run_dir, tmp_path / str(n), EvaluationOptions(split="val", batch=n, num_workers=0))
-        for n in (1, 3)
-    )
-    for name in a.summaries:
-        assert a.summaries[name] == pytest.approx(b.summaries[name], rel=1e-5, nan_ok=True)

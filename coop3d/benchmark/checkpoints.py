@@ -1,0 +1,50 @@
+"""Checkpoints by name, and what identifies one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from coop3d.conf import ConfigError
+from coop3d.training.checkpoint import BEST, CheckpointError
+
+
+def checkpoint_file(path: str | Path) -> Path:
+    """The file itself; a run directory means its best checkpoint.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    path = path / BEST if path.is_dir() else path
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint.")
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def model_names(paths: Sequence[str | Path]) -> list[str]:
+    """``model`` for one checkpoint; for several their file names, with as many folders as tell them apart.
+
+    Raises:
+        ConfigError: one file is named twice.
+    """
+    if not paths:
+        raise ConfigError("checkpoint=[] names no checkpoint.")
+    if len(paths) == 1:
+        return ["model"]
+    parts = [checkpoint_file(p).resolve().with_suffix("").parts for p in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ConfigError(f"checkpoint: {', '.join(map(str, paths))} name one file twice.")

@@ -1,0 +1,245 @@
+"""Several evaluations side by side: paired differences, winners where they are certain, the checkpoint to keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coop3d.benchmark.results import EntrantResult, Result
+from coop3d.evaluation import (
+    HEADLINE,
+    Comparison,
+    ScoreTable,
+    better,
+    bootstrap,
+    common,
+    compare,
+    score_table,
+    summarise,
+)
+from coop3d.evaluation.contracts import ContractError
+
+WEIGHTS = {
+    "pose/translation_m/median": 1.0,
+    "pose/rotation_deg/median": 1.0,
+    "range/abs_rel": 1.0,
+    "scale/error/median": 0.5,
+    "mask/iou": 0.25,
+}
+FLOOR = 1e-3  # errors below it count as this much: no score is infinitely better than another
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunComparison:
+    """What `compare_results` found.
+
+    Attributes:
+        entrants: reduced to the samples that all have, summaries and intervals computed again; the first is the
+            one that differences are against.
+        keys: summary keys with a number in some run.
+        differences: name -> key -> paired comparison with the first entrant.
+        winners: key -> name, only where the winner's paired interval against every other run excludes 0.
+        scores: name -> weighted score, see `weighted_scores`.
+        best: name with the smallest score.
+        advice: on checkpoints of one run over its steps; empty without a curve.
+        warnings: what a reader must know, e.g. that contracts differ.
+    """
+
+    entrants: tuple[EntrantResult, ...]
+    keys: tuple[str, ...]
+    differences: Mapping[str, Mapping[str, Comparison]]
+    winners: Mapping[str, str]
+    scores: Mapping[str, float]
+    best: str
+    advice: str
+    warnings: tuple[str, ...]
+
+
+def compare_results(
+    results: Sequence[Result],
+    keys: Sequence[str] = HEADLINE,
+    weights: Mapping[str, float] = WEIGHTS,
+    allow_different_contracts: bool = False,
+    baselines: bool = False,
+    resamples: int = 2000,
+) -> RunComparison:
+    """Compare the models of several evaluations on the samples that all of them scored.
+
+    Args:
+        results: from `read_result`.
+        keys: summary keys to compare.
+        weights: of the score that chooses a checkpoint.
+        allow_different_contracts: compare all the same, on common samples, and say so in the result.
+        baselines: also take the first result's baselines.
+        resamples: draws of the bootstrap.
+
+    Raises:
+        ContractError: contracts differ and that was not allowed, or no sample is common.
+        ValueError: there are fewer than two entrants, or a key is unknown.
+    """
+    warnings = _check_contracts(results, allow_different_contracts)
+    entrants = _named(results, baselines)
+    if len(entrants) < 2:
+        raise ValueError("comparing needs two models; give another evaluation, or one of several checkpoints")
+    entrants, more = _on_common_rows(entrants)
+    tables = {e.name: score_table(e.rows, e.samples) for e in entrants}
+    first = entrants[0].name
+    _check_keys([*keys, *weights], tables[first])
+    entrants = [
+        replace(e, summary=summarise(e.rows, e.samples), intervals=bootstrap(tables[e.name], keys, resamples))
+        for e in entrants
+    ]
+    shown = tuple(k for k in keys if any(math.isfinite(e.summary[k]) for e in entrants))
+    scores = weighted_scores({e.name: e.summary for e in entrants if e.kind == "checkpoint"}, weights)
+    return RunComparison(
+        entrants=tuple(entrants),
+        keys=shown,
+        differences={e.name: compare(tables[first], tables[e.name], shown, resamples) for e in entrants[1:]},
+        winners=_winners(entrants, tables, shown, resamples),
+        scores=scores,
+        best=min(scores, key=lambda name: scores[name]),
+        advice=stopping_advice(entrants, scores),
+        warnings=(*warnings, *more),
+    )
+
+
+def _check_contracts(results: Sequence[Result], allowed: bool) -> list[str]:
+    hashes = {str(r.folder): r.contract["sha256"] for r in results}
+    if len(set(hashes.values())) <= 1:
+        return []
+    listed = "; ".join(f"{r.folder}: {r.contract['name']} ({r.contract['sha256'][:12]})" for r in results)
+    if not allowed:
+        raise ContractError(
+            f"the evaluations were made on different contracts, so their numbers do not compare: {listed}. Evaluate "
+            "again with one frames_json, or pass --allow-different-contracts to compare what samples they share."
+        )
+    return [f"DIFFERENT CONTRACTS, compared on common samples only: {listed}"]
+
+
+def _named(results: Sequence[Result], baselines: bool) -> list[EntrantResult]:
+    """All models under names that tell them apart."""
+    if any(not r.models for r in results):
+        empty = next(r.folder for r in results if not r.models)
+        raise ValueError(f"{empty}: holds no trained model's scores")
+    labels = _labels([r.folder for r in results])
+    named = [
+        replace(e, name=label if len(r.models) == 1 else f"{label}/{e.name}" if len(results) > 1 else e.name)
+        for label, r in zip(labels, results, strict=True)
+        for e in r.models
+    ]
+    others = [e for e in results[0].entrants if e.kind != "checkpoint"] if baselines else []
+    return [*named, *others]
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """Folder names with as many parents as tell them apart."""
+    parts = [f.resolve().parts for f in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        labels = ["/".join(p[-length:]) for p in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    raise ValueError(f"one folder is given twice: {', '.join(map(str, folders))}")
+
+
+def _on_common_rows(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult], list[str]]:
+    """Reduce all to the rows that all have."""
+    views, samples = list(entrants[0].rows), list(entrants[0].samples)
+    for other in entrants[1:]:
+        views, _ = common(views, other.rows)
+        samples, _ = common(samples, other.samples)
+    if not views:
+        raise ContractError("the evaluations have no sample in common")
+    reduced, dropped = [], 0
+    for entrant in entrants:
+        rows, _ = common(entrant.rows, views)
+        parts, _ = common(entrant.samples, samples)
+        dropped = max(dropped, len(entrant.rows) - len(rows))
+        reduced.append(replace(entrant, rows=tuple(rows), samples=tuple(parts)))
+    warning = f"{dropped} views that not all runs scored were left out; {len(views)} remain"
+    return reduced, [warning] if dropped else []
+
+
+def _check_keys(keys: Sequence[str], table: ScoreTable) -> None:
+    unknown = [k for k in keys if k not in table.scores]
+    if unknown:
+        raise ValueError(f"unknown summary keys {', '.join(unknown)}; see summary.json for those there are")
+
+
+def _winners(
+    entrants: Sequence[EntrantResult], tables: Mapping[str, ScoreTable], keys: Sequence[str], resamples: int
+) -> dict[str, str]:
+    """Per key the best run, if it is certainly better than every other; oracles do not compete."""
+    fair = [e for e in entrants if e.kind != "oracle"]
+    candidates: dict[str, list[str]] = {}
+    for key in keys:
+        known = [e for e in fair if math.isfinite(e.summary[key])]
+        if better(key) is not None and len(known) > 1:
+            sign = -1.0 if better(key) == "higher" else 1.0
+            best = min(known, key=lambda e: sign * e.summary[key])
+            candidates.setdefault(best.name, []).append(key)
+    winners = {}
+    for name, its_keys in candidates.items():
+        pairs = [compare(tables[name], tables[e.name], its_keys, resamples) for e in fair if e.name != name]
+        for key in its_keys:
+            if all(excludes_zero(pair[key]) for pair in pairs if math.isfinite(pair[key].b)):
+                winners[key] = name
+    return winners
+
+
+def excludes_zero(comparison: Comparison) -> bool:
+    """Whether the paired interval of the difference lies on one side of 0."""
+    return comparison.low > 0 or comparison.high < 0
+
+
+def weighted_scores(
+    summaries: Mapping[str, Mapping[str, float]], weights: Mapping[str, float] = WEIGHTS
+) -> dict[str, float]:
+    """How far each run is behind the best of all, per score and on average: 0 is best at everything, 1 twice the error.
+
+    The weighted mean over scores of ``log2(error / smallest error)``. The error is the score itself where lower is
+    better (for the scale factor its excess over 1), and ``1 - score`` where higher is. Scores that some run lacks
+    are left out for all.
+    """
+    totals, whole = dict.fromkeys(summaries, 0.0), 0.0
+    for key, weight in weights.items():
+        errors = {name: max(_error(key, s.get(key, math.nan)), FLOOR) for name, s in summaries.items()}
+        if all(math.isfinite(e) for e in errors.values()):
+            smallest = min(errors.values())
+            whole += weight
+            for name, error in errors.items():
+                totals[name] += weight * math.log2(error / smallest)
+    return {name: total / whole if whole else math.nan for name, total in totals.items()}
+
+
+def _error(key: str, value: float) -> float:
+    if better(key) == "higher":
+        return 1.0 - value
+    return value - 1.0 if key.startswith("scale/") else value
+
+
+def stopping_advice(entrants: Sequence[EntrantResult], scores: Mapping[str, float]) -> str:
+    """What the curve of the weighted score over steps says about training longer; "" with fewer than three points."""
+    curve = sorted(
+        (int(e.checkpoint["step"]), scores[e.name])
+        for e in entrants
+        if e.name in scores and e.checkpoint and "step" in e.checkpoint
+    )
+    steps = [step for step, _ in curve]
+    if len(curve) < 3 or len(set(steps)) < len(steps):
+        return ""
+    best = min(range(len(curve)), key=lambda i: curve[i][1])
+    at, after = steps[best], len(curve) - 1 - best
+    if after == 0:
+        gained = curve[-2][1] - curve[-1][1]
+        return (
+            f"The last checkpoint (step {at}) is the best, {gained:.2f} octaves better than the one before: "
+            "training longer may still help."
+        )
+    lost = curve[-1][1] - curve[best][1]
+    verdict = "stop there" if after >= 2 else "one more checkpoint will tell"
+    return (
+        f"Best at step {at}; the {after} later checkpoint(s) up to step {steps[-1]} did not beat it and the last is "
+        f"{lost:.2f} octaves worse: {verdict}, or lower the learning rate from step {at} on."
+    )

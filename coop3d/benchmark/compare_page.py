@@ -1,0 +1,137 @@
+"""A comparison as console text, CSV and one HTML page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from coop3d.benchmark.compare import RunComparison, excludes_zero
+from coop3d.benchmark.page import card, cell, facts, number, page, table
+from coop3d.benchmark.report import plot_cards
+from coop3d.benchmark.results import Result
+from coop3d.evaluation import better
+from coop3d.evaluation.report import write_atomically
+from coop3d.visualization.pages import Markup, escape, write_atomic
+
+CSV_COLUMNS = (
+    "score", "run", "value", "low", "high", "against", "difference", "difference_low", "difference_high",
+    "p_permutation", "winner",
+)  # fmt: skip
+
+
+def comparison_text(found: RunComparison) -> str:
+    """A table for the console: a line per score, a column per run, ``*`` at certain winners."""
+    names = [e.name for e in found.entrants]
+    lines = [["", *names]]
+    for key in found.keys:
+        cells = []
+        for e in found.entrants:
+            interval = e.intervals[key]
+            text = (
+                f"{number(key, e.summary[key])} [{number(key, interval.low)}, {number(key, interval.high)}]"
+            )
+            cells.append(f"{text}{' *' if found.winners.get(key) == e.name else '  '}")
+        lines.append([key, *cells])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    body = "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+    notes = [f"! {w}" for w in found.warnings]
+    scores = ", ".join(
+        f"{name} {score:.2f}" for name, score in sorted(found.scores.items(), key=lambda p: p[1])
+    )
+    notes.append("* better than every other run: the paired 95 % interval of the difference excludes 0")
+    notes.append(f"weighted score (0 = best at everything): {scores}; best: {found.best}")
+    return "\n".join([body, "", *notes, *([found.advice] if found.advice else [])])
+
+
+def write_comparison(found: RunComparison, results: Sequence[Result], folder: Path) -> Path:
+    """Write ``compare.html`` and ``compare.csv``; return the page's path."""
+    write_atomically(folder / "compare.csv", _csv(found))
+    path = folder / "compare.html"
+    first = found.entrants[0].name
+    names = ", ".join(e.name for e in found.entrants if e.kind == "checkpoint")
+    contract = results[0].contract
+    note = f"{contract['samples']} samples, contract {contract['name']}; differences are against {first}"
+    joined = Result(folder=folder, head=results[0].head, entrants=found.entrants)
+    numbers = Markup(f'<div class="two">{_values(found)}{_differences(found)}</div>')
+    body = [_warnings(found), _choice(found), numbers, plot_cards(joined)]
+    write_atomic(path, page(f"Comparison of {names}", note, "".join(body)))
+    return path
+
+
+def _csv(found: RunComparison) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    first = found.entrants[0].name
+    for key in found.keys:
+        for e in found.entrants:
+            interval, pair = e.intervals[key], found.differences.get(e.name, {}).get(key)
+            against: tuple[object, ...] = ("",) * 5
+            if pair is not None:
+                against = (first, pair.difference, pair.low, pair.high, pair.p_permutation)
+            wins = found.winners.get(key) == e.name
+            writer.writerow([key, e.name, e.summary[key], interval.low, interval.high, *against, wins])
+    return buffer.getvalue()
+
+
+def _warnings(found: RunComparison) -> Markup:
+    lines = "".join(f'<p class="warning">{escape(w)}</p>' for w in found.warnings)
+    return card("Attention", lines) if lines else Markup("")
+
+
+def _values(found: RunComparison) -> Markup:
+    rows = [
+        (
+            key,
+            [
+                cell(key, e.summary[key], e.intervals[key], "win" if found.winners.get(key) == e.name else "")
+                for e in found.entrants
+            ],
+        )
+        for key in found.keys
+    ]
+    about = (
+        "Small print: 95 % intervals over resampled scenarios. Coloured: certainly better than every other run: "
+        "the paired interval of each difference excludes 0. That intervals of single runs overlap says nothing."
+    )
+    return card("Scores", table(["", *(e.name for e in found.entrants)], rows), about)
+
+
+def _differences(found: RunComparison) -> Markup:
+    head = ["", *(f"{name} − {found.entrants[0].name}" for name in found.differences)]
+    rows = [(key, [_difference(found, key, name) for name in found.differences]) for key in found.keys]
+    about = (
+        "Paired on the same samples; below, the 95 % interval and the permutation test's p. "
+        "Blue: certainly better, orange: certainly worse."
+    )
+    return card("Differences", table(head, rows), about)
+
+
+def _difference(found: RunComparison, key: str, name: str) -> str:
+    pair = found.differences[name][key]
+    if not math.isfinite(pair.difference):
+        return "<td>–</td>"
+    kind = ""
+    if excludes_zero(pair) and better(key) is not None:
+        kind = "win" if (pair.low > 0) == (better(key) == "higher") else "loss"
+    low, high, p = (escape(f"{v:.3g}") for v in (pair.low, pair.high, pair.p_permutation))
+    return f'<td class="{kind}">{escape(f"{pair.difference:+.3g}")}<small>{low} to {high}, p {p}</small></td>'
+
+
+def _choice(found: RunComparison) -> Markup:
+    ordered = sorted(found.scores.items(), key=lambda pair: pair[1])
+    lines = facts({name: f"{score:.3f}" for name, score in ordered})
+    advice = f'<p class="quiet">{escape(found.advice)}</p>' if found.advice else ""
+    about = (
+        "Weighted mean over scores of log2(error / smallest error of all runs): 0 is best at everything, 1 is twice "
+        f"the error. Best: {found.best}."
+    )
+    return card("Which checkpoint to keep", f"{lines}{advice}", about)

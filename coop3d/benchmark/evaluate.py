@@ -1,0 +1,303 @@
+"""Evaluation of checkpoints beside predictors that have not looked and ones that know, on identical samples."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from coop3d.benchmark.checkpoints import checkpoint_file, file_sha256, model_names
+from coop3d.benchmark.entrants import (
+    BASELINES,
+    FITTED,
+    KINDS,
+    Blind,
+    Entrant,
+    check_baselines,
+    make_baselines,
+)
+from coop3d.benchmark.fitting import training_statistics
+from coop3d.benchmark.input_sets import InputSet
+from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
+from coop3d.benchmark.options import EvaluationOptions
+from coop3d.benchmark.provenance import head, identity
+from coop3d.benchmark.results import EntrantResult, Result, entrant_result, result_table, write_result
+from coop3d.benchmark.runner import PassOptions, PassTimes, Task, run_pass
+from coop3d.benchmark.samples import Samples, samples_of_config, samples_of_contract
+from coop3d.benchmark.scenes import extremes, write_scenes
+from coop3d.conf import ConfigError, DistributedConf, Precision, Strategy
+from coop3d.evaluation.contracts import ContractError
+from coop3d.evaluation.report import write_atomically
+from coop3d.training.data import BadRecord
+from coop3d.training.distributed import Processes, processes, set_backend_flags
+from coop3d.training.run import Run, load_run
+from coop3d.training.step import make_autocast
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found, and where it is written."""
+
+    folder: Path
+    summaries: dict[str, dict[str, float]]  # models, then baselines
+    table: str
+    bad: tuple[BadRecord, ...]
+    result: Result
+
+
+def evaluate_run(
+    checkpoint: str | Path | Sequence[str | Path],
+    folder: str | Path,
+    options: EvaluationOptions | None = None,
+    overrides: Sequence[str] = (),
+) -> Evaluation:
+    """Score checkpoints and baselines; a model sees the declared fields of `ViewInputs` only.
+
+    Every process that torchrun started calls it and takes a part of the samples; all return the same. Killed and
+    called again, it does not repeat finished samples and ends with the same rows, bit for bit. Processes must
+    share the folder's file system.
+
+    Writes into ``folder``: ``per_frame.csv``, ``per_sample.csv`` and ``summary.json`` of the first model, the same
+    of every other entrant under its name, ``metrics.json`` (see docs/evaluation.md), ``table.txt``,
+    ``contract.json``, ``bad_samples.txt``, ``config.yaml``, ``provenance.yaml``, ``journal/``, ``scenes/`` by option.
+
+    Args:
+        checkpoint: one or several ``checkpoint-*.pth`` or run directories.
+        folder: made if absent.
+        options: which samples and entrants.
+        overrides: changes of the configs saved with the runs.
+
+    Raises:
+        ConfigError, ContractError, FolderError: before anything is computed, with what to do.
+        ValueError: no sample could be read.
+    """
+    options = options if options is not None else EvaluationOptions()
+    paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
+    strategy = Strategy.ddp if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Strategy.none
+    with processes(DistributedConf(strategy=strategy, device=options.device)) as me:
+        me.claim_device()
+        return evaluate_among(me, paths, Path(folder), options, overrides)
+
+
+def evaluate_among(
+    me: Processes,
+    paths: Sequence[str | Path],
+    folder: Path,
+    options: EvaluationOptions,
+    overrides: Sequence[str] = (),
+) -> Evaluation:
+    """As `evaluate_run`, for processes that are joined already."""
+    plan = _plan(me, paths, options, overrides)
+    _claim(me, folder, plan, options.restart)
+    journal = Journal(folder / "journal", me.rank)
+    progress = _Progress(done=journal.read(), bad=list(plan.samples.left_out))
+    me.barrier()  # nobody writes before everybody has read
+    try:
+        for name in plan.files:
+            _pass(me, plan, name, journal, progress)
+    finally:
+        journal.close()
+    result = _result(me, folder, plan, progress)
+    table = _table(plan, result, progress.bad)
+    if me.is_main:
+        _write(plan, result, table, progress.bad)
+        _scenes(me, plan, result)
+    me.barrier()
+    summaries = {e.name: dict(e.summary) for e in result.entrants}
+    return Evaluation(folder=folder, summaries=summaries, table=table, bad=tuple(progress.bad), result=result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Everything that is decided, and checked, before the first slow step."""
+
+    options: EvaluationOptions
+    overrides: Sequence[str]
+    inputs: InputSet
+    files: dict[str, Path]  # model name -> checkpoint
+    run: Run  # of the first
+    samples: Samples  # as the first sees them
+    baselines: tuple[str, ...]
+    checkpoints: dict[str, dict[str, Any]]
+    identity: Identity
+
+
+@dataclass
+class _Progress:
+    """What is done, by earlier calls and this one, of all processes."""
+
+    done: dict[tuple[str, str], Scored]
+    bad: list[BadRecord]
+    times: dict[str, list[PassTimes]] = field(default_factory=dict)
+
+
+def _plan(
+    me: Processes, paths: Sequence[str | Path], options: EvaluationOptions, overrides: Sequence[str]
+) -> _Plan:
+    inputs, baselines = InputSet.parse(options.inputs), check_baselines(options.baselines)
+    files = dict(zip(model_names(paths), map(checkpoint_file, paths), strict=True))
+    run = load_run(next(iter(files.values())), me.device, overrides)
+    set_backend_flags(tf32=bool(run.config.train_params.tf32))
+    samples = choose_samples(run, options)
+    if "classical" in baselines and "pinhole" in samples.mode:
+        log.warning("Baseline classical left out: it needs a rig's rays in one frame, i.e. panoramas.")
+        baselines = tuple(name for name in baselines if name != "classical")
+    checkpoints: dict[str, dict[str, Any]] = {
+        name: {"path": str(file.resolve()), "sha256": file_sha256(file)} for name, file in files.items()
+    }
+    return _Plan(
+        options=options,
+        overrides=overrides,
+        inputs=inputs,
+        files=files,
+        run=run,
+        samples=samples,
+        baselines=baselines,
+        checkpoints=checkpoints,
+        identity=identity(run, samples, options, overrides, checkpoints, baselines),
+    )
+
+
+def choose_samples(run: Run, options: EvaluationOptions) -> Samples:
+    """The samples that the options name, as this run sees them.
+
+    Raises:
+        ConfigError, ContractError: the options contradict each other, or samples are missing.
+    """
+    o = options
+    if o.frames_json is not None:
+        return samples_of_contract(run, o.frames_json, o.vehicles, o.batch, o.on_missing)
+    if o.vehicles is not None:
+        raise ConfigError(
+            "vehicles=N needs frames_json; without one, use overrides=[dataset.test.sampling...]."
+        )
+    return samples_of_config(run, o.split, o.max_samples, o.batch)
+
+
+def _claim(me: Processes, folder: Path, plan: _Plan, restart: bool) -> None:
+    """One process takes the folder; all stop if it cannot."""
+    error: BaseException | None = None
+    if me.is_main:
+        try:
+            claim_folder(folder, plan.identity, restart)
+            plan.samples.contract.write(folder / "contract.json")
+        except (ValueError, OSError) as caught:
+            error = caught
+    me.together(error)
+
+
+def _pass(me: Processes, plan: _Plan, name: str, journal: Journal, progress: _Progress) -> None:
+    """One model over all samples; the baselines go with the first."""
+    is_first = name == next(iter(plan.files))
+    run, samples = plan.run, plan.samples
+    if not is_first:
+        run = load_run(plan.files[name], me.device, plan.overrides)
+        samples = choose_samples(run, plan.options)
+        if samples.contract.digest != plan.samples.contract.digest:
+            raise ContractError(
+                f"{plan.files[name]}: its config draws other samples than the first checkpoint's, so their scores "
+                "could not be compared. Give frames_json=CONTRACT, or the same dataset through overrides."
+            )
+    plan.checkpoints[name]["step"] = run.step
+    task = Task(
+        samples=samples,
+        model=Blind(name, "checkpoint", run.model, plan.inputs),
+        host=_host_entrants(me, plan, progress) if is_first else [],
+        done=frozenset(progress.done),
+        autocast=make_autocast(Precision[run.config.train_params.precision], me.device),
+    )
+    o = plan.options
+    options = PassOptions(
+        num_workers=o.num_workers, scoring_threads=o.scoring_threads, points=o.points, alone=o.alone
+    )
+    parts = me.gather(run_pass(task, journal, me, options, f"{name} on {samples.contract.name}"))
+    progress.done |= {(r.entrant, r.sample): r for part in parts for r in part.scored}
+    for record in (b for part in parts for b in part.bad):
+        if record not in progress.bad:
+            log.warning("Bad sample, left out: %s: %s", record.key, record.reason)
+            progress.bad.append(record)
+    progress.times[name] = [part.times for part in parts]
+
+
+def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entrant]:
+    """Baselines with something left to do; fitted only if one of them needs it."""
+    names = [str(s) for s in plan.samples.contract.samples]
+    left = [b for b in plan.baselines if any((BASELINES[b], n) not in progress.done for n in names)]
+    statistics = None
+    if any(name in FITTED for name in left):
+        statistics = training_statistics(
+            plan.run, plan.options.baseline_samples, plan.options.num_workers, show=me.is_main
+        )
+    try:
+        return make_baselines(left, statistics)
+    except ValueError as error:
+        unfitted = ",".join(b for b in plan.baselines if b not in FITTED)
+        raise ConfigError(
+            f"baselines cannot be fitted: {error}. Leave them out (baselines=[{unfitted}]), or give the training "
+            "split depth (dataset.depth_source)."
+        ) from error
+
+
+def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Result:
+    """Every entrant's records in the contract's order, summarised."""
+    names = [str(s) for s in plan.samples.contract.samples]
+    kinds = {
+        **dict.fromkeys(plan.files, ("checkpoint", plan.inputs.value)),
+        **{BASELINES[b]: KINDS[b] for b in plan.baselines},
+    }
+    entrants: list[EntrantResult] = []
+    for name, (kind, inputs) in kinds.items():
+        scored = [progress.done[name, sample] for sample in names if (name, sample) in progress.done]
+        if not scored:
+            reasons = "; ".join(b.reason for b in progress.bad)
+            raise ValueError(f"No sample of {plan.samples.contract.name} could be read: {reasons}")
+        entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name)))
+    about = head(
+        plan.run, plan.samples, plan.options, plan.overrides, progress.bad, progress.times, me.world_size
+    )
+    return Result(folder=folder, head=about, entrants=tuple(entrants))
+
+
+def _scenes(me: Processes, plan: _Plan, result: Result) -> None:
+    """Pages of the first model's extremes, by option."""
+    first = next(iter(plan.files))
+    chosen = extremes(result.models[0], plan.options.scenes)
+    if chosen:
+        model = Blind(first, "checkpoint", plan.run.model, plan.inputs)
+        autocast = make_autocast(Precision[plan.run.config.train_params.precision], me.device)
+        write_scenes(result.folder, chosen, model, plan.samples, me.device, autocast)
+
+
+def _table(plan: _Plan, result: Result, bad: Sequence[BadRecord]) -> str:
+    first = next(iter(plan.files))
+    which = (
+        f"{plan.files[first]} (step {plan.run.step})" if len(plan.files) == 1 else f"{len(plan.files)} models"
+    )
+    scored = len(result.entrants[0].samples)
+    title = f"{which} on {plan.samples.contract.split}: {scored} samples, {len(bad)} unreadable"
+    return result_table(f"{title}\n{plan.samples.contract.describe()}; {plan.samples.mode}", result.entrants)
+
+
+def _write(plan: _Plan, result: Result, table: str, bad: Sequence[BadRecord]) -> None:
+    folder = result.folder
+    write_result(result)
+    write_atomically(folder / "table.txt", table)
+    write_atomically(folder / "bad_samples.txt", "".join(f"{b.key}: {b.reason}\n" for b in bad))
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(plan.run.config))
+    environment = result.head["environment"]
+    provenance = {
+        "checkpoint": str(plan.run.checkpoint.resolve()),
+        "step": plan.run.step,
+        "code": result.head["code"],
+        "torch": environment["packages"]["torch"],
+        "host": environment["platform"],
+    }
+    write_atomically(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False))

@@ -1,0 +1,127 @@
+"""Matplotlib figures without pyplot's global state; as PNG, and as SVG whose inks follow the page's theme."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from coop3d.benchmark.results import EntrantResult
+from coop3d.visualization.pages import Markup
+
+INK, QUIET, LINE, PANEL = (
+    "#1b2431",
+    "#5b6777",
+    "#d9dfe7",
+    "#fefefe",
+)  # stand-ins for the page's variables in SVG
+_VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", LINE: "var(--line)", PANEL: "var(--panel)"}
+WIDTH, WIDE = 7.4, 14.6  # inches: half a page, and a whole one
+MODEL_COLOURS = ("#2f7fe0", "#e07b2f", "#2fa36b", "#a46be0", "#d64f7a", "#2aa6b8", "#b59a1f", "#7d6b5d")
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": QUIET,
+    "axes.titlecolor": INK,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.labelcolor": INK,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "coop3d",
+}
+
+
+class LineStyle(NamedTuple):
+    """How an entrant is drawn."""
+
+    color: str
+    linestyle: Any  # a name, or matplotlib's (offset, dashes)
+    linewidth: float
+
+
+_OTHERS = {
+    "mean displacement + row depth": LineStyle("#7f8b9a", "--", 1.5),
+    "reference pose + constant depth": LineStyle("#7f8b9a", ":", 1.5),
+    "mean displacement + constant depth": LineStyle("#7f8b9a", "-.", 1.2),
+    "reference pose + ground plane": LineStyle("#9a8f5a", "--", 1.4),
+    "SIFT + generalised pose": LineStyle("#8a5fb0", "-.", 1.6),
+    "GNSS pose + true depth": LineStyle("#4f9c8f", ":", 1.6),
+    "ground truth": LineStyle("#9aa6b5", (0, (1, 3)), 1.2),
+}
+
+
+def styles(entrants: Sequence[EntrantResult]) -> dict[str, LineStyle]:
+    """Models in strong colours and solid lines, baselines muted and broken."""
+    out, models = {}, 0
+    for entrant in entrants:
+        if entrant.kind == "checkpoint":
+            out[entrant.name] = LineStyle(MODEL_COLOURS[models % len(MODEL_COLOURS)], "-", 2.0)
+            models += 1
+        else:
+            out[entrant.name] = _OTHERS.get(entrant.name, LineStyle("#9aa6b5", "--", 1.2))
+    return out
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The project's look while a figure is made."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def figure(
+    columns: int = 2, rows: int = 1, height: float = 2.9, width: float = WIDTH
+) -> tuple[Figure, list[Axes]]:
+    """A figure with axes in reading order."""
+    fig = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = fig.subplots(rows, columns, squeeze=False)
+    return fig, list(axes.ravel())
+
+
+def to_png(fig: Figure) -> bytes:
+    """On white, 160 dots per inch."""
+    buffer = io.BytesIO()
+    with style():
+        fig.savefig(buffer, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def to_svg(fig: Figure, title: str) -> Markup:
+    """Inline SVG; its inks are the page's CSS variables, its text the page's text.
+
+    Matplotlib escapes the text it draws; the title is a label for screen readers.
+    """
+    buffer = io.StringIO()
+    with style():
+        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    # ids must differ between the pictures of one page
+    tag = re.sub(r"\W+", "", title)
+    text = re.sub(r'\bid="', f'id="{tag}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>{tag}-", text)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
+    return Markup(text)

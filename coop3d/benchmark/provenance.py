@@ -1,0 +1,91 @@
+"""How numbers came about: what identifies an evaluation, and the head of ``metrics.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from coop3d.benchmark.entrants import BASELINES, FITTED
+from coop3d.benchmark.journal import Identity
+from coop3d.benchmark.options import EvaluationOptions
+from coop3d.benchmark.runner import PassTimes
+from coop3d.benchmark.samples import Samples
+from coop3d.training.data import BadRecord
+from coop3d.training.run import Run
+from coop3d.training.run_log import describe_environment
+
+Checkpoints = Mapping[str, Mapping[str, Any]]  # name -> path, sha256
+
+
+def identity(
+    run: Run,
+    samples: Samples,
+    options: EvaluationOptions,
+    overrides: Sequence[str],
+    checkpoints: Checkpoints,
+    baselines: Sequence[str],
+) -> Identity:
+    """All that decides a score: samples, data, weights, inputs, arithmetic."""
+    settings = {
+        "data": _data_hash(run),
+        "precision": str(run.config.train_params.precision),
+        "batch": options.batch,
+        "points": options.points,
+        "alone": options.alone,
+    }
+    entrants: dict[str, dict[str, Any]] = {
+        name: {"sha256": c["sha256"], "inputs": options.inputs, "overrides": list(overrides)}
+        for name, c in checkpoints.items()
+    }
+    for name in baselines:
+        entrants[BASELINES[name]] = {"samples": options.baseline_samples} if name in FITTED else {}
+    return Identity(samples.contract.digest, settings, entrants)
+
+
+def _data_hash(run: Run) -> str:
+    """Of the dataset part of the config with all references resolved: paths, camera, depth source."""
+    config: Any = OmegaConf.to_container(run.config, resolve=True)
+    return hashlib.sha256(json.dumps(config["dataset"], sort_keys=True, default=str).encode()).hexdigest()
+
+
+def head(
+    run: Run,
+    samples: Samples,
+    options: EvaluationOptions,
+    overrides: Sequence[str],
+    bad: Sequence[BadRecord],
+    times: Mapping[str, Sequence[PassTimes]],
+    world_size: int,
+) -> dict[str, Any]:
+    """``metrics.json`` without its entrants. ``run`` is the first model's."""
+    contract = samples.contract
+    environment = describe_environment(world_size, {})
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "contract": {
+            "name": contract.name,
+            "sha256": contract.digest,
+            "split": contract.split,
+            "samples": len(contract.samples),
+            "vehicles": list(contract.vehicles),
+            "pair_policy": contract.pair_policy,
+            "max_distance_m": contract.max_distance_m,
+            "is_file": samples.is_given,
+        },
+        "mode": samples.mode,
+        "code": environment.pop("git"),
+        "command": environment.pop("command", sys.argv),
+        "environment": environment,
+        "options": asdict(options),
+        "overrides": list(overrides),
+        "config": OmegaConf.to_container(run.config, resolve=True),
+        "bad_samples": [{"key": b.key, "reason": b.reason} for b in bad],
+        "times": {name: [asdict(t) for t in parts] for name, parts in times.items()},
+    }

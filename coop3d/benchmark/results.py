@@ -1,0 +1,234 @@
+"""What an evaluation leaves behind: rows, summaries, one ``metrics.json`` that says how every number came about."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coop3d.benchmark.journal import Scored
+from coop3d.evaluation import (
+    Interval,
+    SampleRow,
+    ViewRow,
+    bootstrap,
+    compare_table,
+    read_per_frame_csv,
+    read_per_sample_csv,
+    score_table,
+    summarise,
+    write_per_frame_csv,
+    write_per_sample_csv,
+    write_summary_json,
+)
+from coop3d.evaluation.report import write_atomically
+
+FORMAT, VERSION = "coop3d-metrics", 1
+
+
+class ResultError(ValueError):
+    """A folder of results that cannot be read; the message says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntrantResult:
+    """Everything one entrant scored.
+
+    Attributes:
+        name, kind, inputs: see `Entrant`; inputs are "truth" for an oracle.
+        rows, samples: in the contract's order.
+        notes: how often each was said.
+        seconds: mean per sample, of prediction alone.
+        checkpoint: path, step, SHA-256 and more, for a trained model.
+    """
+
+    name: str
+    kind: str
+    inputs: str
+    rows: tuple[ViewRow, ...]
+    samples: tuple[SampleRow, ...]
+    notes: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = math.nan
+    checkpoint: Mapping[str, Any] | None = None
+    summary: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The name in file names."""
+        return re.sub(r"\W+", "_", self.name).strip("_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A whole evaluation.
+
+    ``head`` is ``metrics.json`` without its entrants: contract, mode, options, config, code, environment, times.
+    """
+
+    folder: Path
+    head: Mapping[str, Any]
+    entrants: tuple[EntrantResult, ...]
+
+    @property
+    def contract(self) -> Mapping[str, Any]:
+        """Name, hash and shape of the contract."""
+        contract: Mapping[str, Any] = self.head["contract"]
+        return contract
+
+    @property
+    def models(self) -> list[EntrantResult]:
+        """Trained models among the entrants."""
+        return [e for e in self.entrants if e.kind == "checkpoint"]
+
+
+def entrant_result(
+    name: str,
+    kind: str,
+    inputs: str,
+    scored: Iterable[Scored],
+    checkpoint: Mapping[str, Any] | None = None,
+) -> EntrantResult:
+    """Join an entrant's records, which are in the contract's order, and summarise them."""
+    records = list(scored)
+    rows = tuple(row for record in records for row in record.rows)
+    samples = tuple(row for record in records for row in record.samples)
+    seconds = [record.seconds for record in records]
+    return EntrantResult(
+        name=name,
+        kind=kind,
+        inputs=inputs,
+        rows=rows,
+        samples=samples,
+        notes=dict(sorted(Counter(note for record in records for note in record.notes).items())),
+        seconds=sum(seconds) / len(seconds) if seconds else math.nan,
+        checkpoint=checkpoint,
+        summary=summarise(rows, samples),
+        intervals=bootstrap(score_table(rows, samples)) if rows else {},
+    )
+
+
+def write_result(result: Result) -> None:
+    """Rows and summaries of every entrant, then ``metrics.json`` last: where it is, everything is."""
+    for i, entrant in enumerate(result.entrants):
+        files = file_names(entrant, first=i == 0)
+        write_per_frame_csv(entrant.rows, result.folder / files["per_frame"])
+        write_per_sample_csv(entrant.samples, result.folder / files["per_sample"])
+        write_summary_json(entrant.summary, result.folder / files["summary"])
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        **result.head,
+        "entrants": [_entrant_json(e, first=i == 0) for i, e in enumerate(result.entrants)],
+    }
+    text = json.dumps(_clean(content), indent=1, allow_nan=False)
+    write_atomically(result.folder / "metrics.json", text + "\n")
+
+
+def file_names(entrant: EntrantResult, first: bool) -> dict[str, str]:
+    """Files of an entrant; the first one's have plain names."""
+    tail = "" if first else f"_{entrant.slug}"
+    return {
+        "per_frame": f"per_frame{tail}.csv",
+        "per_sample": f"per_sample{tail}.csv",
+        "summary": f"summary{tail}.json",
+    }
+
+
+def _entrant_json(entrant: EntrantResult, first: bool) -> dict[str, Any]:
+    return {
+        "name": entrant.name,
+        "kind": entrant.kind,
+        "inputs": entrant.inputs,
+        "checkpoint": entrant.checkpoint,
+        "samples": len(entrant.samples),
+        "seconds_per_sample": entrant.seconds,
+        "notes": dict(entrant.notes),
+        "files": file_names(entrant, first),
+        "summary": dict(entrant.summary),
+        "intervals": {k: _fields(v) for k, v in entrant.intervals.items()},
+    }
+
+
+def _fields(interval: Interval) -> dict[str, Any]:
+    return {name: getattr(interval, name) for name in Interval.__annotations__}
+
+
+def _clean(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {str(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def read_result(folder: Path | str) -> Result:
+    """Read what `write_result` wrote.
+
+    Raises:
+        ResultError: it is not such a folder, or files are missing or damaged.
+    """
+    folder = Path(folder)
+    path = folder / "metrics.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT or content.get("version") != VERSION:
+            raise ResultError(f"{path}: is no {FORMAT} of version {VERSION}; evaluate again")
+        entrants = tuple(_read_entrant(folder, part) for part in content.pop("entrants"))
+    except FileNotFoundError as error:
+        raise ResultError(
+            f"{error.filename}: is missing. {folder} must be the output_dir of a finished scripts/evaluate.py."
+        ) from error
+    except ResultError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise ResultError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}); evaluate again"
+        ) from error
+    return Result(folder=folder, head=content, entrants=entrants)
+
+
+def _read_entrant(folder: Path, part: Mapping[str, Any]) -> EntrantResult:
+    numbers = {k: math.nan if v is None else v for k, v in part["summary"].items()}
+    intervals = {k: _interval(parts) for k, parts in part["intervals"].items()}
+    seconds = part["seconds_per_sample"]
+    return EntrantResult(
+        name=part["name"],
+        kind=part["kind"],
+        inputs=part["inputs"],
+        rows=tuple(read_per_frame_csv(folder / part["files"]["per_frame"])),
+        samples=tuple(read_per_sample_csv(folder / part["files"]["per_sample"])),
+        notes=part["notes"],
+        seconds=math.nan if seconds is None else seconds,
+        checkpoint=part["checkpoint"],
+        summary=numbers,
+        intervals=intervals,
+    )
+
+
+def _interval(parts: Mapping[str, Any]) -> Interval:
+    values: dict[str, Any] = {name: math.nan if v is None else v for name, v in parts.items()}
+    return Interval(**values)
+
+
+def result_table(title: str, entrants: Sequence[EntrantResult]) -> str:
+    """The console's table: a title, one line per entrant, and what entrants noted of their failures."""
+    table = compare_table({e.name: e.summary for e in entrants})
+    notes = "".join(f"\n{e.name}: {notes_text(e)}" for e in entrants if e.notes)
+    return f"{title}\n\n{table}\n{notes}\n" if notes else f"{title}\n\n{table}\n"
+
+
+def notes_text(entrant: EntrantResult) -> str:
+    """Counts of an entrant's notes, and first for how many vehicles there was no metric pose."""
+    total = sum(entrant.notes.values())
+    without = sum(n for note, n in entrant.notes.items() if note.startswith("failed") or note == "guess")
+    counts = ", ".join(f"{note} {n}" for note, n in entrant.notes.items())
+    return f"no metric pose for {without} of {total} vehicles, {entrant.seconds:.2f} s per sample ({counts})"

@@ -1,0 +1,139 @@
+"""Absolute and relative trajectory errors of one vehicle seen from another, through the library evo.
+
+The model sees single instants. Its poses of one agent relative to the reference over a scenario, moved into the
+world by the reference's true poses, are a trajectory; a jump between instants shows here and in no per-sample score.
+ATE and RPE after Sturm et al., "A benchmark for the evaluation of RGB-D SLAM systems", IROS 2012.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coop3d.evaluation.rows import PoseNumbers, TrajectoryRow, ViewRow
+from coop3d.geometry import transform_from_quat_trans
+from coop3d.types import SampleKey
+
+MIN_POSES = 3
+Pose = NDArray[np.float64]  # [4, 4]
+
+
+def trajectory_rows(rows: Sequence[ViewRow], T_world_ref: Mapping[SampleKey, Pose]) -> list[TrajectoryRow]:
+    """One row per gap-free run of frames of every (scenario, reference, agent).
+
+    Frames are consecutive when their numbers differ by the smallest difference of that agent: evenly thinned
+    samples still make a trajectory, with a larger ``step`` (RPE is per step, so compare equal steps only). A
+    larger gap starts a new trajectory; those of fewer than three poses are left out.
+
+    Args:
+        rows: scored views (reference views and samples without metric scale are passed over).
+        T_world_ref: [4, 4] true world pose of the reference panorama, for every sample's
+            ``SampleKey(scenario, reference_agent, frame)``. Rows do not carry it, as no score of one sample
+            needs it; ``Panorama.T_world_pano`` has it.
+
+    Raises:
+        ImportError: evo is not installed.
+        ValueError: a sample's world pose is missing; the message names it.
+    """
+    _require_evo()
+    tracks: dict[tuple[str, str, str], dict[int, ViewRow]] = defaultdict(dict)
+    for row in rows:
+        if not row.is_reference and not math.isnan(row.translation_error_m):
+            track = tracks[row.scenario, row.reference_agent, row.agent]
+            track.setdefault(int(row.frame), row)  # of a vehicle with several views the first speaks
+    return [
+        _evaluate(run, step, T_world_ref)
+        for _, track in sorted(tracks.items())
+        for step, run in _runs([track[k] for k in sorted(track)])
+    ]
+
+
+def _require_evo() -> None:
+    try:
+        import evo  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "trajectory errors need the library evo; install it with: pip install 'coop3d[trajectory]'"
+        ) from error
+
+
+def _runs(track: list[ViewRow]) -> Iterator[tuple[int, list[ViewRow]]]:
+    """(step, rows) of every gap-free stretch of at least `MIN_POSES` rows, which are sorted by frame."""
+    gaps = [int(b.frame) - int(a.frame) for a, b in pairwise(track)]
+    step, start = min(gaps, default=0), 0
+    for end in [k + 1 for k, gap in enumerate(gaps) if gap != step] + [len(track)]:
+        if end - start >= MIN_POSES:
+            yield step, track[start:end]
+        start = end
+
+
+def _evaluate(run: list[ViewRow], step: int, T_world_ref: Mapping[SampleKey, Pose]) -> TrajectoryRow:
+    T_world = [_world_pose(r, T_world_ref) for r in run]
+    true = [T @ _matrix(r.pose_true) for T, r in zip(T_world, run, strict=True)]
+    pred = [T @ _matrix(r.pose_pred) for T, r in zip(T_world, run, strict=True)]
+    ate, aligned, rpe, rpe_deg = trajectory_errors(pred, true)
+    first = run[0]
+    return TrajectoryRow(
+        scenario=first.scenario,
+        reference_agent=first.reference_agent,
+        agent=first.agent,
+        first_frame=first.frame,
+        poses=len(run),
+        step=step,
+        ate_m=ate,
+        ate_aligned_m=aligned,
+        rpe_m=rpe,
+        rpe_deg=rpe_deg,
+    )
+
+
+def trajectory_errors(pred: Sequence[Pose], true: Sequence[Pose]) -> tuple[float, float, float, float]:
+    """ATE and rigidly aligned ATE (RMS metres), RPE over one step (RMS metres, RMS degrees).
+
+    Args:
+        pred, true: N >= 2 poses [4, 4] agent to world, in order.
+
+    Returns:
+        The aligned ATE is NaN where the positions coincide or lie on one line: any rotation about it fits.
+    """
+    from evo.core.metrics import APE, RPE, PoseRelation
+    from evo.core.trajectory import PosePath3D
+
+    def rmse(metric: Any) -> float:
+        metric.process_data((reference, estimate))
+        return float(np.sqrt(np.mean(np.square(metric.error))))
+
+    reference, estimate = PosePath3D(poses_se3=list(true)), PosePath3D(poses_se3=list(pred))
+    ate = rmse(APE(PoseRelation.translation_part))
+    rpe_m, rpe_deg = (
+        rmse(RPE(relation, delta=1))
+        for relation in (PoseRelation.translation_part, PoseRelation.rotation_angle_deg)
+    )
+    if _on_one_line(reference.positions_xyz) or _on_one_line(estimate.positions_xyz):
+        return ate, math.nan, rpe_m, rpe_deg
+    estimate.align(reference)
+    return ate, rmse(APE(PoseRelation.translation_part)), rpe_m, rpe_deg
+
+
+def _on_one_line(positions: NDArray[np.float64]) -> bool:
+    spread = np.linalg.svd(positions - positions.mean(axis=0), compute_uv=False)
+    return bool(spread[1] <= 1e-4 * spread[0] or spread[0] < 1e-6)
+
+
+def _world_pose(row: ViewRow, T_world_ref: Mapping[SampleKey, Pose]) -> Pose:
+    key = SampleKey(row.scenario, row.reference_agent, row.frame)
+    if key not in T_world_ref:
+        raise ValueError(f"{key}: T_world_ref has no world pose of this reference; give one for every sample")
+    return np.asarray(T_world_ref[key], np.float64)
+
+
+def _matrix(pose: PoseNumbers) -> Pose:
+    numbers = torch.tensor(pose, dtype=torch.float64)
+    return transform_from_quat_trans(numbers[3:], numbers[:3]).numpy()

@@ -1,0 +1,186 @@
+"""Comparing runs: no winner by chance, no silent mix of contracts, scores and advice by hand."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.random_views import random_prediction, random_targets
+
+from coop3d.benchmark import EntrantResult, Result, read_result, write_report, write_result
+from coop3d.benchmark.compare import compare_results, stopping_advice, weighted_scores
+from coop3d.benchmark.compare_page import comparison_text, write_comparison
+from coop3d.benchmark.journal import Scored
+from coop3d.benchmark.plots import radar_values
+from coop3d.benchmark.report import ranked_samples
+from coop3d.benchmark.results import entrant_result
+from coop3d.evaluation import score_batch
+from coop3d.evaluation.contracts import ContractError
+from coop3d.types import SampleKey
+
+KEYS = ("pose/translation_m/median", "range/abs_rel", "mask/iou")
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare_runs.py"
+EVIL = "<script>alert(1)</script>"
+
+
+def entrant(
+    name: str, worse_m: float = 0.0, noise_m: float = 0.0, samples: int = 40, **changes
+) -> EntrantResult:
+    """A model whose translation error is 10 m (+ what is asked for) in each of 10 scenarios."""
+    spread = np.random.default_rng(7).uniform(0.5, 2.0, 10)
+    scored = []
+    for i in range(samples):
+        keys = [[SampleKey(f"town{i % 10}", str(v), f"{i:06d}") for v in range(2)]]
+        targets = random_targets(seed=i, B=1, V=2)
+        rows, parts = score_batch(random_prediction(targets, seed=i), targets, keys)
+        error = 10.0 + worse_m + noise_m * spread[i % 10] * (-1) ** (i // 10)  # no better and no worse
+        rows = [r if r.is_reference else replace(r, translation_error_m=error) for r in rows]
+        scored.append(Scored(entrant=name, sample=str(i), rows=tuple(rows), samples=tuple(parts)))
+    checkpoint = {"path": f"/runs/{EVIL}/checkpoint.pth", "sha256": "0" * 64, "step": 10}
+    made = entrant_result(name, "checkpoint", "images", scored, checkpoint)
+    return replace(made, **changes)
+
+
+def result(folder: Path, *entrants: EntrantResult, sha: str = "a" * 64) -> Result:
+    head = {
+        "created": "today", "mode": "cooperative panoramas", "bad_samples": [],
+        "contract": {"name": "town-v1", "sha256": sha, "split": "test", "samples": 40, "pair_policy": "first",
+                     "max_distance_m": None, "is_file": True},
+        "code": {"revision": "abc", "dirty": False},
+        "environment": {"platform": "here", "gpus": [], "world_size": 1},
+    }  # fmt: skip
+    return Result(folder=folder, head=head, entrants=entrants)
+
+
+def test_a_winner_only_where_the_paired_interval_excludes_zero(tmp_path):
+    a = result(tmp_path / "a", entrant("model"))
+    worse = result(tmp_path / "b", entrant("model", worse_m=0.5))
+    found = compare_results([a, worse], KEYS, resamples=500)
+    assert [e.name for e in found.entrants] == ["a", "b"]
+    assert found.winners == {"pose/translation_m/median": "a"}
+    pair = found.differences["b"]["pose/translation_m/median"]
+    assert (pair.difference, pair.low, pair.high) == pytest.approx((0.5, 0.5, 0.5))
+    noisy = result(tmp_path / "c", entrant("model", noise_m=1.0))
+    chance = compare_results([a, noisy], KEYS, resamples=500)
+    assert "pose/translation_m/median" not in chance.winners  # their medians differ, but by chance
+    assert compare_results([worse, a, noisy], KEYS, resamples=500).winners == {}  # a is not certain against c
+
+
+def test_different_contracts_are_refused_or_said(tmp_path):
+    a = result(tmp_path / "a", entrant("model"))
+    b = result(tmp_path / "b", entrant("model", worse_m=1.0, samples=30), sha="b" * 64)
+    with pytest.raises(ContractError, match=r"different contracts.*--allow-different-contracts"):
+        compare_results([a, b], KEYS)
+    found = compare_results([a, b], KEYS, allow_different_contracts=True, resamples=200)
+    assert {len(e.samples) for e in found.entrants} == {30}
+    assert "DIFFERENT CONTRACTS" in found.warnings[0]
+    assert "20 views that not all runs scored were left out" in found.warnings[1]
+    page = write_comparison(found, [a, b], tmp_path / "out").read_text()
+    assert "DIFFERENT CONTRACTS" in page
+    assert "DIFFERENT CONTRACTS" in comparison_text(found)
+
+
+def test_weighted_scores_by_hand():
+    weights = {"pose/translation_m/median": 3.0, "mask/iou": 1.0}
+    scores = weighted_scores(
+        {
+            "a": {"pose/translation_m/median": 2.0, "mask/iou": 0.9},
+            "b": {"pose/translation_m/median": 4.0, "mask/iou": 0.95},
+        },
+        weights,
+    )
+    assert scores == pytest.approx(
+        {"a": 1 / 4, "b": 3 / 4}
+    )  # a: 0.1 / 0.05 = 2x in mask; b: 2x in translation
+    assert weighted_scores(
+        {"a": {"scale/error/median": 1.2}, "b": {"scale/error/median": 1.1}}
+    ) == pytest.approx({"a": 1.0, "b": 0.0})
+
+
+def test_stopping_advice():
+    def advice(*scores: float) -> str:
+        entrants = [
+            entrant(str(i), samples=1, checkpoint={"step": 100 * (i + 1)}) for i in range(len(scores))
+        ]
+        return stopping_advice(entrants, {str(i): s for i, s in enumerate(scores)})
+
+    assert "training longer may still help" in advice(1.0, 0.5, 0.0)
+    assert "Best at step 100; the 2 later" in advice(0.0, 0.5, 0.7)
+    assert "stop there" in advice(0.0, 0.5, 0.7)
+    assert "one more checkpoint will tell" in advice(1.0, 0.0, 0.2)
+    assert advice(1.0, 0.0) == ""
+
+
+def test_radar_counts_halved_errors():
+    baseline = {"range/abs_rel": 0.4, "mask/iou": 0.6, "scale/error/median": 2.0, "range/rmse_m": 1.0}
+    mine = {"range/abs_rel": 0.1, "mask/iou": 0.8, "scale/error/median": 2.0**0.5, "range/rmse_m": 100.0}
+    found = radar_values(mine, baseline)
+    assert found == pytest.approx({"AbsRel": 2.0, "mask IoU": 1.0, "scale": 1.0, "range RMSE": -3.0})
+
+
+def test_pages_are_self_contained_and_escaped(tmp_path):
+    here = result(tmp_path / "r", entrant(EVIL, noise_m=1.0), replace(entrant("base"), kind="trivial"))
+    write_result(here)
+    text = write_report(here).read_text()
+    compared = compare_results([here, result(tmp_path / "s", entrant("model"))], KEYS, resamples=100)
+    other = write_comparison(compared, [here], tmp_path / "cmp").read_text()
+    for page in (text, other):
+        assert EVIL not in page
+        assert "alert(1)" in page or page is other
+        assert "default-src 'none'" in page
+        outside = [part.split('"')[0] for part in page.split("http")[1:]]
+        assert all(
+            "-equiv" in part or "w3.org" in part or "creativecommons" in part or "purl.org" in part
+            for part in outside
+        ), outside
+        assert "src=" not in page
+    assert text.count("<svg") >= 4
+    assert len(list((tmp_path / "r" / "plots").glob("*.png"))) == text.count("<svg")
+    ids = [part.split('"')[0] for part in text.split(' id="')[1:]]
+    assert len(ids) == len(set(ids))  # pictures of one page do not share definitions
+
+
+def test_worst_samples_come_first():
+    ranked = ranked_samples(entrant("model", noise_m=3.0))
+    assert [s.badness for s in ranked] == sorted((s.badness for s in ranked), reverse=True)
+    assert len(ranked) == 40
+    assert ranked[0].page.startswith("scenes/town")
+
+
+def test_the_script_writes_table_page_and_csv(tmp_path):
+    for name, worse in (("a", 0.0), ("b", 0.5)):
+        write_result(result(tmp_path / name, entrant("model", worse_m=worse)))
+    assert read_result(tmp_path / "a").entrants[0].summary["views"] == 80
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        str(tmp_path / "a"),
+        str(tmp_path / "b"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        [*command, "--keys", *KEYS], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "best: a" in done.stdout
+    with (tmp_path / "out" / "compare.csv").open() as file:
+        rows = {(r["score"], r["run"]): r for r in csv.DictReader(file)}
+    assert rows["pose/translation_m/median", "a"]["winner"] == "True"
+    assert float(rows["pose/translation_m/median", "b"]["difference"]) == pytest.approx(0.5)
+    for extra, message in (
+        (["--keys", "nonsense"], "unknown summary keys nonsense"),
+        (["--weights", "range/abs_rel=-1"], "expected SCORE=WEIGHT"),
+    ):
+        refused = subprocess.run([*command, *extra], capture_output=True, text=True, timeout=120)
+        assert refused.returncode != 0
+        assert message in refused.stderr
+        assert "Traceback" not in refused.stderr
+    lonely = subprocess.run(
+        [*command[:3], str(tmp_path / "absent")], capture_output=True, text=True, timeout=120
+    )
+    assert "metrics.json: is missing" in lonely.stderr
