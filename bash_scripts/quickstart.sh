@@ -34,6 +34,7 @@ source .venv/bin/activate
 
 step "2/6 make and check synthetic OPV2V (training, validation and test towns differ)"
 python scripts/validate_opv2v_cyl_setup.py --num-samples 3 --output "$out/validation.json" \
+  --output-html "$out/validation.html" \
   --hydra-overrides "${demo[@]}"
 
 step "3/6 preview panoramas"
@@ -58,6 +59,8 @@ cat <<EOF
 open in a browser:
   $out/pointcloud.html                predicted and true point clouds
   $out/pointcloud.png                 the same as a picture, with true and predicted range
+  $out/evaluation/report.html         scores with intervals, beside trivial and classical baselines
+  $out/validation.html                what was checked of the data
   $out/preview/                       panoramas: colour, range, source camera, masks
   $out/evaluation/per_frame.csv       every number of every frame
   tensorboard --logdir $run           curves

@@ -190,6 +190,8 @@ class CoopBatch(_TensorRecord):
     inputs: ViewInputs
     targets: ViewTargets
     keys: tuple[tuple[SampleKey, ...], ...]  # B x V
+    # [B, 4, 4] truth, for scores over several instants only; never on a device. None: not known
+    T_world_ref: NDArray[np.float64] | None = None
 
     def reference_only(self) -> CoopBatch:
         """The same samples with the reference vehicle's views alone: what one vehicle could know by itself."""

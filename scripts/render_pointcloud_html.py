@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from coop3d.files import safe_name
 from coop3d.training.inspection.files import inspect_files
 from coop3d.training.inspection.options import add_run_arguments, device_of
 from coop3d.training.inspection.sample import Inspection, inspect_sample, open_dataset, open_run
@@ -23,7 +24,6 @@ from coop3d.visualization import (
     write_scene_html,
 )
 from coop3d.visualization.export import EXPORT_FORMATS, serve_viser, write_exports
-from coop3d.visualization.files import safe_name
 from coop3d.visualization.point_sources import DEPTHS, POSES, SCALES, PointSources
 
 EXAMPLES = """examples:

@@ -11,10 +11,11 @@ import yaml
 
 PACKAGE = Path(__file__).resolve().parents[1] / "coop3d"
 
-LOW = {"geometry", "types"}
+LOW = {"files", "geometry", "types"}
 MAY_IMPORT = {
     "__init__": set(),
     "conf": set(),
+    "files": set(),
     "geometry": set(),
     "types": {"geometry"},
     "stitching": LOW,

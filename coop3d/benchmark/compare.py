@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coop3d.benchmark.results import EntrantResult, Result
+from coop3d.benchmark.results import EntrantResult, Result, summarised, with_trajectories
 from coop3d.evaluation import (
     HEADLINE,
     Comparison,
     ScoreTable,
     better,
-    bootstrap,
     common,
     compare,
-    score_table,
-    summarise,
+    per_vehicle,
+    views_per_vehicle,
 )
 from coop3d.evaluation.contracts import ContractError
 
@@ -28,6 +27,7 @@ WEIGHTS = {
     "scale/error/median": 0.5,
     "mask/iou": 0.25,
 }
+VIEW_FREE = ("pose/", "trajectory/", "registration/")  # scores of vehicles; the others are of a view's pixels
 FLOOR = 1e-3  # errors below it count as this much: no score is infinitely better than another
 
 
@@ -83,31 +83,34 @@ def compare_results(
     entrants = _named(results, baselines)
     if len(entrants) < 2:
         raise ValueError("comparing needs two models; give another evaluation, or one of several checkpoints")
+    entrants, about_views = _by_vehicle(entrants)
+    if about_views:
+        weights = {k: w for k, w in weights.items() if k.startswith(VIEW_FREE)}
     entrants, more = _on_common_rows(entrants)
-    tables = {e.name: score_table(e.rows, e.samples) for e in entrants}
+    tables = {e.name: e.table for e in entrants}
     first = entrants[0].name
     _check_keys([*keys, *weights], tables[first])
-    entrants = [
-        replace(e, summary=summarise(e.rows, e.samples), intervals=bootstrap(tables[e.name], keys, resamples))
-        for e in entrants
-    ]
+    entrants = [summarised(e, keys, resamples) for e in entrants]
     shown = tuple(k for k in keys if any(math.isfinite(e.summary[k]) for e in entrants))
     scores = weighted_scores({e.name: e.summary for e in entrants if e.kind == "checkpoint"}, weights)
     return RunComparison(
         entrants=tuple(entrants),
         keys=shown,
         differences={e.name: compare(tables[first], tables[e.name], shown, resamples) for e in entrants[1:]},
-        winners=_winners(entrants, tables, shown, resamples),
+        winners=_winners(
+            entrants, tables, [k for k in shown if not about_views or k.startswith(VIEW_FREE)], resamples
+        ),
         scores=scores,
         best=min(scores, key=lambda name: scores[name]),
         advice=stopping_advice(entrants, scores),
-        warnings=(*warnings, *more),
+        warnings=(*warnings, *about_views, *more),
     )
 
 
 def _check_contracts(results: Sequence[Result], allowed: bool) -> list[str]:
-    hashes = {str(r.folder): r.contract["sha256"] for r in results}
-    if len(set(hashes.values())) <= 1:
+    # a contract's own hash is over its name, too; results of earlier code have no other
+    key = "samples_sha256" if all("samples_sha256" in r.contract for r in results) else "sha256"
+    if len({r.contract[key] for r in results}) <= 1:
         return []
     listed = "; ".join(f"{r.folder}: {r.contract['name']} ({r.contract['sha256'][:12]})" for r in results)
     if not allowed:
@@ -143,6 +146,19 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     raise ValueError(f"one folder is given twice: {', '.join(map(str, folders))}")
 
 
+def _by_vehicle(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult], list[str]]:
+    """Rows of vehicles where runs see a vehicle in different numbers of views: no view has a counterpart there."""
+    counts = {e.name: views_per_vehicle(e.rows) for e in entrants}
+    if len(set(counts.values())) <= 1:
+        return list(entrants), []
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    warning = (
+        f"DIFFERENT VIEWS PER VEHICLE ({listed}): a vehicle's score is the mean of its views' scores. Poses compare. "
+        "Range, scale, mask, confidence and points are measured on different pixels: shown, but no winner, no weight"
+    )
+    return [replace(e, rows=tuple(per_vehicle(e.rows))) for e in entrants], [warning]
+
+
 def _on_common_rows(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult], list[str]]:
     """Reduce all to the rows that all have."""
     views, samples = list(entrants[0].rows), list(entrants[0].samples)
@@ -155,8 +171,14 @@ def _on_common_rows(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResu
     for entrant in entrants:
         rows, _ = common(entrant.rows, views)
         parts, _ = common(entrant.samples, samples)
-        dropped = max(dropped, len(entrant.rows) - len(rows))
-        reduced.append(replace(entrant, rows=tuple(rows), samples=tuple(parts)))
+        left_out = len(entrant.rows) - len(rows)
+        dropped = max(dropped, left_out)
+        entrant = replace(entrant, rows=tuple(rows), samples=tuple(parts))
+        reduced.append(with_trajectories(entrant) if left_out else entrant)
+    shared = set.intersection(*({t.identity for t in e.trajectories} for e in reduced))
+    reduced = [
+        replace(e, trajectories=tuple(t for t in e.trajectories if t.identity in shared)) for e in reduced
+    ]
     warning = f"{dropped} views that not all runs scored were left out; {len(views)} remain"
     return reduced, [warning] if dropped else []
 
@@ -189,8 +211,8 @@ def _winners(
 
 
 def excludes_zero(comparison: Comparison) -> bool:
-    """Whether the paired interval of the difference lies on one side of 0."""
-    return comparison.low > 0 or comparison.high < 0
+    """Whether the paired interval of the difference lies on one side of 0; one scenario gives no interval."""
+    return comparison.scenarios > 1 and (comparison.low > 0 or comparison.high < 0)
 
 
 def weighted_scores(

@@ -8,13 +8,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from coop3d.benchmark.cells import cell, number
 from coop3d.benchmark.compare import RunComparison, excludes_zero
-from coop3d.benchmark.page import card, cell, facts, number, page, table
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
 from coop3d.evaluation import better
 from coop3d.evaluation.report import write_atomically
-from coop3d.visualization.pages import Markup, escape, write_atomic
+from coop3d.files import write_text
+from coop3d.visualization.documents import card, document, facts, table
+from coop3d.visualization.pages import Markup, escape
 
 CSV_COLUMNS = (
     "score", "run", "value", "low", "high", "against", "difference", "difference_low", "difference_high",
@@ -62,7 +64,7 @@ def write_comparison(found: RunComparison, results: Sequence[Result], folder: Pa
     joined = Result(folder=folder, head=results[0].head, entrants=found.entrants)
     numbers = Markup(f'<div class="two">{_values(found)}{_differences(found)}</div>')
     body = [_warnings(found), _choice(found), numbers, plot_cards(joined)]
-    write_atomic(path, page(f"Comparison of {names}", note, "".join(body)))
+    write_text(path, document(f"Comparison of {names}", note, "".join(body)))
     return path
 
 

@@ -65,9 +65,10 @@ def evaluate_run(
     called again, it does not repeat finished samples and ends with the same rows, bit for bit. Processes must
     share the folder's file system.
 
-    Writes into ``folder``: ``per_frame.csv``, ``per_sample.csv`` and ``summary.json`` of the first model, the same
-    of every other entrant under its name, ``metrics.json`` (see docs/evaluation.md), ``table.txt``,
-    ``contract.json``, ``bad_samples.txt``, ``config.yaml``, ``provenance.yaml``, ``journal/``, ``scenes/`` by option.
+    Writes into ``folder``: ``per_frame.csv``, ``per_sample.csv``, ``trajectory.csv`` and ``summary.json`` of the
+    first model, the same of every other entrant under its name, ``metrics.json`` (see docs/evaluation.md),
+    ``table.txt``, ``contract.json``, ``bad_samples.txt``, ``config.yaml``, ``provenance.yaml``, ``journal/``,
+    ``scenes/`` by option.
 
     Args:
         checkpoint: one or several ``checkpoint-*.pth`` or run directories.

@@ -15,12 +15,7 @@ from matplotlib.figure import Figure
 from coop3d.benchmark.results import EntrantResult
 from coop3d.visualization.pages import Markup
 
-INK, QUIET, LINE, PANEL = (
-    "#1b2431",
-    "#5b6777",
-    "#d9dfe7",
-    "#fefefe",
-)  # stand-ins for the page's variables in SVG
+INK, QUIET, LINE, PANEL = "#1b2431", "#5b6777", "#d9dfe7", "#fefefe"  # stand for the page's variables in SVG
 _VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", LINE: "var(--line)", PANEL: "var(--panel)"}
 WIDTH, WIDE = 7.4, 14.6  # inches: half a page, and a whole one
 MODEL_COLOURS = ("#2f7fe0", "#e07b2f", "#2fa36b", "#a46be0", "#d64f7a", "#2aa6b8", "#b59a1f", "#7d6b5d")

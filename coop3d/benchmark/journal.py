@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 RowT = TypeVar("RowT", ViewRow, SampleRow)
 FORMAT = 1
 WRITTEN = (
-    "per_frame*.csv", "per_sample*.csv", "summary*.json", "metrics.json", "table.txt", "bad_samples.txt",
-    "config.yaml", "provenance.yaml", "contract.json", "report.html", "plots", "scenes", "journal",
+    "per_frame*.csv", "per_sample*.csv", "trajectory*.csv", "summary*.json", "metrics.json", "table.txt",
+    "bad_samples.txt", "config.yaml", "provenance.yaml", "contract.json", "report.html", "plots", "scenes", "journal",
 )  # fmt: skip
 EARLIER_LAYOUT = ("table.txt", "provenance.yaml")  # an evaluation without a journal has both
 

@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from coop3d.benchmark.drives import draw_tracks
 from coop3d.benchmark.figures import INK, LINE, QUIET, WIDE, WIDTH, figure, style, styles
 from coop3d.benchmark.results import EntrantResult, Result
 from coop3d.evaluation import ViewRow
 from coop3d.evaluation.rows import BANDS
 
 FloatArray = NDArray[np.float64]
-WIDE_PLOTS = ("scenarios", "curves")
+WIDE_PLOTS = ("tracks", "scenarios", "curves")
 PER_BIN = 8  # poses per point of the curve over distance
 
 RADAR = {  # summary key -> label; smaller is better except where `HIGHER` says otherwise
@@ -49,6 +50,7 @@ def all_plots(result: Result) -> dict[str, tuple[str, Figure]]:
         "recall": ("Share of poses within an error", _recall),
         "range": ("Range error against true range, and error of scale per view", _range_and_scale),
         "radar": ("Against a baseline: outside the ring is better, each line doubles", _radar),
+        "tracks": ("The longest drives from above: true and predicted positions in the world", draw_tracks),
         "scenarios": ("Per scenario: median translation error and mean AbsRel", _scenarios),
         "curves": ("Over training steps", _curves),
     }

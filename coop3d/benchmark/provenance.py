@@ -72,6 +72,7 @@ def head(
         "contract": {
             "name": contract.name,
             "sha256": contract.digest,
+            "samples_sha256": contract.samples_digest,
             "split": contract.split,
             "samples": len(contract.samples),
             "vehicles": list(contract.vehicles),

@@ -9,23 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
+from coop3d.benchmark.cells import COLUMNS, POINT_COLUMNS, cell, score_cells
+from coop3d.benchmark.drives import has_poses, trajectory_card
 from coop3d.benchmark.figures import to_png, to_svg
-from coop3d.benchmark.page import (
-    COLUMNS,
-    POINT_COLUMNS,
-    card,
-    cell,
-    facts,
-    page,
-    score_cells,
-    table,
-)
 from coop3d.benchmark.plots import WIDE_PLOTS, all_plots
 from coop3d.benchmark.results import EntrantResult, Result, notes_text
 from coop3d.evaluation import BUCKETS, ViewRow
-from coop3d.visualization.files import safe_name, write_bytes
-from coop3d.visualization.pages import Markup, escape, write_atomic
+from coop3d.files import safe_name, write_bytes, write_text
+from coop3d.visualization.documents import card, document, facts, table
+from coop3d.visualization.pages import Markup, escape
 
+REGISTRATION_COLUMNS = {
+    "registration/maa": "mAA",
+    "registration/clusterness": "clusterness",
+    "registration/score": "score",
+    "registration/registered_50cm": "within 0.5 m",
+    "registration/registered_1m": "1 m",
+    "registration/registered_2m": "2 m",
+    "registration/registered_5m": "5 m",
+    "registration/registered_10m": "10 m",
+}
 SHOWN = 8  # worst, and best, samples in the table
 
 
@@ -67,6 +70,7 @@ def write_report(result: Result) -> Path:
         _scores(result),
         plot_cards(result, result.folder / "plots"),
         _distances(result),
+        *([_registration(result), trajectory_card(result)] if has_poses(result) else []),
         *_extremes(result),
         _about(result),
     ]
@@ -80,7 +84,7 @@ def write_report(result: Result) -> Path:
         f"({str(contract['sha256'])[:12]}), {result.head['created']}"
     )
     path = result.folder / "report.html"
-    write_atomic(path, page(title, note, "".join(body)))
+    write_text(path, document(title, note, "".join(body)))
     return path
 
 
@@ -97,9 +101,11 @@ def plot_cards(result: Result, png_folder: Path | None = None) -> Markup:
 
 
 def _scores(result: Result) -> Markup:
-    head, rows = score_cells(result.entrants, {**COLUMNS, **POINT_COLUMNS})
+    columns = {**COLUMNS, **POINT_COLUMNS}
+    head, rows = score_cells(result.entrants, columns)
     classes = ["" if e.kind == "checkpoint" else "other" for e in result.entrants]
-    warnings = {i.warning for e in result.models for i in e.intervals.values() if i.warning}
+    shown_intervals = [i for e in result.models for k, i in e.intervals.items() if k in columns and i.count]
+    warnings = {i.warning for i in shown_intervals if i.warning}
     shown = min(warnings, key=len) if warnings else ""
     warning = f'<p class="warning">{escape(f"Read intervals with care: {shown}.")}</p>' if shown else ""
     notes = "".join(
@@ -129,6 +135,22 @@ def _distances(result: Result) -> Markup:
         classes = ["" if e.kind == "checkpoint" else "other" for e in shown]
         parts.append(card("Pose by true distance (number of poses)", table(head, rows, classes)))
     return Markup(f'<div class="two">{"".join(parts)}</div>')
+
+
+def _registration(result: Result) -> Markup:
+    """The table of the Image Matching Challenge, or for how many samples it is undefined."""
+    title, total = "Registration of vehicle centres", len(result.entrants[0].samples)
+    defined = int(result.entrants[0].summary.get("registration/samples", 0))
+    count = f"Defined for {defined} of {total} samples: it takes four vehicles that are not on one line."
+    if not defined:
+        return card(title, f'<p class="quiet">{escape(f"Undefined. {count}")}</p>')
+    head, rows = score_cells(result.entrants, REGISTRATION_COLUMNS)
+    classes = ["" if e.kind == "checkpoint" else "other" for e in result.entrants]
+    about = (
+        f"Small print: {count} After one similarity fitted per threshold, as in the Image Matching Challenge 2025: "
+        "mAA is the mean over thresholds of the share of centres registered beyond the three that always fit."
+    )
+    return card(title, table(head, rows, classes), about)
 
 
 def _extremes(result: Result) -> list[Markup]:

@@ -7,28 +7,36 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from coop3d.benchmark.journal import Scored
 from coop3d.evaluation import (
+    HEADLINE,
     Interval,
     SampleRow,
+    ScoreTable,
+    TrajectoryRow,
     ViewRow,
     bootstrap,
     compare_table,
+    measured_trajectories,
     read_per_frame_csv,
     read_per_sample_csv,
+    read_trajectory_csv,
     score_table,
-    summarise,
     write_per_frame_csv,
     write_per_sample_csv,
     write_summary_json,
+    write_trajectory_csv,
 )
 from coop3d.evaluation.report import write_atomically
 
 FORMAT, VERSION = "coop3d-metrics", 1
+TRAJECTORY_KEYS = tuple(
+    f"trajectory/{name}/median" for name in ("ate_m", "ate_aligned_m", "rpe_m", "rpe_deg")
+)
 
 
 class ResultError(ValueError):
@@ -42,6 +50,8 @@ class EntrantResult:
     Attributes:
         name, kind, inputs: see `Entrant`; inputs are "truth" for an oracle.
         rows, samples: in the contract's order.
+        trajectories: over consecutive frames, where there are some and they could be measured.
+        trajectory_note: why there are none.
         notes: how often each was said.
         seconds: mean per sample, of prediction alone.
         checkpoint: path, step, SHA-256 and more, for a trained model.
@@ -52,6 +62,8 @@ class EntrantResult:
     inputs: str
     rows: tuple[ViewRow, ...]
     samples: tuple[SampleRow, ...]
+    trajectories: tuple[TrajectoryRow, ...] = ()
+    trajectory_note: str = ""
     notes: Mapping[str, int] = field(default_factory=dict)
     seconds: float = math.nan
     checkpoint: Mapping[str, Any] | None = None
@@ -62,6 +74,11 @@ class EntrantResult:
     def slug(self) -> str:
         """The name in file names."""
         return re.sub(r"\W+", "_", self.name).strip("_")
+
+    @property
+    def table(self) -> ScoreTable:
+        """Every statistic of the rows, trajectories included."""
+        return score_table(self.rows, self.samples, self.trajectories)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +116,7 @@ def entrant_result(
     rows = tuple(row for record in records for row in record.rows)
     samples = tuple(row for record in records for row in record.samples)
     seconds = [record.seconds for record in records]
-    return EntrantResult(
+    entrant = EntrantResult(
         name=name,
         kind=kind,
         inputs=inputs,
@@ -108,9 +125,23 @@ def entrant_result(
         notes=dict(sorted(Counter(note for record in records for note in record.notes).items())),
         seconds=sum(seconds) / len(seconds) if seconds else math.nan,
         checkpoint=checkpoint,
-        summary=summarise(rows, samples),
-        intervals=bootstrap(score_table(rows, samples)) if rows else {},
     )
+    return summarised(with_trajectories(entrant))
+
+
+def with_trajectories(entrant: EntrantResult) -> EntrantResult:
+    """The entrant with its trajectories measured (again), from its rows."""
+    trajectories, note = measured_trajectories(entrant.rows, entrant.samples)
+    return replace(entrant, trajectories=tuple(trajectories), trajectory_note=note)
+
+
+def summarised(
+    entrant: EntrantResult, keys: Sequence[str] = HEADLINE + TRAJECTORY_KEYS, resamples: int = 2000
+) -> EntrantResult:
+    """The entrant with summary and intervals of ``keys`` computed (again), from its rows."""
+    table = entrant.table
+    intervals = bootstrap(table, keys, resamples) if entrant.rows else {}
+    return replace(entrant, summary=table.summary(), intervals=intervals)
 
 
 def write_result(result: Result) -> None:
@@ -119,6 +150,7 @@ def write_result(result: Result) -> None:
         files = file_names(entrant, first=i == 0)
         write_per_frame_csv(entrant.rows, result.folder / files["per_frame"])
         write_per_sample_csv(entrant.samples, result.folder / files["per_sample"])
+        write_trajectory_csv(entrant.trajectories, result.folder / files["trajectory"])
         write_summary_json(entrant.summary, result.folder / files["summary"])
     content = {
         "format": FORMAT,
@@ -136,6 +168,7 @@ def file_names(entrant: EntrantResult, first: bool) -> dict[str, str]:
     return {
         "per_frame": f"per_frame{tail}.csv",
         "per_sample": f"per_sample{tail}.csv",
+        "trajectory": f"trajectory{tail}.csv",
         "summary": f"summary{tail}.json",
     }
 
@@ -149,6 +182,7 @@ def _entrant_json(entrant: EntrantResult, first: bool) -> dict[str, Any]:
         "samples": len(entrant.samples),
         "seconds_per_sample": entrant.seconds,
         "notes": dict(entrant.notes),
+        "trajectories": {"count": len(entrant.trajectories), "note": entrant.trajectory_note},
         "files": file_names(entrant, first),
         "summary": dict(entrant.summary),
         "intervals": {k: _fields(v) for k, v in entrant.intervals.items()},
@@ -199,13 +233,18 @@ def read_result(folder: Path | str) -> Result:
 def _read_entrant(folder: Path, part: Mapping[str, Any]) -> EntrantResult:
     numbers = {k: math.nan if v is None else v for k, v in part["summary"].items()}
     intervals = {k: _interval(parts) for k, parts in part["intervals"].items()}
-    seconds = part["seconds_per_sample"]
+    seconds, files = part["seconds_per_sample"], part["files"]
+    trajectories = part.get("trajectories", {"count": 0, "note": "evaluated before trajectories were"})
     return EntrantResult(
         name=part["name"],
         kind=part["kind"],
         inputs=part["inputs"],
-        rows=tuple(read_per_frame_csv(folder / part["files"]["per_frame"])),
-        samples=tuple(read_per_sample_csv(folder / part["files"]["per_sample"])),
+        rows=tuple(read_per_frame_csv(folder / files["per_frame"])),
+        samples=tuple(read_per_sample_csv(folder / files["per_sample"])),
+        trajectories=tuple(read_trajectory_csv(folder / files["trajectory"]))
+        if "trajectory" in files
+        else (),
+        trajectory_note=trajectories["note"],
         notes=part["notes"],
         seconds=math.nan if seconds is None else seconds,
         checkpoint=part["checkpoint"],

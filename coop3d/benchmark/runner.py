@@ -204,8 +204,15 @@ class _Job:
     def _score(
         self, name: str, answer: Answer, alone: FactoredPrediction | None, seconds: float
     ) -> list[Scored]:
-        targets, keys = self.batch.targets, self.batch.keys
-        rows, samples = score_batch(answer.prediction, targets, keys, points=self.options.points, alone=alone)
+        targets = self.batch.targets
+        rows, samples = score_batch(
+            answer.prediction,
+            targets,
+            self.batch.keys,
+            points=self.options.points,
+            alone=alone,
+            T_world_ref=self.batch.T_world_ref,
+        )
         views = targets.range_m.shape[1]
         return [
             Scored(

@@ -180,7 +180,12 @@ def make_batch(vehicles: Sequence[tuple[Panorama, ...]]) -> CoopBatch:
         is_synthetic=torch.tensor([is_synthetic]),
         vehicle=torch.tensor([i for i, group in enumerate(vehicles) for _ in group]),
     )
-    return CoopBatch(inputs=inputs, targets=targets, keys=(tuple(v.key for v in views),))
+    return CoopBatch(
+        inputs=inputs,
+        targets=targets,
+        keys=(tuple(v.key for v in views),),
+        T_world_ref=views[0].T_world_pano[None],
+    )
 
 
 def _is_dense(view: Panorama) -> bool:
@@ -212,8 +217,10 @@ def _concat(batches: list[CoopBatch]) -> CoopBatch:
             for name, value in vars(parts[0]).items()
         }
 
+    worlds = [b.T_world_ref for b in batches if b.T_world_ref is not None]
     return CoopBatch(
         inputs=ViewInputs(**join([b.inputs for b in batches])),
         targets=ViewTargets(**join([b.targets for b in batches], shared=("vehicle",))),
         keys=tuple(key for b in batches for key in b.keys),
+        T_world_ref=np.concatenate(worlds) if len(worlds) == len(batches) else None,
     )

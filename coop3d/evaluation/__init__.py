@@ -29,15 +29,24 @@ from coop3d.evaluation.report import (
     compare_table,
     read_per_frame_csv,
     read_per_sample_csv,
+    read_trajectory_csv,
     write_per_frame_csv,
     write_per_sample_csv,
     write_summary_json,
+    write_trajectory_csv,
 )
 from coop3d.evaluation.rows import BANDS, BUCKETS, SampleRow, TrajectoryRow, ViewRow, distance_bucket
 from coop3d.evaluation.scores import ScoreTable, score_table
 from coop3d.evaluation.statistics import HEADLINE, Comparison, Interval, better, bootstrap, common, compare
 from coop3d.evaluation.summary import summarise
-from coop3d.evaluation.trajectory import trajectory_rows
+from coop3d.evaluation.trajectory import (
+    Track,
+    measured_trajectories,
+    tracks,
+    trajectory_rows,
+    world_poses,
+)
+from coop3d.evaluation.vehicles import per_vehicle, views_per_vehicle
 
 __all__ = [
     "BANDS",
@@ -63,6 +72,7 @@ __all__ = [
     "RowMedianDepth",
     "SampleRow",
     "ScoreTable",
+    "Track",
     "TrainingStatistics",
     "TrajectoryRow",
     "TrivialBaseline",
@@ -77,18 +87,25 @@ __all__ = [
     "heading",
     "load_contract",
     "mask_counts",
+    "measured_trajectories",
     "median_ratio",
+    "per_vehicle",
     "pose_errors",
     "range_errors",
     "read_per_frame_csv",
     "read_per_sample_csv",
+    "read_trajectory_csv",
     "scale_error",
     "score_batch",
     "score_table",
     "standard_baselines",
     "summarise",
+    "tracks",
     "trajectory_rows",
+    "views_per_vehicle",
+    "world_poses",
     "write_per_frame_csv",
     "write_per_sample_csv",
     "write_summary_json",
+    "write_trajectory_csv",
 ]

@@ -108,6 +108,11 @@ class FrameContract:
         """SHA-256 over everything the file holds, in hexadecimal."""
         return _digest(self._content())
 
+    @property
+    def samples_digest(self) -> str:
+        """SHA-256 over what is scored: the split, and vehicles in loading order; not names, nor order of samples."""
+        return _digest({"split": self.split, "samples": sorted(map(str, self.samples))})
+
     def buckets(self) -> dict[str, int]:
         """Samples per distance bucket, where distances are known."""
         names = [distance_bucket(s.distance_m) for s in self.samples if s.distance_m is not None]

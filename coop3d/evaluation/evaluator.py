@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from coop3d.evaluation.confidence import ConfidenceScores, confidence_scores
@@ -45,6 +48,7 @@ def score_batch(
     keys: Sequence[Sequence[SampleKey]],
     points: bool = False,
     alone: FactoredPrediction | None = None,
+    T_world_ref: NDArray[np.float64] | None = None,
 ) -> tuple[list[ViewRow], list[SampleRow]]:
     """One row per view and one per sample of a batch, in order.
 
@@ -54,6 +58,7 @@ def score_batch(
         keys: B x V identities.
         points: also compare fused clouds (about 0.1 s per sample on one core).
         alone: for the gain by cooperation, see :func:`coop3d.evaluation.points.sample_clouds`.
+        T_world_ref: [B, 4, 4] true world pose of view 0, kept for trajectories; no other score needs it.
 
     Raises:
         ValueError: shapes disagree, or the prediction is not finite; the message names the sample.
@@ -69,6 +74,9 @@ def score_batch(
     ranges = compare_range(prediction, targets)
     clouds = sample_clouds(prediction, targets, alone) if points else [(NO_CLOUD, NO_CLOUD)] * B
     samples = _sample_rows(prediction, targets, keys, ranges, clouds)
+    if T_world_ref is not None:
+        worlds = _pose_numbers(torch.from_numpy(T_world_ref)[:, None])
+        samples = [replace(s, T_world_ref=world) for s, (world,) in zip(samples, worlds, strict=True)]
     return _view_rows(prediction, targets, keys, ranges), samples
 
 

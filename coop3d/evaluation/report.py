@@ -10,7 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from coop3d.evaluation.rows import RowT, SampleRow, ViewRow, columns_of, flatten, unflatten
+from coop3d.evaluation.rows import (
+    RowT,
+    SampleRow,
+    TrajectoryRow,
+    ViewRow,
+    columns_of,
+    flatten,
+    unflatten,
+)
 
 TABLE_COLUMNS = {
     "pose/translation_m/median": "t med [m]",
@@ -49,6 +57,11 @@ def write_per_sample_csv(rows: Sequence[SampleRow], path: Path) -> None:
     _write_csv(rows, SampleRow, path)
 
 
+def write_trajectory_csv(rows: Sequence[TrajectoryRow], path: Path) -> None:
+    """One line per gap-free drive of a vehicle; only a head where there is none."""
+    _write_csv(rows, TrajectoryRow, path)
+
+
 def read_per_frame_csv(path: Path) -> list[ViewRow]:
     """The rows that :func:`write_per_frame_csv` wrote, exactly."""
     return _read_csv(ViewRow, path)
@@ -59,7 +72,12 @@ def read_per_sample_csv(path: Path) -> list[SampleRow]:
     return _read_csv(SampleRow, path)
 
 
-def _write_csv(rows: Sequence[ViewRow] | Sequence[SampleRow], kind: type[RowT], path: Path) -> None:
+def read_trajectory_csv(path: Path) -> list[TrajectoryRow]:
+    """The rows that :func:`write_trajectory_csv` wrote, exactly."""
+    return _read_csv(TrajectoryRow, path)
+
+
+def _write_csv(rows: Sequence[RowT], kind: type[RowT], path: Path) -> None:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns_of(kind), lineterminator="\n")
     writer.writeheader()

@@ -44,7 +44,7 @@ class RangeBand(NamedTuple):
 
 
 class PoseNumbers(NamedTuple):
-    """A metric pose ``T_ref_view`` as position in metres and unit quaternion."""
+    """A metric pose as position in metres and unit quaternion."""
 
     x: float = math.nan
     y: float = math.nan
@@ -138,7 +138,7 @@ class ViewRow:
     confidence_spearman: float = math.nan  # 1 the best order, 0 none
     exact_range: float = math.nan  # fraction of valid pixels off by less than 1e-5: suspicious where high
     bands: tuple[RangeBand, ...] = NO_BANDS  # in the order of `BANDS`
-    pose_pred: PoseNumbers = NO_POSE
+    pose_pred: PoseNumbers = NO_POSE  # T_ref_view
     pose_true: PoseNumbers = NO_POSE
 
     @property
@@ -168,6 +168,7 @@ class SampleRow:
     points_alone: PointScores = NO_POINTS
     points_filtered_alone: PointScores = NO_POINTS
     registration: RegistrationScores = NO_REGISTRATION
+    T_world_ref: PoseNumbers = NO_POSE  # true; places predicted poses of a drive in one frame
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -196,16 +197,17 @@ class TrajectoryRow:
         return (self.scenario, self.reference_agent, self.agent, self.first_frame, str(self.step))
 
 
-RowT = TypeVar("RowT", ViewRow, SampleRow)
+Row = ViewRow | SampleRow | TrajectoryRow
+RowT = TypeVar("RowT", ViewRow, SampleRow, TrajectoryRow)
 
 
-def flatten(row: ViewRow | SampleRow) -> dict[str, Any]:
+def flatten(row: Row) -> dict[str, Any]:
     """Column name to value; parts of a tuple are ``field/part``, of a range band ``bands/0-10m/part``."""
     return dict(_flat("", row))
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, (ViewRow, SampleRow)):
+    if isinstance(value, (ViewRow, SampleRow, TrajectoryRow)):
         for f in fields(value):
             yield from _flat(f.name, getattr(value, f.name))
     elif hasattr(value, "_asdict"):
@@ -218,7 +220,7 @@ def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def columns_of(kind: type[ViewRow] | type[SampleRow]) -> list[str]:
+def columns_of(kind: type[Row]) -> list[str]:
     """Every column of :func:`flatten`, in order."""
     return list(flatten(kind(**{f.name: "" for f in fields(kind) if f.default is MISSING})))  # type: ignore
 

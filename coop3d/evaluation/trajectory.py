@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coop3d.evaluation.rows import PoseNumbers, TrajectoryRow, ViewRow
+from coop3d.evaluation.rows import PoseNumbers, SampleRow, TrajectoryRow, ViewRow
 from coop3d.geometry import transform_from_quat_trans
 from coop3d.types import SampleKey
 
@@ -25,34 +26,85 @@ MIN_POSES = 3
 Pose = NDArray[np.float64]  # [4, 4]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """One vehicle seen from another over consecutive frames, in the world."""
+
+    rows: tuple[ViewRow, ...]  # by frame, at least `MIN_POSES`
+    step: int  # frame numbers from one pose to the next
+    true: NDArray[np.float64]  # [N, 4, 4]
+    pred: NDArray[np.float64]  # [N, 4, 4]
+
+
+def world_poses(samples: Iterable[SampleRow]) -> dict[SampleKey, Pose]:
+    """The true world pose [4, 4] of every sample's reference, where it is known."""
+    return {
+        SampleKey(s.scenario, s.reference_agent, s.frame): _matrix(s.T_world_ref)
+        for s in samples
+        if not math.isnan(s.T_world_ref.x)
+    }
+
+
+def measured_trajectories(
+    rows: Sequence[ViewRow], samples: Sequence[SampleRow]
+) -> tuple[list[TrajectoryRow], str]:
+    """Trajectory errors of an evaluation, and why there are none ("" where there are)."""
+    found = tracks(rows, samples)
+    if not found:
+        if not any(_is_scored(row) for row in rows):
+            return [], "no pose of another vehicle is scored"
+        if not world_poses(samples):
+            return [], "the data give no world pose of the references"
+        return [], f"no vehicle is seen in {MIN_POSES} or more consecutive frames"
+    try:
+        _require_evo()
+    except ImportError as error:
+        return [], str(error)
+    return [_evaluate(track) for track in found], ""
+
+
 def trajectory_rows(rows: Sequence[ViewRow], T_world_ref: Mapping[SampleKey, Pose]) -> list[TrajectoryRow]:
     """One row per gap-free run of frames of every (scenario, reference, agent).
 
-    Frames are consecutive when their numbers differ by the smallest difference of that agent: evenly thinned
-    samples still make a trajectory, with a larger ``step`` (RPE is per step, so compare equal steps only). A
-    larger gap starts a new trajectory; those of fewer than three poses are left out.
-
     Args:
-        rows: scored views (reference views and samples without metric scale are passed over).
-        T_world_ref: [4, 4] true world pose of the reference panorama, for every sample's
-            ``SampleKey(scenario, reference_agent, frame)``. Rows do not carry it, as no score of one sample
-            needs it; ``Panorama.T_world_pano`` has it.
+        rows: scored views, see `tracks`.
+        T_world_ref: [4, 4] true world pose of the reference's first view, for every sample's
+            ``SampleKey(scenario, reference_agent, frame)``; `world_poses` has them from sample rows.
 
     Raises:
         ImportError: evo is not installed.
         ValueError: a sample's world pose is missing; the message names it.
     """
     _require_evo()
-    tracks: dict[tuple[str, str, str], dict[int, ViewRow]] = defaultdict(dict)
+    return [_evaluate(track) for track in _tracks(rows, T_world_ref)]
+
+
+def tracks(rows: Sequence[ViewRow], samples: Sequence[SampleRow]) -> list[Track]:
+    """Gap-free runs of frames of every (scenario, reference, agent), where world poses are known.
+
+    Frames are consecutive when their numbers differ by the smallest difference of that agent: evenly thinned
+    samples still make a trajectory, with a larger ``step`` (RPE is per step, so compare equal steps only). A
+    larger gap starts a new trajectory; those of fewer than three poses are left out. Reference views and samples
+    without metric scale are passed over; of a vehicle with several views the first speaks.
+    """
+    known = world_poses(samples)
+    return _tracks([r for r in rows if _reference_key(r) in known], known)
+
+
+def _tracks(rows: Sequence[ViewRow], T_world_ref: Mapping[SampleKey, Pose]) -> list[Track]:
+    found: dict[tuple[str, str, str], dict[int, ViewRow]] = defaultdict(dict)
     for row in rows:
-        if not row.is_reference and not math.isnan(row.translation_error_m):
-            track = tracks[row.scenario, row.reference_agent, row.agent]
-            track.setdefault(int(row.frame), row)  # of a vehicle with several views the first speaks
+        if _is_scored(row):
+            found[row.scenario, row.reference_agent, row.agent].setdefault(int(row.frame), row)
     return [
-        _evaluate(run, step, T_world_ref)
-        for _, track in sorted(tracks.items())
+        _track(run, step, T_world_ref)
+        for _, track in sorted(found.items())
         for step, run in _runs([track[k] for k in sorted(track)])
     ]
+
+
+def _is_scored(row: ViewRow) -> bool:
+    return not row.is_reference and not math.isnan(row.translation_error_m)
 
 
 def _require_evo() -> None:
@@ -74,19 +126,26 @@ def _runs(track: list[ViewRow]) -> Iterator[tuple[int, list[ViewRow]]]:
         start = end
 
 
-def _evaluate(run: list[ViewRow], step: int, T_world_ref: Mapping[SampleKey, Pose]) -> TrajectoryRow:
-    T_world = [_world_pose(r, T_world_ref) for r in run]
-    true = [T @ _matrix(r.pose_true) for T, r in zip(T_world, run, strict=True)]
-    pred = [T @ _matrix(r.pose_pred) for T, r in zip(T_world, run, strict=True)]
-    ate, aligned, rpe, rpe_deg = trajectory_errors(pred, true)
-    first = run[0]
+def _track(run: list[ViewRow], step: int, T_world_ref: Mapping[SampleKey, Pose]) -> Track:
+    T_world = np.stack([_world_pose(r, T_world_ref) for r in run])
+    return Track(
+        rows=tuple(run),
+        step=step,
+        true=T_world @ np.stack([_matrix(r.pose_true) for r in run]),
+        pred=T_world @ np.stack([_matrix(r.pose_pred) for r in run]),
+    )
+
+
+def _evaluate(track: Track) -> TrajectoryRow:
+    ate, aligned, rpe, rpe_deg = trajectory_errors(list(track.pred), list(track.true))
+    first = track.rows[0]
     return TrajectoryRow(
         scenario=first.scenario,
         reference_agent=first.reference_agent,
         agent=first.agent,
         first_frame=first.frame,
-        poses=len(run),
-        step=step,
+        poses=len(track.rows),
+        step=track.step,
         ate_m=ate,
         ate_aligned_m=aligned,
         rpe_m=rpe,
@@ -128,10 +187,14 @@ def _on_one_line(positions: NDArray[np.float64]) -> bool:
 
 
 def _world_pose(row: ViewRow, T_world_ref: Mapping[SampleKey, Pose]) -> Pose:
-    key = SampleKey(row.scenario, row.reference_agent, row.frame)
+    key = _reference_key(row)
     if key not in T_world_ref:
         raise ValueError(f"{key}: T_world_ref has no world pose of this reference; give one for every sample")
     return np.asarray(T_world_ref[key], np.float64)
+
+
+def _reference_key(row: ViewRow) -> SampleKey:
+    return SampleKey(row.scenario, row.reference_agent, row.frame)
 
 
 def _matrix(pose: PoseNumbers) -> Pose:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from coop3d.files import replacing
 from coop3d.models.initialisation import initialise_additions
 from coop3d.models.lora import plain_state
 from coop3d.models.published import canonical_state, published_state
-from coop3d.models.weight_files import read_state, write_atomic
+from coop3d.models.weight_files import read_state
 
 if TYPE_CHECKING:
     from coop3d.models.mapanything import MapAnything
@@ -97,7 +98,11 @@ def save_checkpoint(model: MapAnything, path: str | Path, **extra: Any) -> None:
         extra: further entries, such as ``epoch``; tensors, numbers, strings and containers of these.
     """
     payload = {**extra, "model": published_state(plain_state(model))}
-    write_atomic(Path(path), lambda temporary: torch.save(payload, temporary))
+    with (
+        replacing(Path(path)) as temporary,
+        temporary.open("wb") as file,
+    ):  # a path's name would be in the file
+        torch.save(payload, file)
 
 
 def _inside(name: str, parents: Iterable[str]) -> bool:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 import safetensors.torch
 import torch
 
+from coop3d.files import replacing, write_text
 from coop3d.models.checkpoints import load_checkpoint
 from coop3d.models.config import MapAnythingConfig, from_mapping
 from coop3d.models.lora import plain_state
 from coop3d.models.published import config_from_published, published_safetensors
-from coop3d.models.weight_files import SAFETENSORS, snapshot_of, write_atomic
+from coop3d.models.weight_files import SAFETENSORS, snapshot_of
 
 if TYPE_CHECKING:
     from coop3d.models.mapanything import MapAnything
@@ -47,16 +48,11 @@ class HubMixin:
             The folder.
         """
         folder, model = Path(folder), cast("MapAnything", self)
-        folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu() for k, v in plain_state(model).items()}
-        write_atomic(
-            folder / SAFETENSORS,
-            lambda path: safetensors.torch.save_file(
-                published_safetensors(state), path, metadata={"format": "pt"}
-            ),
-        )
+        with replacing(folder / SAFETENSORS) as path:
+            safetensors.torch.save_file(published_safetensors(state), path, metadata={"format": "pt"})
         text = json.dumps({**LIBRARY, **config_to_dict(self.config)}, indent=2) + "\n"
-        write_atomic(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(folder / CONFIG, text)
         return folder
 
     @classmethod

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from coop3d.models.weight_files import write_atomic
+from coop3d.files import replacing
 
 ADAPTER = "default"  # PEFT's name of the only adapter
 ADAPTER_FILE, TRAINED_FILE = "adapter_model.safetensors", "trained.safetensors"
@@ -129,9 +129,8 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     config[ADAPTER].save_pretrained(str(folder))
     for name, tensors in ((ADAPTER_FILE, adapters), (TRAINED_FILE, trained)):
         if tensors:
-            write_atomic(
-                folder / name, lambda path, tensors=tensors: safetensors.torch.save_file(tensors, path)
-            )
+            with replacing(folder / name) as path:
+                safetensors.torch.save_file(tensors, path)
         else:
             (folder / name).unlink(missing_ok=True)  # of an earlier save with other options
 

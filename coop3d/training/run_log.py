@@ -22,6 +22,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from coop3d.conf import ConfigError
+from coop3d.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -140,9 +141,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError):  # the line that was being written when the run was killed
             log.warning("%s: dropped an incomplete line.", path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def write_run_description(run_dir: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:

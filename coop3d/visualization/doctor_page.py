@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from coop3d.files import write_text
 from coop3d.visualization.documents import card, document, table
-from coop3d.visualization.pages import Markup, escape, format_number, write_atomic
+from coop3d.visualization.pages import Markup, escape, format_number
 
 _VERDICT = {True: "ok", False: "FAIL", None: "n/a"}
 
@@ -24,7 +25,7 @@ def write_doctor_html(path: Path, reports: Sequence[Mapping[str, Any]], note: st
     failed += sum(len(report["unreadable"]) for report in reports)
     title = "Data: every check holds" if not failed else f"Data: {failed} failed"
     body = "".join(_split(report) for report in reports)
-    write_atomic(path, document(title, note, body))
+    write_text(path, document(title, note, body))
     return path
 
 
@@ -35,7 +36,7 @@ def _split(report: Mapping[str, Any]) -> Markup:
     head = ["", "verdict", "measured", "expected", "where in its band"]
     unreadable = "".join(f'<p class="warning">{escape(message)}</p>' for message in report["unreadable"])
     counts = ", ".join(f"{count} {name}" for name, count in report["counts"].items())
-    return card(f"{report['split']}: {counts}", unreadable + table(head, rows, classes))
+    return card(report["split"], unreadable + table(head, rows, classes), counts)
 
 
 def _cells(check: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from coop3d.files import safe_name, write_bytes
 from coop3d.types import FactoredPrediction, Panorama, SampleKey, ViewInputs, ViewTargets
 from coop3d.visualization.colour import (
     ERROR_SCALE,
@@ -18,7 +19,6 @@ from coop3d.visualization.colour import (
     turbo_palette,
     vehicle_rgb,
 )
-from coop3d.visualization.files import safe_name, write_bytes
 
 RGB = NDArray[np.uint8]  # [H, W, 3]
 

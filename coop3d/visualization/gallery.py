@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 import cv2
 
+from coop3d.files import write_text
 from coop3d.visualization.documents import document
 from coop3d.visualization.figures import RGB
-from coop3d.visualization.pages import Markup, data_uri, escape, format_number, write_atomic
+from coop3d.visualization.pages import Markup, data_uri, escape, format_number
 
 PICTURE_WIDTH = 480  # pixels of a thumbnail
 _NUMBER_FILES = ("summary.json", "metrics.json", "*_summary.json")
@@ -74,7 +75,7 @@ def write_gallery(folder: Path, title: str = "Runs") -> Path:
     nothing = '<p class="quiet">No run here yet: no sub-folder holds a page, a picture or numbers.</p>'
     note = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, newest first"
     page = document(title, note, cards or nothing, kind="gallery")
-    write_atomic(folder / "index.html", page)
+    write_text(folder / "index.html", page)
     return folder / "index.html"
 
 

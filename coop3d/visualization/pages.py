@@ -1,4 +1,4 @@
-"""What every HTML page shares: templates, escaping, typed arrays in base64, embedded pictures, atomic writing.
+"""What every HTML page shares: templates, escaping, typed arrays in base64, embedded pictures.
 
 Pages are one file that needs nothing else: a Content-Security-Policy in the template forbids every request, so
 they behave the same from ``file://``, over SSH port forwarding, and on a machine without a network.
@@ -10,11 +10,9 @@ import base64
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -80,14 +78,3 @@ def format_number(value: object) -> str:
     if isinstance(value, (float, np.floating)):
         return f"{value:.4g}" if math.isfinite(value) else "–"
     return str(value)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write through a temporary file and a rename: a reader sees the old page or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

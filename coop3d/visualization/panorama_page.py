@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coop3d.files import write_text
 from coop3d.geometry import PinholeCamera
 from coop3d.types import Panorama
 from coop3d.visualization.colour import RANGE_SCALE, turbo_palette
 from coop3d.visualization.figures import RGB, mask_image, range_image, source_image
-from coop3d.visualization.pages import Markup, asset, data_uri, embed_json, fill, typed_array, write_atomic
+from coop3d.visualization.pages import Markup, asset, data_uri, embed_json, fill, typed_array
 
 _UNKNOWN_CM = 65535
 _FLAGS = ("covered", "valid", "non_ambiguous", "mask_known")  # bits 0..3, as in the cache
@@ -45,7 +46,7 @@ def write_panorama_html(path: Path, panorama: Panorama, note: str = "") -> Path:
             "data": embed_json(panorama_payload(panorama)),
         },
     )
-    write_atomic(Path(path), page)
+    write_text(Path(path), page)
     return Path(path)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coop3d.files import write_text
 from coop3d.geometry import invert_rigid, transform_points
 from coop3d.visualization.colour import RANGE_SCALE, quantise_colours, turbo_palette, vehicle_rgb
-from coop3d.visualization.pages import Markup, asset, embed_json, fill, typed_array, write_atomic
+from coop3d.visualization.pages import Markup, asset, embed_json, fill, typed_array
 from coop3d.visualization.scene import PointSet, Scene, SceneView, upright
 from coop3d.visualization.scene_page import points_payload, pose_payload
 from coop3d.visualization.subsample import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M
@@ -73,7 +74,7 @@ def write_scenario_html(
             "data": embed_json(scenario_payload(frames, max_points, fps)),
         },
     )
-    write_atomic(Path(path), page)
+    write_text(Path(path), page)
     return Path(path)
 
 

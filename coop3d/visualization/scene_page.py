@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coop3d.files import write_text
 from coop3d.visualization.colour import (
     ERROR_SCALE,
     RANGE_SCALE,
@@ -27,7 +28,6 @@ from coop3d.visualization.pages import (
     fill,
     format_number,
     typed_array,
-    write_atomic,
 )
 from coop3d.visualization.scene import PointSet, Scene, SceneView, upright
 from coop3d.visualization.subsample import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M
@@ -76,7 +76,7 @@ def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, n
             "panoramas": Markup("".join(_panoramas_html(k, view) for k, view in enumerate(scene.views))),
         },
     )
-    write_atomic(Path(path), page)
+    write_text(Path(path), page)
     return Path(path)
 
 

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from coop3d.files import replacing
 from coop3d.types import Panorama
 from coop3d.visualization.colour import RANGE_SCALE
 from coop3d.visualization.figures import RGB, caption, range_image, with_bar
-from coop3d.visualization.files import replacing
 
 FORMATS = (".mp4", ".gif")
 

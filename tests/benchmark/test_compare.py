@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.random_views import random_prediction, random_targets
+from support.random_views import perfect_prediction, random_prediction, random_targets
 
 from coop3d.benchmark import EntrantResult, Result, read_result, write_report, write_result
 from coop3d.benchmark.compare import compare_results, stopping_advice, weighted_scores
@@ -69,6 +69,21 @@ def test_a_winner_only_where_the_paired_interval_excludes_zero(tmp_path):
     chance = compare_results([a, noisy], KEYS, resamples=500)
     assert "pose/translation_m/median" not in chance.winners  # their medians differ, but by chance
     assert compare_results([worse, a, noisy], KEYS, resamples=500).winners == {}  # a is not certain against c
+
+
+def test_scores_of_different_pixels_have_no_winner(tmp_path):
+    a = result(tmp_path / "a", entrant("model"))
+    worse = entrant("model", worse_m=0.5)
+    rows = [replace(r, abs_rel=r.abs_rel + 1) for r in worse.rows]
+    same = result(tmp_path / "b", replace(worse, rows=tuple(rows)))
+    found = compare_results([a, same], KEYS, resamples=200)
+    assert found.winners == {"pose/translation_m/median": "a", "range/abs_rel": "a"}
+    four = [replace(r, view=4 * r.view + i) for r in rows for i in range(4)]
+    found = compare_results(
+        [a, result(tmp_path / "b", replace(worse, rows=tuple(four)))], KEYS, resamples=200
+    )
+    assert found.winners == {"pose/translation_m/median": "a"}
+    assert found.differences["b"]["range/abs_rel"].difference == pytest.approx(1)  # shown all the same
 
 
 def test_different_contracts_are_refused_or_said(tmp_path):
@@ -143,6 +158,24 @@ def test_pages_are_self_contained_and_escaped(tmp_path):
     assert len(list((tmp_path / "r" / "plots").glob("*.png"))) == text.count("<svg")
     ids = [part.split('"')[0] for part in text.split(' id="')[1:]]
     assert len(ids) == len(set(ids))  # pictures of one page do not share definitions
+
+
+def test_registration_is_shown_where_four_vehicles_are(tmp_path):
+    scored = []
+    for i in range(4):
+        vehicles = 5 if i < 3 else 3
+        keys = [[SampleKey("town", str(v), f"{i:06d}") for v in range(vehicles)]]
+        targets = random_targets(seed=i, B=1, V=vehicles)
+        rows, parts = score_batch(perfect_prediction(targets), targets, keys)
+        scored.append(Scored(entrant="model", sample=str(i), rows=tuple(rows), samples=tuple(parts)))
+    made = entrant_result("model", "checkpoint", "images", scored)
+    assert (made.summary["registration/samples"], made.summary["registration/maa"]) == (3, 1.0)
+    page = write_report(result(tmp_path, made)).read_text()
+    assert "Defined for 3 of 4 samples" in page
+    assert "<th>mAA</th>" in page
+    pairs = write_report(result(tmp_path, entrant("model"))).read_text()
+    assert "Undefined. Defined for 0 of 40 samples" in pairs
+    assert "<th>mAA</th>" not in pairs
 
 
 def test_worst_samples_come_first():

@@ -145,6 +145,9 @@ def test_two_processes_give_the_bits_of_one(run_dir, tmp_path):
     arguments = (port, run_dir, tmp_path / "two", conf)
     torch.multiprocessing.start_processes(_work, arguments, nprocs=2, start_method="spawn")
     assert rows_written(tmp_path / "two") == rows_written(tmp_path / "one")
+    pytest.importorskip("evo")
+    drives = read_result(tmp_path / "two").entrants[0].trajectories  # 3 cannot be read, which ends a drive
+    assert {(d.agent, d.first_frame, d.poses) for d in drives} == {("1", "000000", 3), ("1", "000004", 6)}
     journals = sorted((tmp_path / "two" / "journal").glob("rows.*.jsonl"))
     parts = [{json.loads(line)["sample"] for line in p.read_text().splitlines()} for p in journals]
     assert len(parts) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 from support.analytic_panoramas import batch
@@ -29,7 +30,8 @@ def corrupted(truth: CoopBatch) -> CoopBatch:
     targets = replace(
         truth.targets, **{f.name: other(getattr(truth.targets, f.name)) for f in fields(truth.targets)}
     )
-    return replace(truth, targets=targets, keys=tuple(k[::-1] for k in truth.keys))
+    elsewhere = np.random.default_rng(0).normal(size=(len(truth.keys), 4, 4))
+    return replace(truth, targets=targets, keys=tuple(k[::-1] for k in truth.keys), T_world_ref=elsewhere)
 
 
 def tensors(prediction: FactoredPrediction) -> dict[str, torch.Tensor]:

@@ -297,9 +297,11 @@ def test_the_command_writes_a_table_and_json_and_exits_with_its_verdict(sound, t
         "dataset=opv2v_cyl_coop_demo",
     ]  # fmt: skip
     for splits, status in ((["train"], 0), (["train", "val"], 1)):
-        command = ["doctor", "--num-samples", "1", "--verbose", "--output", str(tmp_path / "report.json")]
+        command = ["doctor", "--num-samples", "1", "--verbose", "--output", str(tmp_path / "report.json"),
+                   "--output-html", str(tmp_path / "report.html")]  # fmt: skip
         monkeypatch.setattr("sys.argv", [*command, "--splits", *splits, "--hydra-overrides", *overrides])
         assert script["main"]() == status
         reports = json.loads((tmp_path / "report.json").read_text())
         assert [r["ok"] for r in reports] == [True, False][: len(splits)]
         assert "ok   panorama covered" in capsys.readouterr().out
+        assert "panorama covered" in (tmp_path / "report.html").read_text()

@@ -14,7 +14,7 @@ from support.small_model import small_model, small_values
 
 from coop3d.models import build_model, load_checkpoint, save_checkpoint
 from coop3d.models.published import canonical_name, canonical_state
-from coop3d.models.weight_files import read_state, write_atomic
+from coop3d.models.weight_files import read_state
 
 
 def published_names(state):
@@ -209,12 +209,3 @@ def test_a_sharded_folder_and_a_cached_repository_load(tmp_path):
     (folder / "part1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"names part1\.safetensors"):
         read_state(folder)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "x.pth"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError):
-        write_atomic(path, lambda temporary: temporary.write_text("new") / 0)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]

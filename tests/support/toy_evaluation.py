@@ -45,6 +45,7 @@ def opv2v_dataset(
             **files,
             "camera": camera,
             "depth_source": "auto",
+            "centre": "lidar",
         }
     else:
         source = {"_target_": "coop3d.datasets.PinholeViews", **files, "width": 28, "height": 21}
@@ -63,5 +64,5 @@ def options(**changes: Any) -> EvaluationOptions:
 
 def rows_written(folder: Path) -> dict[str, bytes]:
     """Content of every file of rows and summaries."""
-    patterns = ("per_frame*.csv", "per_sample*.csv", "summary*.json")
+    patterns = ("per_frame*.csv", "per_sample*.csv", "trajectory*.csv", "summary*.json")
     return {p.name: p.read_bytes() for pattern in patterns for p in sorted(folder.glob(pattern))}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -67,9 +68,11 @@ def make_sample(keys: tuple[SampleKey, ...], generator: torch.Generator) -> Coop
         is_metric=torch.ones(1, dtype=torch.bool), is_synthetic=torch.ones(1, dtype=torch.bool),
         vehicle=torch.arange(V),
     )  # fmt: skip
-    return CoopBatch(
-        inputs=ViewInputs(image=image, rays=rays, origins=targets.origins), targets=targets, keys=(keys,)
-    )
+    T_world = np.eye(4)  # a quarter of a circle in ten frames
+    angle = 0.15 * int(keys[0].frame)
+    T_world[0, 3], T_world[2, 3] = 20 * np.cos(angle), 20 * np.sin(angle)
+    inputs = ViewInputs(image=image, rays=rays, origins=targets.origins)
+    return CoopBatch(inputs=inputs, targets=targets, keys=(keys,), T_world_ref=T_world[None])
 
 
 class ToyModel(nn.Module):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.analytic_panoramas import POSES, batch, panorama, prediction
 
+from coop3d.files import write_text
 from coop3d.geometry import PinholeCamera
 from coop3d.visualization import (
     ERROR_SCALE,
@@ -24,7 +25,7 @@ from coop3d.visualization import (
     write_panorama_html,
     write_scene_html,
 )
-from coop3d.visualization.pages import Markup, embed_json, fill, format_number, write_atomic
+from coop3d.visualization.pages import Markup, embed_json, fill, format_number
 from coop3d.visualization.scene_page import scene_payload
 
 HOSTILE = '</script><img src="https://evil.example/x" onerror=alert(1)>&\u2028"\''
@@ -261,9 +262,9 @@ def test_numbers_are_short(value, text):
 
 def test_a_failed_write_leaves_the_old_page(tmp_path, monkeypatch):
     path = tmp_path / "page.html"
-    write_atomic(path, "old")
+    write_text(path, "old")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        write_atomic(path, "new")
+        write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["page.html"]

@@ -20,6 +20,7 @@ from numpy.random import SeedSequence, default_rng
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from coop3d.files import write_bytes
 from coop3d.geometry.carla import carla_pose_to_matrix, matrix_to_carla_pose
 
 from . import sensors, writer
@@ -122,7 +123,7 @@ def _claim(images_root: Path, depth_root: Path | None, config: SyntheticConfig) 
             "Choose a new or empty output folder."
         )
     images_root.mkdir(parents=True, exist_ok=True)
-    writer.write_bytes(manifest, (json.dumps(settings, indent=2) + "\n").encode())
+    write_bytes(manifest, (json.dumps(settings, indent=2) + "\n").encode())
 
 
 def _jobs(images_root: Path, depth_root: Path | None, config: SyntheticConfig) -> list[_Job]:
@@ -199,7 +200,7 @@ def _do(job: _Job):
     protocol = folder / "data_protocol.yaml"
     if not protocol.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        writer.write_bytes(protocol, writer.yaml_text(_protocol(job, scenario, name)).encode())
+        write_bytes(protocol, writer.yaml_text(_protocol(job, scenario, name)).encode())
     for frame in job.frames:
         for agent in scenario.agents:
             stem = f"{scenario.ticks[frame]:06d}"
@@ -273,7 +274,7 @@ def write_vehicle_frame(
     record["predicted_ego_pos"] = guess.tolist()
     record["true_ego_pos"] = ego.tolist()
     record["vehicles"] = {int(i): _annotation(instant.vehicles[int(i)]) for i in np.unique(owner[owner >= 0])}
-    writer.write_bytes(images / f"{stem}.yaml", writer.yaml_text(record).encode())
+    write_bytes(images / f"{stem}.yaml", writer.yaml_text(record).encode())
 
 
 def _annotation(v: VehicleState) -> dict[str, list[float] | float]:

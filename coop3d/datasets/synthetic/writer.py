@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from coop3d.files import write_bytes
+
 _PNG_END = b"IEND\xaeB`\x82"
 _NPY_HEADER = 128  # bytes numpy writes before the data of a plain 2-D array
 # Open3D stores colour as the float whose bits are 0x00RRGGBB; OPV2V keeps intensity in R.
@@ -19,14 +20,6 @@ _PACKED_RED = [f"{v:.10g}".encode() for v in (np.arange(256, dtype=np.uint32) <<
 _RED_WIDTH = max(len(text) for text in _PACKED_RED)
 _RED_TABLE = np.array([list(text.ljust(_RED_WIDTH)) for text in _PACKED_RED], dtype=np.uint8)
 _RED_LENGTH = np.array([len(text) for text in _PACKED_RED], dtype=np.int64)
-
-
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Write to a temporary neighbour, then rename: a killed run leaves no half file under the real name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-    os.replace(temporary, path)
 
 
 def write_png(path: Path, bgr: NDArray[np.uint8]) -> None:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coop3d.files import safe_name, write_bytes
 from coop3d.geometry import invert_rigid, matrix_to_quat, transform_points
 from coop3d.types import ViewInputs
 from coop3d.visualization.export.cloud import ExportCloud
 from coop3d.visualization.export.pinholes import PinholeCut, cut_pinholes
 from coop3d.visualization.figures import save_png, to_uint8
-from coop3d.visualization.files import safe_name, write_bytes
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
+from coop3d.files import safe_name, write_bytes
 from coop3d.geometry import transform_points
 from coop3d.geometry.carla import opencv_points_to_carla
 from coop3d.visualization.export.cloud import ExportCloud
-from coop3d.visualization.files import safe_name, write_bytes
 
 # OpenCV's axes turned half a circle about z: y up, and forward is +z, where glTF wants an asset's front.
 GLTF_FROM_OPENCV = np.diag([-1.0, -1.0, 1.0])

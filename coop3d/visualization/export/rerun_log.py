@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from coop3d.files import replacing, safe_name
 from coop3d.visualization.colour import vehicle_rgb
 from coop3d.visualization.export.cloud import ExportCloud
-from coop3d.visualization.files import replacing, safe_name
 
 
 def write_rrd(path: Path, cloud: ExportCloud) -> Path:

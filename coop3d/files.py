@@ -21,10 +21,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a whole file atomically."""
+def write_bytes(path: Path, content: bytes | memoryview) -> Path:
+    """Write a whole file: readers see the old one or the new one, never half."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+    return path
+
+
+def write_text(path: Path, content: str) -> Path:
+    """The same for UTF-8 text."""
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
     return path
 
 
