@@ -37,7 +37,7 @@ from coop3d.datasets.cache.journal import Journal, Place, Record
 from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex
 from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.types import Panorama
 
@@ -260,7 +260,7 @@ def main() -> None:
     result["software"] = f"{platform.system()}, Python {platform.python_version()}, h5py {h5py.__version__}"
     print(json.dumps(result, indent=2))
     if args.output is not None:
-        write_atomically(args.output, json.dumps(result, indent=2) + "\n")
+        write_text(args.output, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from coop3d.datasets import CachedPanoramas, CoopSample, collate_coop, make_batc
 from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.evaluation import TrainingStatistics
 from coop3d.evaluation.contracts import ContractSample, FrameContract
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.training.distributed import Processes
 from coop3d.training.run import load_run
@@ -144,7 +144,7 @@ def main() -> None:
     text = json.dumps(found, indent=1)
     print(text)
     if args.output is not None:
-        write_atomically(args.output, text + "\n")
+        write_text(args.output, text + "\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from measure import median_ms
 
 from coop3d.evaluation import bootstrap, compare, score_batch, score_table
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.types import FactoredPrediction, SampleKey, ViewTargets
 
@@ -108,7 +108,7 @@ def main() -> None:
     text = json.dumps(result, indent=2)
     print(text)
     if args.output:
-        write_atomically(args.output, text + "\n")
+        write_text(args.output, text + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from measure import resident_bytes
 
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
 from coop3d.types import FactoredPrediction, ViewInputs
 
@@ -122,7 +122,7 @@ def main() -> None:
             result["modes"][mode] = pool.submit(measure, mode, args.repeats).result()
     print(json.dumps(result, indent=2))
     if args.output is not None:
-        write_atomically(args.output, json.dumps(result, indent=2) + "\n")
+        write_text(args.output, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from measure import median_ms, resident_bytes
 
 from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
 from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.stitching import PanoramaStitcher, TorchStitcher, build_table
 from coop3d.stitching.lidar import sample_lidar
@@ -125,7 +125,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     if args.output is not None:
-        write_atomically(args.output, json.dumps(result, indent=2) + "\n")
+        write_text(args.output, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from coop3d.datasets import StitchedPanoramas
 from coop3d.datasets.synthetic import Scenario, SyntheticConfig, build_scenario, make_synthetic_opv2v
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.geometry.carla import opencv_points_to_carla
 from coop3d.types import Panorama, RigFrame
@@ -181,7 +181,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     if args.output is not None:
-        write_atomically(args.output, json.dumps(result, indent=2) + "\n")
+        write_text(args.output, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

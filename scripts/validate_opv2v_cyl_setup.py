@@ -14,7 +14,7 @@ from hydra.errors import InstantiationException
 from coop3d.conf import ConfigError, compose
 from coop3d.datasets import CooperativeDataset, DataError
 from coop3d.datasets.doctor import examine_all
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.training.launch import prepare_machine
 from coop3d.visualization.doctor_page import write_doctor_html
 
@@ -66,7 +66,7 @@ def main() -> int:
     reports = examine_all(make_dataset, args.splits, args.num_samples)
     print("\n".join(report.to_table() for report in reports))
     if args.output is not None:
-        write_atomically(args.output, json.dumps([r.to_json() for r in reports], indent=2) + "\n")
+        write_text(args.output, json.dumps([r.to_json() for r in reports], indent=2) + "\n")
     if args.output_html is not None:
         note = " ".join([*args.hydra_overrides, f"({args.num_samples} instants per split)"])
         write_doctor_html(args.output_html, [r.to_json() for r in reports], note)

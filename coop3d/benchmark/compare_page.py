@@ -13,7 +13,6 @@ from coop3d.benchmark.compare import RunComparison, excludes_zero
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
 from coop3d.evaluation import better
-from coop3d.evaluation.report import write_atomically
 from coop3d.files import write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
@@ -55,7 +54,7 @@ def comparison_text(found: RunComparison) -> str:
 
 def write_comparison(found: RunComparison, results: Sequence[Result], folder: Path) -> Path:
     """Write ``compare.html`` and ``compare.csv``; return the page's path."""
-    write_atomically(folder / "compare.csv", _csv(found))
+    write_text(folder / "compare.csv", _csv(found))
     path = folder / "compare.html"
     first = found.entrants[0].name
     names = ", ".join(e.name for e in found.entrants if e.kind == "checkpoint")

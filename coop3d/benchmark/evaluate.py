@@ -33,7 +33,7 @@ from coop3d.benchmark.samples import Samples, samples_of_config, samples_of_cont
 from coop3d.benchmark.scenes import extremes, write_scenes
 from coop3d.conf import ConfigError, DistributedConf, Precision, Strategy
 from coop3d.evaluation.contracts import ContractError
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.training.data import BadRecord
 from coop3d.training.distributed import Processes, processes, set_backend_flags
 from coop3d.training.run import Run, load_run
@@ -290,9 +290,9 @@ def _table(plan: _Plan, result: Result, bad: Sequence[BadRecord]) -> str:
 def _write(plan: _Plan, result: Result, table: str, bad: Sequence[BadRecord]) -> None:
     folder = result.folder
     write_result(result)
-    write_atomically(folder / "table.txt", table)
-    write_atomically(folder / "bad_samples.txt", "".join(f"{b.key}: {b.reason}\n" for b in bad))
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(plan.run.config))
+    write_text(folder / "table.txt", table)
+    write_text(folder / "bad_samples.txt", "".join(f"{b.key}: {b.reason}\n" for b in bad))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(plan.run.config))
     environment = result.head["environment"]
     provenance = {
         "checkpoint": str(plan.run.checkpoint.resolve()),
@@ -301,4 +301,4 @@ def _write(plan: _Plan, result: Result, table: str, bad: Sequence[BadRecord]) ->
         "torch": environment["packages"]["torch"],
         "host": environment["platform"],
     }
-    write_atomically(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False))
+    write_text(folder / "provenance.yaml", yaml.safe_dump(provenance, sort_keys=False))

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from coop3d.evaluation.report import write_atomically
 from coop3d.evaluation.rows import SampleRow, ViewRow, flatten, unflatten
+from coop3d.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def claim_folder(folder: Path, identity: Identity, restart: bool) -> None:
         _move_aside(folder, reason)
     elif stored is not None:
         content["entrants"] = {**stored["entrants"], **content["entrants"]}
-    write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def _reason_to_move(

@@ -31,7 +31,7 @@ from coop3d.evaluation import (
     write_summary_json,
     write_trajectory_csv,
 )
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 
 FORMAT, VERSION = "coop3d-metrics", 1
 TRAJECTORY_KEYS = tuple(
@@ -159,7 +159,7 @@ def write_result(result: Result) -> None:
         "entrants": [_entrant_json(e, first=i == 0) for i, e in enumerate(result.entrants)],
     }
     text = json.dumps(_clean(content), indent=1, allow_nan=False)
-    write_atomically(result.folder / "metrics.json", text + "\n")
+    write_text(result.folder / "metrics.json", text + "\n")
 
 
 def file_names(entrant: EntrantResult, first: bool) -> dict[str, str]:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from coop3d.evaluation.report import write_atomically
 from coop3d.evaluation.rows import BUCKETS, distance_bucket
+from coop3d.files import write_text
 from coop3d.types import SampleKey
 
 FORMAT, VERSION = "coop3d-frame-contract", 1
@@ -150,7 +150,7 @@ class FrameContract:
         content = self._content()
         lines = ",\n".join(f"    {json.dumps(sample)}" for sample in content.pop("samples"))
         head = json.dumps({**content, "sha256": self.digest}, indent=2)
-        write_atomically(path, f'{head.removesuffix("}").rstrip()},\n  "samples": [\n{lines}\n  ]\n}}\n')
+        write_text(path, f'{head.removesuffix("}").rstrip()},\n  "samples": [\n{lines}\n  ]\n}}\n')
 
     def _content(self) -> dict[str, Any]:
         return {

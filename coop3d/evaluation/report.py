@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from coop3d.evaluation.rows import (
     flatten,
     unflatten,
 )
+from coop3d.files import write_text
 
 TABLE_COLUMNS = {
     "pose/translation_m/median": "t med [m]",
@@ -34,17 +34,6 @@ TABLE_COLUMNS = {
     "range/delta_125": "d<1.25",
     "mask/iou": "mask IoU",
 }
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary neighbour, then rename: readers see the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_per_frame_csv(rows: Sequence[ViewRow], path: Path) -> None:
@@ -82,7 +71,7 @@ def _write_csv(rows: Sequence[RowT], kind: type[RowT], path: Path) -> None:
     writer = csv.DictWriter(buffer, columns_of(kind), lineterminator="\n")
     writer.writeheader()
     writer.writerows(flatten(r) for r in rows)
-    write_atomically(path, buffer.getvalue())
+    write_text(path, buffer.getvalue())
 
 
 def _read_csv(kind: type[RowT], path: Path) -> list[RowT]:
@@ -99,7 +88,7 @@ def _read_csv(kind: type[RowT], path: Path) -> list[RowT]:
 def write_summary_json(summary: Mapping[str, float], path: Path) -> None:
     """Flat JSON object; what is not a finite number becomes null (JSON knows neither NaN nor infinity)."""
     clean = {k: v if math.isfinite(v) else None for k, v in summary.items()}
-    write_atomically(path, json.dumps(clean, indent=2) + "\n")
+    write_text(path, json.dumps(clean, indent=2) + "\n")
 
 
 def compare_table(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coop3d.evaluation import MaskCounts, ViewRow, evaluate_batch
-from coop3d.evaluation.report import write_atomically
+from coop3d.files import write_text
 from coop3d.training.inspection.sample import Inspection
 from coop3d.types import FactoredPrediction
 from coop3d.visualization.point_sources import true_scale
@@ -111,7 +111,7 @@ def sample_summary(inspection: Inspection, **facts: Any) -> dict[str, Any]:
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Write what `sample_summary` returned, atomically."""
-    write_atomically(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 def _view(inspection: Inspection, v: int, rows: list[ViewRow]) -> dict[str, Any]:
