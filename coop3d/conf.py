@@ -218,13 +218,20 @@ def register_schemas() -> None:
     store.store(name="evaluate_schema", node=EvaluateConf)
 
 
-def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Like ``hydra.main``, with messages that name the closest key when an override is wrong."""
+def hydra_main(
+    config_name: str, flags: Sequence[str] = ()
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Like ``hydra.main``, with messages that name the closest key when an override is wrong.
+
+    Args:
+        config_name: file under ``configs/``.
+        flags: keys that may also be given as ``--like-this VALUE``.
+    """
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def main() -> None:
             register_schemas()
-            sys.argv[1:] = overrides = [_quoted(argument) for argument in sys.argv[1:]]
+            sys.argv[1:] = overrides = [_quoted(a) for a in _without_flags(sys.argv[1:], flags)]
             if not any(o.startswith("-") for o in overrides):  # Hydra's own flags: let Hydra answer
                 try:
                     compose(config_name, overrides)
@@ -235,6 +242,20 @@ def hydra_main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Cal
         return main
 
     return decorate
+
+
+def _without_flags(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``--like-this VALUE`` and ``--like-this=VALUE`` as ``like_this=VALUE``."""
+    spelled = {f"--{key.replace('_', '-')}": key for key in flags}
+    found, rest = list[str](), list(arguments)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag in spelled and not equals:
+            if not rest:
+                sys.exit(f"Config error: {flag} needs a value, as {spelled[flag]}=VALUE does.")
+            equals, value = "=", rest.pop(0)
+        found.append(f"{spelled.get(flag, flag)}{equals}{value}")
+    return found
 
 
 def _quoted(argument: str) -> str:

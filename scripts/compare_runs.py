@@ -42,7 +42,8 @@ def parse_args() -> argparse.Namespace:
         help="folder of compare.html and compare.csv (default: %(default)s)")  # fmt: skip
     add("--keys", nargs="+", default=list(HEADLINE), metavar="SCORE", help="names in summary.json")
     add("--weights", nargs="+", type=weight, default=list(WEIGHTS.items()), metavar="SCORE=WEIGHT",
-        help="of the score that chooses a checkpoint (default: %(default)s)")  # fmt: skip
+        help=f"of the score that chooses a checkpoint (default: {' '.join(f'{k}={w:g}' for k, w in WEIGHTS.items())})",
+    )  # fmt: skip
     add("--baselines", action="store_true", help="also show the first evaluation's baselines")
     add("--allow-different-contracts", action="store_true",
         help="compare what samples they share, and say so in the output")  # fmt: skip

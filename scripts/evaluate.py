@@ -26,7 +26,7 @@ def options_of(cfg: DictConfig) -> EvaluationOptions:
     )
 
 
-@hydra_main("evaluate")
+@hydra_main("evaluate", flags=("frames_json",))
 def main(cfg: DictConfig) -> None:
     is_main = os.environ.get("RANK", "0") == "0"
     level = logging.INFO if is_main else logging.WARNING

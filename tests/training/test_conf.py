@@ -11,6 +11,7 @@ from coop3d.conf import (
     CONFIG_DIR,
     ConfigError,
     TrainParamsConf,
+    _without_flags,
     compose,
     hydra_main,
     require_complete,
@@ -141,3 +142,13 @@ def test_demo_roots_follow_the_environment(monkeypatch):
     cfg = compose("train", DEMO)
     assert cfg.machine.opv2v_images_root == "/somewhere/demo"
     assert cfg.machine.opv2v_depth_root == "/somewhere/demo_depth"
+
+
+def test_flags_are_another_spelling_of_overrides():
+    arguments = ["a=1", "--frames-json", "x y.json", "--help", "--frames-json=b=c"]
+    assert _without_flags(arguments, ["frames_json"]) == [
+        "a=1", "frames_json=x y.json", "--help", "frames_json=b=c"
+    ]  # fmt: skip
+    assert _without_flags(arguments, []) == arguments
+    with pytest.raises(SystemExit, match="--frames-json needs a value"):
+        _without_flags(["--frames-json"], ["frames_json"])
