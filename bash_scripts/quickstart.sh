@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a point cloud in the browser: set up, make synthetic OPV2V, check it, look at a panorama, train the
-# tiny model, evaluate it on towns it never saw, render the page. About 15 minutes on two CPU cores.
+# tiny model, evaluate it on towns it never saw, render the page. 13 to 24 minutes on two CPU cores.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
