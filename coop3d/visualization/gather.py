@@ -52,27 +52,27 @@ def scene_from_prediction(
     V = inputs.shape[1]
     budget = max_points // (V * (2 if targets is not None and prediction is not None else 1))
     rng = np.random.default_rng(seed)
-    true_points = None if targets is None else _numpy(targets.points_ref[sample])  # [V, H, W, 3]
-    pred_points = None if prediction is None else _numpy(prediction.points_ref[sample])
+    true_points = None if targets is None else to_numpy(targets.points_ref[sample])  # [V, H, W, 3]
+    pred_points = None if prediction is None else to_numpy(prediction.points_ref[sample])
     angle = _pixel_angle(inputs, sample)
     views = []
     for v, name in enumerate(_names(keys[sample])):
-        rgb = to_uint8(_numpy(inputs.image[sample, v]))
-        seen = _seen(inputs, targets, sample, v)
+        rgb = to_uint8(to_numpy(inputs.image[sample, v]))
+        seen = seen_pixels(inputs, targets, sample, v)
         draw = _Draw(rng.random(seen.shape), budget, angle, _thin(targets, prediction, sample, v, angle))
         truth = predicted = None
         if targets is not None and true_points is not None:
-            valid = seen & _numpy(targets.valid[sample, v])
-            range_m = _numpy(targets.range_m[sample, v])
+            valid = seen & to_numpy(targets.valid[sample, v])
+            range_m = to_numpy(targets.range_m[sample, v])
             truth = draw.cloud(true_points[v], range_m, valid, valid, rgb=rgb)
         if prediction is not None and pred_points is not None:
             predicted = draw.cloud(
                 pred_points[v],
-                _numpy(prediction.range_m[sample, v]),
+                to_numpy(prediction.range_m[sample, v]),
                 seen,
-                _numpy(prediction.non_ambiguous[sample, v]),
+                to_numpy(prediction.non_ambiguous[sample, v]),
                 rgb=rgb,
-                confidence=_numpy(prediction.confidence[sample, v]),
+                confidence=to_numpy(prediction.confidence[sample, v]),
                 **_errors(targets, prediction, pred_points, true_points, sample, v),
             )
         views.append(
@@ -164,7 +164,7 @@ def _thin(
     """[H, W] thin things by the truth where there is one, so that both clouds draw the same pixels."""
     source = prediction if targets is None else targets
     assert source is not None
-    return thin_objects(_numpy(source.range_m[sample, view]), angle)
+    return thin_objects(to_numpy(source.range_m[sample, view]), angle)
 
 
 def _errors(
@@ -178,7 +178,7 @@ def _errors(
     """[H, W] distances to the true point of the same pixel: as predicted, and with the view at its true pose."""
     if targets is None or true_points is None:
         return {}
-    own = _numpy(prediction.points_view[sample, view]) - _numpy(targets.points_view[sample, view])
+    own = to_numpy(prediction.points_view[sample, view]) - to_numpy(targets.points_view[sample, view])
     return {
         "error_m": np.linalg.norm(pred_points[view] - true_points[view], axis=-1).astype(np.float32),
         "error_true_pose_m": np.linalg.norm(own, axis=-1).astype(np.float32),
@@ -195,25 +195,26 @@ def _pixel_angle(inputs: ViewInputs, sample: int) -> float:
     """Angle between neighbouring pixels on the middle row, radians; a panorama's when no rays are given."""
     if inputs.rays is None:
         return 2 * np.pi / inputs.shape[3]
-    row = _numpy(inputs.rays[sample, 0, inputs.shape[2] // 2])
+    row = to_numpy(inputs.rays[sample, 0, inputs.shape[2] // 2])
     return float(np.median(np.linalg.norm(np.diff(row, axis=0), axis=-1)))
 
 
-def _numpy(x: Tensor) -> NDArray:
+def to_numpy(x: Tensor) -> NDArray:
+    """On the host, detached; half precision as float32."""
     x = x.detach().cpu()
     return (x.float() if x.dtype == torch.bfloat16 or x.dtype == torch.float16 else x).numpy()
 
 
-def _seen(inputs: ViewInputs, targets: ViewTargets | None, sample: int, view: int) -> NDArray[np.bool_]:
+def seen_pixels(inputs: ViewInputs, targets: ViewTargets | None, sample: int, view: int) -> NDArray[np.bool_]:
     """[H, W] pixels with colour from a photograph; without targets, those that are not black."""
     if targets is not None:
-        return _numpy(targets.covered[sample, view])
-    return np.asarray(_numpy(inputs.image[sample, view]).any(axis=0))
+        return to_numpy(targets.covered[sample, view])
+    return np.asarray(to_numpy(inputs.image[sample, view]).any(axis=0))
 
 
 def _pose(T: Tensor) -> NDArray[np.float64] | None:
     """[4, 4] in float64; None where the model diverged to NaN."""
-    T_numpy = _numpy(T).astype(np.float64)
+    T_numpy = to_numpy(T).astype(np.float64)
     return T_numpy if np.isfinite(T_numpy).all() else None
 
 
@@ -221,8 +222,8 @@ def _rig_cameras(inputs: ViewInputs, sample: int, view: int, seen: NDArray[np.bo
     """[K, 2, 3] centre and mean direction of the cameras behind a panorama; none where all rays start at 0."""
     if inputs.origins is None or inputs.rays is None or not seen.any():
         return np.zeros((0, 2, 3), np.float32)
-    origins = _numpy(inputs.origins[sample, view])[seen][::7]
-    rays = _numpy(inputs.rays[sample, view])[seen][::7]
+    origins = to_numpy(inputs.origins[sample, view])[seen][::7]
+    rays = to_numpy(inputs.rays[sample, view])[seen][::7]
     centres, member = np.unique(np.round(origins, 3), axis=0, return_inverse=True)
     if len(centres) > 16 or not centres.any():
         return np.zeros((0, 2, 3), np.float32)

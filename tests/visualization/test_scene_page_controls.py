@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from support.analytic_panoramas import batch, prediction
-from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, Browser, open_browser
+from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, Browser
 from support.page_actions import (
     IDLE,
     click,
@@ -22,7 +21,6 @@ from support.page_actions import (
     set_value,
     show,
 )
-from support.street_scenes import rich_scene
 
 from coop3d.visualization import (
     PointSet,
@@ -36,22 +34,6 @@ from coop3d.visualization import (
 pytestmark = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason=MISSING)
 
 HOSTILE = '</script><img src="https://evil.example/x" onerror=document.title=1>&\u2028"\''
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    with open_browser(tmp_path_factory.mktemp("profile"), size=(1366, 768)) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def rich() -> Scene:
-    return rich_scene()
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory, rich):
-    return write_scene_html(tmp_path_factory.mktemp("rich") / "scene.html", rich)
 
 
 def test_every_key_does_what_its_list_says(browser, page):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from support.analytic_panoramas import BOXES, ROAD_Y
-from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, Browser, open_browser
+from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, Browser
 from support.page_actions import (
     IDLE,
     click,
@@ -19,7 +18,7 @@ from support.page_actions import (
     project,
     show,
 )
-from support.street_scenes import rich_scene, scene_of
+from support.street_scenes import scene_of
 
 from coop3d.visualization import (
     OrientedBox,
@@ -33,22 +32,6 @@ from coop3d.visualization import (
 pytestmark = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason=MISSING)
 
 BOX_RGB = np.round(255 * np.array([0.87, 0.62, 0.05]))
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    with open_browser(tmp_path_factory.mktemp("profile"), size=(1366, 768)) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def rich() -> Scene:
-    return rich_scene()
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory, rich):
-    return write_scene_html(tmp_path_factory.mktemp("rich") / "scene.html", rich)
 
 
 def cloud_on_page(browser: Browser, vehicle: int, kind: str) -> tuple[np.ndarray, np.ndarray]:

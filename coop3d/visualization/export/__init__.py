@@ -16,7 +16,7 @@ from coop3d.visualization.export.normals import view_normals
 from coop3d.visualization.export.pinholes import PinholeCut, camera_of_rays, cut_pinholes
 from coop3d.visualization.export.rerun_log import write_rrd
 from coop3d.visualization.export.viser_server import serve_viser
-from coop3d.visualization.figures import to_uint8
+from coop3d.visualization.gather import seen_pixels
 
 EXPORT_FORMATS = ("ply", "pcd", "glb", "colmap", "npz", "rrd")
 
@@ -81,15 +81,8 @@ def write_exports(
     written = []
     for name in formats:
         if name == "colmap":
-            covered = [_covered(inputs, targets, sample, v) for v in range(inputs.shape[1])]
+            covered = [seen_pixels(inputs, targets, sample, v) for v in range(inputs.shape[1])]
             written.append(write_colmap(folder / f"{stem}_colmap", cloud, inputs, covered, sample))
         else:
             written.append(writers[name](folder / f"{stem}.{name}"))
     return written
-
-
-def _covered(inputs: ViewInputs, targets: ViewTargets | None, sample: int, view: int) -> NDArray[np.bool_]:
-    """[H, W] pixels with colour from a photograph; without targets, those that are not black."""
-    if targets is not None:
-        return np.asarray(targets.covered[sample, view].cpu().numpy())
-    return np.asarray(to_uint8(inputs.image[sample, view].float().cpu().numpy()).any(axis=-1))

@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from coop3d.types import FactoredPrediction, SampleKey, ViewInputs, ViewTargets
 from coop3d.visualization.export.normals import view_normals
 from coop3d.visualization.figures import to_uint8
+from coop3d.visualization.gather import seen_pixels, to_numpy
 
 Kind = Literal["predicted", "truth"]
 
@@ -85,7 +85,7 @@ def export_cloud(
         confidence=None if kind == "truth" else confidence,
         vehicle=vehicle,
         names=tuple(key.agent for key in keys[sample]),
-        T_ref_view=_numpy(source.T_ref_view[sample]).astype(np.float64),
+        T_ref_view=to_numpy(source.T_ref_view[sample]).astype(np.float64),
     )
 
 
@@ -98,30 +98,25 @@ def _view(
 ) -> tuple[NDArray, ...]:
     """points, rgb, normals, range, confidence and view number of one view's usable pixels."""
     assert inputs.rays is not None
-    rays = _numpy(inputs.rays[b, v])
-    origins = np.zeros_like(rays) if inputs.origins is None else _numpy(inputs.origins[b, v])
-    rgb = to_uint8(_numpy(inputs.image[b, v]))
-    known = rgb.any(axis=-1) if targets is None else _numpy(targets.covered[b, v])
+    rays = to_numpy(inputs.rays[b, v])
+    origins = np.zeros_like(rays) if inputs.origins is None else to_numpy(inputs.origins[b, v])
+    rgb = to_uint8(to_numpy(inputs.image[b, v]))
+    known = seen_pixels(inputs, targets, b, v)
     if isinstance(source, ViewTargets):
-        known = known & _numpy(source.valid[b, v])
+        known = known & to_numpy(source.valid[b, v])
         confidence = np.ones(known.shape, np.float32)
     else:
-        known = known & _numpy(source.non_ambiguous[b, v])
-        confidence = _numpy(source.confidence[b, v])
-    points, in_view = _numpy(source.points_ref[b, v]), _numpy(source.points_view[b, v])
+        known = known & to_numpy(source.non_ambiguous[b, v])
+        confidence = to_numpy(source.confidence[b, v])
+    points, in_view = to_numpy(source.points_ref[b, v]), to_numpy(source.points_view[b, v])
     known = known & np.isfinite(points).all(axis=-1)
-    normals = view_normals(in_view, rays, origins, known)[known] @ _numpy(source.T_ref_view[b, v, :3, :3]).T
+    normals = view_normals(in_view, rays, origins, known)[known] @ to_numpy(source.T_ref_view[b, v, :3, :3]).T
     count = int(known.sum())
     return (
         points[known].astype(np.float32),
         rgb[known],
         normals.astype(np.float32),
-        _numpy(source.range_m[b, v])[known].astype(np.float32),
+        to_numpy(source.range_m[b, v])[known].astype(np.float32),
         confidence[known].astype(np.float32),
         np.full(count, v, np.uint8),
     )
-
-
-def _numpy(x: Tensor) -> NDArray:
-    x = x.detach().cpu()
-    return (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
