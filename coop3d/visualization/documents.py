@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from coop3d.visualization.pages import Markup, asset, escape, fill
+from coop3d.visualization.pages import Markup, escape, page
 
 
 def document(title: str, note: str, body: str, kind: str = "report") -> Markup:
@@ -15,15 +15,8 @@ def document(title: str, note: str, body: str, kind: str = "report") -> Markup:
         body: HTML.
         kind: the stylesheet ``assets/{kind}.css`` and the class of ``<main>``.
     """
-    values = {
-        "title": title,
-        "note": note,
-        "kind": kind,
-        "style": Markup(asset("common.css") + asset(f"{kind}.css")),
-        "script": Markup(asset("common.js")),
-        "body": Markup(body),
-    }
-    return fill(asset("document.html"), values)
+    content = f'<main class="{kind}">{body}</main>'
+    return page(title, note, content, (f"{kind}.css",), ("common.js", "document.js"))
 
 
 def card(title: str, content: str, about: str = "") -> Markup:

@@ -11,7 +11,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -62,6 +62,36 @@ def fill(template: str, values: Mapping[str, str]) -> Markup:
         return text if isinstance(text, Markup) else html.escape(text)
 
     return Markup(re.sub(r"\{\{(\w+)\}\}", value, template))
+
+
+def page(
+    title: str,
+    note: str,
+    body: str,
+    styles: Sequence[str],
+    scripts: Sequence[str],
+    buttons: str = "",
+    under_note: str = "",
+) -> Markup:
+    """A whole page: ``assets/frame.html`` with the head and the theme switch that all pages share.
+
+    Args:
+        title, note: text.
+        body: HTML, data included.
+        styles, scripts: names of assets, in order; ``common.css`` comes first by itself.
+        buttons: HTML beside the theme switch.
+        under_note: HTML below the note.
+    """
+    values = {
+        "title": title,
+        "note": note,
+        "body": Markup(body),
+        "style": Markup("".join(asset(name) for name in ("common.css", *styles))),
+        "script": Markup("\n".join(asset(name) for name in scripts)),
+        "buttons": Markup(buttons),
+        "under_note": Markup(under_note),
+    }
+    return fill(asset("frame.html"), values)
 
 
 def escape(text: object) -> Markup:

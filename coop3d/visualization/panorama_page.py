@@ -14,7 +14,7 @@ from coop3d.geometry import PinholeCamera
 from coop3d.types import Panorama
 from coop3d.visualization.colour import RANGE_SCALE, turbo_palette
 from coop3d.visualization.figures import RGB, mask_image, range_image, source_image
-from coop3d.visualization.pages import Markup, asset, data_uri, embed_json, fill, typed_array
+from coop3d.visualization.pages import asset, data_uri, embed_json, fill, page, typed_array
 
 _UNKNOWN_CM = 65535
 _FLAGS = ("covered", "valid", "non_ambiguous", "mask_known")  # bits 0..3, as in the cache
@@ -36,17 +36,11 @@ def write_panorama_html(path: Path, panorama: Panorama, note: str = "") -> Path:
     """
     if isinstance(panorama.camera, PinholeCamera):
         raise ValueError(f"{panorama.key} is a pinhole photograph; this page shows panoramas only")
-    page = fill(
-        asset("panorama.html"),
-        {
-            "title": str(panorama.key),
-            "note": note,
-            "style": Markup(asset("common.css") + asset("panorama.css")),
-            "script": Markup("\n".join(asset(name) for name in ("common.js", "panorama.js"))),
-            "data": embed_json(panorama_payload(panorama)),
-        },
-    )
-    write_text(Path(path), page)
+    body = fill(asset("panorama.html"), {"data": embed_json(panorama_payload(panorama))})
+    facts = '<p class="quiet" id="facts"></p>'
+    scripts = ("common.js", "panorama.js")
+    html = page(str(panorama.key), note, body, ("panorama.css",), scripts, under_note=facts)
+    write_text(Path(path), html)
     return Path(path)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from coop3d.files import write_text
 from coop3d.geometry import invert_rigid, transform_points
 from coop3d.visualization.colour import RANGE_SCALE, quantise_colours, turbo_palette, vehicle_rgb
-from coop3d.visualization.pages import Markup, asset, embed_json, fill, typed_array
+from coop3d.visualization.pages import asset, embed_json, fill, page, typed_array
 from coop3d.visualization.scene import PointSet, Scene, SceneView, upright
 from coop3d.visualization.scene_page import points_payload, pose_payload
 from coop3d.visualization.subsample import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M
@@ -64,17 +64,8 @@ def write_scenario_html(
     Raises:
         ValueError: without any frame, or if ``max_points`` leaves none for each.
     """
-    page = fill(
-        asset("scenario.html"),
-        {
-            "title": title,
-            "note": note,
-            "style": Markup("".join(asset(name) for name in ("common.css", "scene.css", "scenario.css"))),
-            "script": Markup("\n".join(asset(name) for name in _SCRIPTS)),
-            "data": embed_json(scenario_payload(frames, max_points, fps)),
-        },
-    )
-    write_text(Path(path), page)
+    body = fill(asset("scenario.html"), {"data": embed_json(scenario_payload(frames, max_points, fps))})
+    write_text(Path(path), page(title, note, body, ("scene.css", "scenario.css"), _SCRIPTS))
     return Path(path)
 
 

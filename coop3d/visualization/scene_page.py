@@ -27,6 +27,7 @@ from coop3d.visualization.pages import (
     escape,
     fill,
     format_number,
+    page,
     typed_array,
 )
 from coop3d.visualization.scene import PointSet, Scene, SceneView, upright
@@ -34,6 +35,9 @@ from coop3d.visualization.subsample import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M
 
 Numbers = Mapping[str, object]
 
+_BUTTONS = """<button type="button" id="share" title="The address holds camera and controls">Copy link</button>
+    <button type="button" id="keys" title="Keyboard (?)">Keys</button>
+    """
 _SCRIPTS = (
     "common.js",
     "gl.js",
@@ -63,20 +67,13 @@ def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, n
     Returns:
         ``path``.
     """
-    data = scene_payload(scene)
-    page = fill(
-        asset("scene.html"),
-        {
-            "title": scene.title,
-            "note": note,
-            "style": Markup(asset("common.css") + asset("scene.css")),
-            "script": Markup("\n".join(asset(name) for name in _SCRIPTS)),
-            "data": embed_json(data),
-            "numbers": _numbers_html(numbers or {}),
-            "panoramas": Markup("".join(_panoramas_html(k, view) for k, view in enumerate(scene.views))),
-        },
-    )
-    write_text(Path(path), page)
+    content = {
+        "data": embed_json(scene_payload(scene)),
+        "numbers": _numbers_html(numbers or {}),
+        "panoramas": Markup("".join(_panoramas_html(k, view) for k, view in enumerate(scene.views))),
+    }
+    body = fill(asset("scene.html"), content)
+    write_text(Path(path), page(scene.title, note, body, ("scene.css",), _SCRIPTS, buttons=_BUTTONS))
     return Path(path)
 
 

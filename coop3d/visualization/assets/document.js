@@ -1,0 +1,2 @@
+// A page to read: nothing runs but the switch of themes.
+themeSwitch();
