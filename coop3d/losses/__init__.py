@@ -6,6 +6,7 @@ from coop3d.losses.dense import (
     DenseTerm,
     MetricPointsTerm,
     MetricRangeTerm,
+    MetricViewPointsTerm,
     PointsTerm,
     RangeTerm,
     RayTerm,
@@ -16,6 +17,7 @@ from coop3d.losses.distillation import DistillationTerm
 from coop3d.losses.gradient import GradientMatchingTerm
 from coop3d.losses.height import HeightPriorTerm
 from coop3d.losses.mask import MaskTerm, MaskWatch
+from coop3d.losses.matching import MatchingTerm
 from coop3d.losses.normal import NormalTerm
 from coop3d.losses.pose import MetricPoseTerm, PoseTerm, SignedPairTerm
 from coop3d.losses.published import PublishedGradientMatchingTerm, PublishedNormalTerm
@@ -35,10 +37,12 @@ __all__ = [
     "LossOutput",
     "MaskTerm",
     "MaskWatch",
+    "MatchingTerm",
     "MedianScaleTerm",
     "MetricPointsTerm",
     "MetricPoseTerm",
     "MetricRangeTerm",
+    "MetricViewPointsTerm",
     "NormalTerm",
     "PiecewiseLinear",
     "PointsTerm",

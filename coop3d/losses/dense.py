@@ -151,3 +151,14 @@ class MetricPointsTerm(PointsTerm):
     def __call__(self, scene: Scene) -> TermValue:
         mask = scene.valid & per_pixel(scene.metric)
         return self._weighted(scene, scene.pred_points, scene.true_points, mask)
+
+
+class MetricViewPointsTerm(PointsTerm):
+    """Points in each view's own frame in metres, weighted by confidence; metric samples only.
+
+    For models whose pose comes from matches: confidence then speaks of range, not of a pose that is not used.
+    """
+
+    def __call__(self, scene: Scene) -> TermValue:
+        mask = scene.valid & per_pixel(scene.metric)
+        return self._weighted(scene, scene.pred_view_points, scene.true_view_points, mask)

@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 from coop3d.models.recompute import CheckpointPolicy
+from coop3d.models.stem import stem_patch_size
 
 C = TypeVar("C")
 
@@ -38,6 +39,9 @@ class EncoderConfig:
     pass_cls_token: bool = False  # hand each view's class token to the multi-view transformer
     patch_size: int = 14
     position_grid: tuple[int, int] = (37, 37)  # rows, columns of the learned table
+    stem_dims: tuple[
+        int, ...
+    ] = ()  # widths of convolutions before the transformer; (): DINOv2's linear patches
     layer_scale_init: float = 1.0
     gradient_checkpointing: bool = False
     checkpoint_policy: CheckpointPolicy = "full"  # selective: keep matrix products, recompute the rest
@@ -46,6 +50,11 @@ class EncoderConfig:
         _check_heads("encoder", self.embed_dim, self.num_heads)
         if len(self.position_grid) != 2 or min(self.position_grid) < 1:
             raise ValueError(f"encoder.position_grid is {self.position_grid}, expected [rows, columns]")
+        if self.stem_dims and self.patch_size != stem_patch_size(self.stem_dims):
+            raise ValueError(
+                f"encoder.patch_size is {self.patch_size}, but {len(self.stem_dims)} levels of encoder.stem_dims "
+                f"make patches of {stem_patch_size(self.stem_dims)} pixels"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,32 @@ class InfoSharingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MatchingConfig:
+    """Descriptors that find the same place in two views, and the pose they give; not part of MapAnything."""
+
+    dim: int = 64  # of a descriptor
+    hidden_dim: int = 128
+    cells_per_patch: int = 2  # descriptors per patch side
+    initial_temperature: float = 10.0  # similarity of equal descriptors at the start of training
+    pose: bool = True  # outside training the pose comes from matches, where they suffice
+    min_support: float = 2.0  # matches' worth of agreement below which the regressed pose stays
+    angle_noise: float = 0.4  # standard deviation of a match's direction, cells
+    range_noise: float = 0.25  # standard deviation of log range
+
+    def __post_init__(self) -> None:
+        for name in (
+            "dim",
+            "hidden_dim",
+            "cells_per_patch",
+            "initial_temperature",
+            "angle_noise",
+            "range_noise",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"pred_head.matching.{name} is {getattr(self, name)}, expected a number > 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadConfig:
     """Dense (DPT + regressor), pose and scale heads, and what their raw outputs start from."""
 
@@ -88,6 +123,8 @@ class HeadConfig:
     scale_hidden_dim: int = 196
     log_limit: float | None = None  # clip raw log-distance, log-confidence, log-scale to +-this before exp
     initial_scale_m: float = 15.0  # metric scale of a freshly initialised model
+    group_norm: bool = False  # normalise inside the dense head; MapAnything does not
+    matching: MatchingConfig | None = None
     gradient_checkpointing: bool = False
     checkpoint_policy: CheckpointPolicy = "full"  # selective: keep matrix products, recompute the rest
 

@@ -17,6 +17,7 @@ from coop3d.models.position_table import (
     resample,
 )
 from coop3d.models.recompute import run_block
+from coop3d.models.stem import ConvStem
 
 
 class EncoderOutput(NamedTuple):
@@ -24,6 +25,7 @@ class EncoderOutput(NamedTuple):
 
     patches: Tensor  # [N, h * w, Ce], row-major
     cls: Tensor  # [N, Ce]
+    fine: Tensor | None = None  # [N, C, 2 h, 2 w] of a convolutional stem
 
 
 class PatchEmbed(nn.Module):
@@ -33,9 +35,9 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(3, dim, kernel_size=patch_size, stride=patch_size)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """[N, 3, H, W] to [N, h * w, Ce]."""
-        return self.proj(image).flatten(2).transpose(1, 2)
+    def forward(self, image: Tensor) -> tuple[Tensor, None]:
+        """[N, 3, H, W] to [N, h * w, Ce]; there is no finer map."""
+        return self.proj(image).flatten(2).transpose(1, 2), None
 
 
 class VisionTransformer(nn.Module):
@@ -49,7 +51,11 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, C))
         rows, columns = config.position_grid
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * columns, C))
-        self.patch_embed = PatchEmbed(config.patch_size, C)
+        self.patch_embed: PatchEmbed | ConvStem = (
+            ConvStem(config.stem_dims, C, wrap_around)
+            if config.stem_dims
+            else PatchEmbed(config.patch_size, C)
+        )
         self.blocks = nn.ModuleList(
             Block(C, config.num_heads, config.mlp, config.layer_scale_init) for _ in range(config.depth)
         )
@@ -77,7 +83,7 @@ class VisionTransformer(nn.Module):
         """[N, 3, H, W] normalised images to tokens."""
         config, P = self.config, self.config.patch_size
         h, w = image.shape[-2] // P, image.shape[-1] // P
-        patches = self.patch_embed(image)
+        patches, fine = self.patch_embed(image)
         with torch.autocast(image.device.type, enabled=False):
             codes = self.position_codes(h, w, turns)
         patches = patches + codes
@@ -88,7 +94,7 @@ class VisionTransformer(nn.Module):
                 block, x, checkpointing=config.gradient_checkpointing, policy=config.checkpoint_policy
             )
         x = self.norm(x)
-        return EncoderOutput(x[:, 1:], x[:, 0])
+        return EncoderOutput(x[:, 1:], x[:, 0], fine)
 
 
 class ImageEncoder(nn.Module):

@@ -23,16 +23,22 @@ class ResidualConvUnit(nn.Module):
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
+def _group_norm(dim: int, norm: bool) -> nn.Module:
+    """Over all channels and pixels of an image: sums of levels grow without it when a head trains from nothing."""
+    return nn.GroupNorm(1, dim) if norm else nn.Identity()
+
+
 class FusionBlock(nn.Module):
     """Add a finer level, refine, upsample, project."""
 
-    def __init__(self, dim: int, wrap: bool, coarsest: bool = False) -> None:
+    def __init__(self, dim: int, wrap: bool, norm: bool = False, coarsest: bool = False) -> None:
         super().__init__()
         # The coarsest level of a wrapped panorama keeps every patch column, see `DptFeatures`.
         dense_columns = coarsest and wrap
         self.wrap = wrap
         self.column_factor = 1 if dense_columns else 2
         self.out_conv = nn.Conv2d(dim, dim, 1)
+        self.norm = _group_norm(dim, norm)
         self.resConfUnit1 = None if coarsest else ResidualConvUnit(dim, wrap)
         self.resConfUnit2 = ResidualConvUnit(dim, wrap, column_dilation=2 if dense_columns else 1)
 
@@ -43,7 +49,7 @@ class FusionBlock(nn.Module):
             x = x + self.resConfUnit1(skip)
         x = self.resConfUnit2(x)
         size = (2 * x.shape[-2], self.column_factor * x.shape[-1])
-        return self.out_conv(upsample(x, size, self.wrap))
+        return self.norm(self.out_conv(upsample(x, size, self.wrap)))
 
 
 class DptFeatures(nn.Module):
@@ -55,7 +61,12 @@ class DptFeatures(nn.Module):
     """
 
     def __init__(
-        self, in_dims: tuple[int, int, int, int], layer_dims: tuple[int, ...], dim: int, wrap: bool
+        self,
+        in_dims: tuple[int, int, int, int],
+        layer_dims: tuple[int, ...],
+        dim: int,
+        wrap: bool,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         l0, l1, _, l3 = layer_dims
@@ -74,7 +85,7 @@ class DptFeatures(nn.Module):
             dilation = 2 if wrap and k == 3 else 1
             conv = WrapConv2d(width, dim, 3, wrap=wrap, column_dilation=dilation, bias=False)
             self.scratch.add_module(f"layer{k + 1}_rn", conv)
-            self.scratch.add_module(f"refinenet{k + 1}", FusionBlock(dim, wrap, coarsest=k == 3))
+            self.scratch.add_module(f"refinenet{k + 1}", FusionBlock(dim, wrap, norm, coarsest=k == 3))
 
     def forward(self, levels: tuple[Tensor, ...]) -> Tensor:
         """Four maps [N, C_k, h, w], finest use first, to [N, F, 8 h, 8 w]."""
@@ -93,18 +104,19 @@ class DptFeatures(nn.Module):
 class DptRegressor(nn.Module):
     """Feature map to raw dense predictions at image resolution."""
 
-    def __init__(self, dim: int, wrap: bool) -> None:
+    def __init__(self, dim: int, wrap: bool, norm: bool = False) -> None:
         super().__init__()
         half = dim // 2
         self.wrap = wrap
         self.conv1 = WrapConv2d(dim, half, 3, wrap=wrap)
+        self.norm = _group_norm(half, norm)
         self.conv2 = nn.Sequential(
             WrapConv2d(half, half, 3, wrap=wrap), nn.ReLU(), nn.Conv2d(half, DENSE_CHANNELS, 1)
         )
 
     def forward(self, features: Tensor, image_size: tuple[int, int]) -> Tensor:
         """[N, F, 8 h, 8 w] to [N, 6, H, W]."""
-        return self.conv2(upsample(self.conv1(features), image_size, self.wrap))
+        return self.conv2(upsample(self.norm(self.conv1(features)), image_size, self.wrap))
 
 
 class _PoseResidual(nn.Module):

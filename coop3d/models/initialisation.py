@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coop3d.models.config import MapAnythingConfig
+from coop3d.models.matching_head import MatchingHead
 
 if TYPE_CHECKING:
     from coop3d.models.mapanything import MapAnything
@@ -45,6 +46,9 @@ def initialise_additions(additions: Mapping[str, nn.Module]) -> None:
         for child in module.modules():
             if isinstance(child, (nn.Linear, nn.Conv2d)):
                 _init_layer(child, in_transformer=False)
+        if isinstance(module, MatchingHead):
+            module.reset()  # its outputs are new: whatever they are, nothing that was there changes
+            continue
         if name == "ray_origins_encoder":
             module = module.get_submodule("norm_layer")
         for parameter in module.parameters(recurse=False):

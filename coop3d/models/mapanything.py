@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ from coop3d.models.hub import HubMixin
 from coop3d.models.inference import Array, Images, Precision, infer
 from coop3d.models.info_sharing import AlternatingAttention, Counts, SharedFeatures
 from coop3d.models.initialisation import initialise
+from coop3d.models.matched_pose import pose_from_matches
+from coop3d.models.matching_head import MatchingHead
 from coop3d.models.position_table import ray_turns
 from coop3d.models.recompute import run_block
 from coop3d.models.scenes import group_cameras, join_scenes, split_scenes, ungroup_cameras
@@ -54,10 +57,15 @@ class MapAnything(HubMixin, nn.Module):
             config.panorama.view_role_embedding,
             config.panorama.cameras_per_vehicle // config.panorama.fused_cameras,
         )
-        self.dpt_feature_head = DptFeatures((Ce, Ct, Ct, Ct), head.layer_dims, head.feature_dim, wrap)
-        self.dpt_regressor_head = DptRegressor(head.feature_dim, wrap)
+        self.dpt_feature_head = DptFeatures(
+            (Ce, Ct, Ct, Ct), head.layer_dims, head.feature_dim, wrap, head.group_norm
+        )
+        self.dpt_regressor_head = DptRegressor(head.feature_dim, wrap, head.group_norm)
         self.pose_head = PoseHead(Ct, head.pose_hidden_dim)
         self.scale_head = ScaleHead(Ct, head.scale_hidden_dim)
+        if head.matching is not None:
+            fine = encoder.stem_dims[-1] if encoder.stem_dims else None
+            self.matching_head = MatchingHead((Ce, Ct), fine, head.matching, wrap)
         if not self.scale_token.is_meta:
             initialise(self, config)
 
@@ -86,7 +94,7 @@ class MapAnything(HubMixin, nn.Module):
 
     def get_additions(self) -> dict[str, nn.Module]:
         """Sub-modules that MapAnything's checkpoints do not have, by name."""
-        names = ("ray_origins_encoder", "info_sharing.view_role", "info_sharing.rig_camera")
+        names = ("ray_origins_encoder", "info_sharing.view_role", "info_sharing.rig_camera", "matching_head")
         found = {name: module for name, module in self.named_modules() if name in names}
         return {name: found[name] for name in names if name in found}
 
@@ -220,7 +228,8 @@ class MapAnything(HubMixin, nn.Module):
             fused = self.fusion_norm_layer(fused)
         shared = self._share(fused, encoded.cls.unflatten(0, (B, V)), counts)
         with torch.autocast(image.device.type, enabled=False):
-            return self._decode(fused, shared, (h, w), (H, W), views_at_once)
+            prediction = self._decode(fused, shared, (h, w), (H, W), views_at_once)
+            return self._match(prediction, fused, shared.final, encoded.fine, (h, w))
 
     def _encode(self, image: Tensor, turns: Tensor | None, views_at_once: int | None) -> EncoderOutput:
         """[N, 3, H, W] to tokens."""
@@ -229,7 +238,12 @@ class MapAnything(HubMixin, nn.Module):
         images = image.split(views_at_once)
         places = [None] * len(images) if turns is None else turns.split(views_at_once)
         parts = [self.encoder(*part) for part in zip(images, places, strict=True)]
-        return EncoderOutput(*(torch.cat(tokens) for tokens in zip(*parts, strict=True)))
+        fine = [part.fine for part in parts if part.fine is not None]
+        return EncoderOutput(
+            torch.cat([part.patches for part in parts]),
+            torch.cat([part.cls for part in parts]),
+            torch.cat(fine) if fine else None,
+        )
 
     def _share(self, fused: Tensor, cls: Tensor, counts: Counts | None) -> SharedFeatures:
         """Multi-view transformer on [B, V, T, Ce], or on vehicles [B, V / K, K T, Ce] where cameras are fused."""
@@ -268,6 +282,25 @@ class MapAnything(HubMixin, nn.Module):
             scale=adapt_scale(self.scale_head(at_least_float32(shared.scale_token)), limit),
         )
 
+    def _match(
+        self,
+        prediction: FactoredPrediction,
+        fused: Tensor,
+        final: Tensor,
+        fine: Tensor | None,
+        grid: tuple[int, int],
+    ) -> FactoredPrediction:
+        """Add descriptors, in float32."""
+        if self.config.pred_head.matching is None:
+            return prediction
+        views = fused.shape[:2]
+        tokens = (fused, ungroup_cameras(final, self.config.panorama.fused_cameras))
+        levels = tuple(to_map(at_least_float32(x), *grid) for x in tokens)
+        descriptors, seen = self.matching_head(levels, None if fine is None else at_least_float32(fine))
+        return replace(
+            prediction, descriptors=descriptors.unflatten(0, views), seen_logits=seen.unflatten(0, views)
+        )
+
     def _dense(self, levels: tuple[Tensor, ...], size: tuple[int, int], views_at_once: int | None) -> Tensor:
         """Four [N, C, h, w] to raw [N, 6, H, W]; some views at a time when memory matters more than time."""
         head = self.config.pred_head
@@ -288,7 +321,10 @@ class MapAnything(HubMixin, nn.Module):
         fields = dict(vars(prediction), origins=inputs.origins)
         if self.config.panorama.compose_with == "known":
             fields.update(rays=inputs.rays, predicted_rays=prediction.rays)
-        return FactoredPrediction(**fields)
+        composed, matching = FactoredPrediction(**fields), self.config.pred_head.matching
+        if matching is None or not matching.pose or self.training:
+            return composed
+        return pose_from_matches(composed, matching)
 
     def _check_inputs(self, inputs: ViewInputs) -> None:
         options, P = self.config.panorama, self.config.encoder.patch_size

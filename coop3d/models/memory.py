@@ -24,13 +24,21 @@ from coop3d.models.config import MapAnythingConfig
 from coop3d.models.geometric_encoders import DenseEncoder
 from coop3d.models.heads import DptFeatures, DptRegressor, PoseHead
 from coop3d.models.mapanything import MapAnything
+from coop3d.models.matching_head import MatchingHead
 from coop3d.models.position_table import forget_axes
 from coop3d.models.presets import Preset
 from coop3d.types import FactoredPrediction, ViewInputs
 
 GIB = 2**30
 ADAM_MOMENTS = 2  # tensors of a parameter's size and type that AdamW keeps
-UNITS = (Block, DenseEncoder, DptFeatures, DptRegressor, PoseHead)  # what a sharded run gathers at a time
+UNITS = (
+    Block,
+    DenseEncoder,
+    DptFeatures,
+    DptRegressor,
+    PoseHead,
+    MatchingHead,
+)  # what a sharded run gathers at a time
 SHARD_UNITS_IN_FLIGHT = 2  # FSDP holds the unit at work and the one it fetches ahead
 
 

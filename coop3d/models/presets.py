@@ -11,7 +11,7 @@ from torch import nn
 from coop3d.models.lora import LoraOptions, add_lora, is_adapter, strip_adapter
 
 # Sub-modules that only some configurations have; a pattern may name them in vain.
-OPTIONAL = ("ray_origins_encoder", "info_sharing.view_role", "info_sharing.rig_camera")
+OPTIONAL = ("ray_origins_encoder", "info_sharing.view_role", "info_sharing.rig_camera", "matching_head")
 
 
 @dataclass(frozen=True, kw_only=True)

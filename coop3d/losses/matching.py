@@ -1,0 +1,135 @@
+"""Matching term: descriptors of two views are equal where they show the same place, and only there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from coop3d.geometry.cells import at_cells, cell_angle
+from coop3d.losses.scene import Scene
+from coop3d.losses.term import Term, TermValue
+
+USUAL_SHARE = 0.2  # of cells with a counterpart in OPV2V-like towns, over pairs within 60 m
+REACH = 0.75  # cells between a ray and a point in the ray's cell at most: half a diagonal, and a little more
+
+
+class MatchingTerm(Term):
+    """Cross-entropy of each cell's counterpart among all cells of the other view (InfoNCE), in both directions.
+
+    The truth follows from ranges and poses alone (`Cells.counterparts`). The sum is divided by the number of cells
+    that have a counterpart where ``USUAL_SHARE`` of all do: vehicles that see much of the same say more than those
+    that share a handful of cells, whose mean would be noise. Beside it, ``seen_weight`` times the cross-entropy of
+    ``seen_logits``: does any other view show this place at all?
+
+    Speaks about metric samples with dense range; others contribute nothing.
+
+    Args:
+        weight: of the term.
+        seen_weight: of the second part.
+        range_tolerance: relative difference up to which two ranges are one surface, beyond the span of ranges inside
+            a cell.
+
+    Logs ``right``: the share of cells with a counterpart whose best match it is; ``entropy``: their mean
+    cross-entropy; and ``found``: the share of cells with a counterpart.
+    """
+
+    def __init__(self, weight: float = 1.0, seen_weight: float = 0.5, range_tolerance: float = 0.05) -> None:
+        super().__init__(weight)
+        if not range_tolerance > 0:
+            raise ValueError(f"MatchingTerm: range_tolerance is {range_tolerance}, expected a number > 0")
+        self.seen_weight, self.range_tolerance = seen_weight, range_tolerance
+
+    def __call__(self, scene: Scene) -> TermValue:
+        descriptors, seen = scene.prediction.descriptors, scene.prediction.seen_logits
+        if descriptors is None or seen is None:
+            raise ValueError(
+                "MatchingTerm: the model predicts no descriptors; set model.pred_head.matching as "
+                "configs/model/small.yaml does, or drop the term"
+            )
+        cells = Cells.of(scene, (descriptors.shape[2], descriptors.shape[3]))
+        flat = descriptors.flatten(2, 3)
+        visible = torch.zeros_like(cells.known)
+        entropy, found, right = [], [], []
+        for i, j in combinations(range(flat.shape[1]), 2):
+            similarity = flat[:, i] @ flat[:, j].mT  # [B, Ni, Nj]
+            for a, b, odds in ((i, j, similarity), (j, i, similarity.mT)):
+                partner = cells.counterparts(a, b, self.range_tolerance)
+                has = partner >= 0
+                picked = odds.gather(2, partner.clamp_min(0)[..., None])[..., 0]
+                entropy.append(odds.logsumexp(dim=2) - picked)
+                found.append(has)
+                right.append(odds.detach().argmax(dim=2) == partner)
+                visible[:, a] |= has
+        doubt = F.binary_cross_entropy_with_logits(seen.flatten(2), visible.to(seen.dtype), reduction="none")
+        parts = [_as_one_group(doubt, cells.known).scaled(self.seen_weight)]
+        if not entropy:
+            return parts[0]
+        costs, has = torch.stack(entropy, 1), torch.stack(found, 1)  # [B, pairs, N]
+        matches = _as_one_group(costs, has)
+        usual = matches.counts.new_full(matches.counts.shape, USUAL_SHARE * has[0].numel())
+        speaks = cells.known.flatten(1).any(dim=1)[:, None, None]
+        parts.append(matches._replace(counts=torch.where(speaks, usual, 0.0)))
+        total = has.sum().clamp_min(1)
+        statistics = {
+            "right": (torch.stack(right, 1) & has).sum() / total,
+            "entropy": torch.where(has, costs.detach(), 0.0).sum() / total,
+            "found": has.to(costs.dtype).mean(),
+        }
+        return TermValue.joined(parts, statistics)
+
+
+def _as_one_group(values: Tensor, mask: Tensor) -> TermValue:
+    return TermValue.over(values.flatten(1)[:, None], mask.flatten(1)[:, None])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What is true of the cells of every view, N of them per view. A cell stands for its middle pixel."""
+
+    points: Tensor  # [B, V, N, 3] metres, reference frame
+    rays: Tensor  # [B, V, N, 3] unit, reference frame
+    origins: Tensor  # [B, V, N, 3] metres, reference frame
+    nearest: Tensor  # [B, V, N] smallest range in the cell, metres
+    farthest: Tensor  # [B, V, N]
+    known: Tensor  # [B, V, N] bool: the middle pixel has a dense, metric range
+    cosine_reach: float  # of the angle at which a point is outside a cell
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, scene: Scene, grid: tuple[int, int]) -> Cells:
+        """From targets with range, rays, origins and poses; ``grid`` is rows, columns."""
+        t = scene.targets
+        R, c = t.T_ref_view[..., :3, :3], t.T_ref_view[..., None, :3, 3]
+        known = at_cells(scene.dense, grid, 2) & t.is_metric[:, None, None]
+        rays, origins = at_cells(t.rays, grid, 2) @ R.mT, at_cells(t.origins, grid, 2) @ R.mT + c
+        points = origins + at_cells(scene.true_range, grid, 2)[..., None] * rays
+        far = F.adaptive_max_pool2d(torch.where(scene.dense, scene.true_range, 0.0), grid)
+        near = -F.adaptive_max_pool2d(torch.where(scene.dense, -scene.true_range, -torch.inf), grid)
+        reach = math.cos(REACH * cell_angle(rays, grid))
+        return cls(points, rays, origins, near.flatten(2), far.flatten(2), known, reach)
+
+    @torch.no_grad()
+    def counterparts(self, i: int, j: int, range_tolerance: float) -> Tensor:
+        """[B, N] for each cell of view i the cell of view j that shows the same place; -1 where there is none.
+
+        It is the cell whose ray, from that ray's own origin, passes nearest to the point. The point must lie inside
+        the cell, as far away as the cell's own surface: farther and something hides it. Inner products only: never a
+        tensor of N x N x 3.
+        """
+        points, rays, origins = self.points[:, i], self.rays[:, j], self.origins[:, j]
+        along = points @ rays.mT - (origins * rays).sum(-1)[:, None]
+        squared = (
+            points.square().sum(-1)[..., None] + origins.square().sum(-1)[:, None]
+        ) - 2 * points @ origins.mT
+        distance = squared.clamp_min(1e-12).sqrt()
+        cosine, cell = (along / distance).masked_fill(~self.known[:, j, None], -1.0).max(dim=2)
+        here = distance.gather(2, cell[..., None])[..., 0]
+        nearest, farthest = (x[:, j].gather(1, cell) for x in (self.nearest, self.farthest))
+        visible = (here > nearest * (1 - range_tolerance)) & (here < farthest * (1 + range_tolerance))
+        found = self.known[:, i] & visible & (cosine > self.cosine_reach)
+        return torch.where(found, cell, -1)

@@ -1,0 +1,152 @@
+"""Matching term: counterparts against an independent ray caster, and what the loss says of good and bad descriptors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.analytic_panoramas import CAMERAS, MAX_RANGE_M, POSES, batch, cast, prediction
+
+from coop3d.geometry import EquirectangularCamera, invert_rigid, transform_points
+from coop3d.losses import MatchingTerm, Scene
+from coop3d.losses.matching import USUAL_SHARE, Cells
+
+GRID = (18, 72)  # of panoramas of 504 x 126 pixels: cells of 7 x 7
+AGENTS = ("641", "650", "659")
+
+
+def with_descriptors(descriptors: torch.Tensor, seen: torch.Tensor | None = None, agents=AGENTS[:2]) -> Scene:
+    truth = batch(agents, 504)
+    seen = torch.zeros(descriptors.shape[:-1]) if seen is None else seen
+    return Scene(
+        replace(prediction(truth), descriptors=descriptors, seen_logits=seen), replace(truth.targets)
+    )
+
+
+def counterparts(i: int, j: int) -> np.ndarray:
+    """[9, 36] cell of vehicle j that shows what the middle of each cell of vehicle i shows, by casting rays; else -1.
+
+    Per point: which of j's cameras looks in its direction, is it the camera of that pixel, and does a ray cast from
+    that camera towards the point reach it?
+    """
+    camera = EquirectangularCamera(504, 126)
+    truth = batch(AGENTS, 504).targets
+    middle = (slice(3, None, 7), slice(3, None, 7))
+    points = truth.points_view[0, i].numpy()[middle]
+    world = transform_points(POSES[i], points.reshape(-1, 3).astype(float)).reshape(points.shape)
+    result = np.full(GRID, -1)
+    for cell in np.argwhere(np.isfinite(world[..., 0])):
+        X = transform_points(invert_rigid(POSES[j]), world[tuple(cell)][None])[0]
+        for k in range(4):
+            offset = X - CAMERAS[k]
+            uv, ok = camera.project(offset[None])
+            u, v = int(uv[0, 0]) % 504, int(uv[0, 1])
+            if not ok[0] or not 0 <= v < 126 or truth.source[0, j, v, u] != k:
+                continue
+            origin = transform_points(POSES[j], CAMERAS[k][None])
+            ray = (world[tuple(cell)] - origin[0]) / np.linalg.norm(offset)
+            reach, _ = cast(origin, ray[None])
+            if np.linalg.norm(offset) < MAX_RANGE_M and abs(reach[0] - np.linalg.norm(offset)) < 0.02:
+                result[tuple(cell)] = (v // 7) * 72 + u // 7
+    return result
+
+
+@pytest.mark.parametrize(("i", "j"), [(0, 1), (1, 0), (2, 0), (1, 2)])
+def test_counterparts_are_those_of_cast_rays(i, j):
+    cells = Cells.of(Scene(prediction(batch(AGENTS, 504)), batch(AGENTS, 504).targets), GRID)
+    found, expected = cells.counterparts(i, j, 0.02)[0].view(GRID).numpy(), counterparts(i, j)
+    both = (found >= 0) & (expected >= 0)
+    assert both.sum() > 600
+    # Where both see a counterpart it is the same cell, but for points within a pixel of a border.
+    rows, columns = np.abs(found // 72 - expected // 72), np.abs(found % 72 - expected % 72)
+    near = (rows <= 1) & (np.minimum(columns, 72 - columns) <= 1)
+    assert near[both].all()
+    assert (found == expected)[both].mean() > 0.97
+    # A cell is not a pixel: at silhouettes its span of ranges decides. Few may differ.
+    assert ((found >= 0) != (expected >= 0)).sum() < 0.25 * both.sum()
+
+
+def perfect_descriptors(agents=AGENTS[:2], sharpness: float = 12.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A code of the place in the world: nearby places have similar codes; and which cells another view sees."""
+    truth = batch(agents, 504)
+    cells = Cells.of(Scene(prediction(truth), truth.targets), GRID)
+    V = len(agents)
+    N = GRID[0] * GRID[1]
+    codes = torch.eye(V * N).view(1, V, N, V * N).clone()
+    seen = torch.zeros(1, V, N)
+    for i in range(V):
+        for j in range(i + 1, V):
+            for a, b in ((i, j), (j, i)):
+                partner = cells.counterparts(a, b, 0.05)[0]
+                n = torch.nonzero(partner >= 0)[:, 0]
+                seen[0, a, n] = 1
+                codes[0, a, n, b * N + partner[n]] = 1
+    return sharpness**0.5 * codes.view(1, V, *GRID, -1), (40 * seen - 20).view(1, V, *GRID)
+
+
+def test_good_descriptors_cost_little_and_equal_ones_the_logarithm_of_the_cells():
+    descriptors, seen = perfect_descriptors()
+    term = MatchingTerm(seen_weight=0.5)
+    good = term(with_descriptors(descriptors * 2, seen))
+    assert float(good.per_sample[0]) < 0.15
+    assert float(good.statistics["right"]) > 0.9
+    blind = term(with_descriptors(torch.zeros(1, 2, *GRID, 8)))
+    N = GRID[0] * GRID[1]
+    share = float(blind.statistics["found"])  # 1 / USUAL_SHARE of it is what the mean is multiplied by
+    assert float(blind.statistics["entropy"]) == pytest.approx(math.log(N), rel=1e-5)
+    assert float(blind.per_sample[0]) == pytest.approx(
+        share / USUAL_SHARE * math.log(N) + 0.5 * math.log(2), rel=1e-5
+    )
+
+
+def test_entropy_by_hand_and_its_gradient():
+    g = torch.Generator().manual_seed(0)
+    descriptors = torch.randn(1, 2, *GRID, 16, generator=g, requires_grad=True)
+    scene = with_descriptors(descriptors)
+    value = MatchingTerm(seen_weight=0.0)(scene).per_sample[0]
+    cells, total, count = Cells.of(scene, GRID), 0.0, 0
+    flat = descriptors.detach()[0].flatten(1, 2).double().numpy()
+    for i, j in ((0, 1), (1, 0)):
+        partner = cells.counterparts(i, j, 0.05)[0].numpy()
+        odds = flat[i] @ flat[j].T
+        for n in np.flatnonzero(partner >= 0):
+            total += np.log(np.exp(odds[n]).sum()) - odds[n, partner[n]]
+            count += 1
+    assert count > 1000
+    assert float(value.detach()) == pytest.approx(total / (USUAL_SHARE * 2 * flat.shape[1]), rel=1e-4)
+    value.backward()
+    assert descriptors.grad is not None
+    assert float(descriptors.grad.norm()) > 1e-3
+
+
+def test_sparse_or_relative_depth_and_single_views_say_nothing():
+    descriptors = torch.randn(1, 2, *GRID, 8)
+    scene = with_descriptors(descriptors)
+    for change in ({"is_synthetic": torch.tensor([False])}, {"is_metric": torch.tensor([False])}):
+        quiet = Scene(scene.prediction, replace(scene.targets, **change))
+        assert float(MatchingTerm()(quiet).per_sample[0]) == 0.0
+    alone = batch(("641",), 504)
+    lone = replace(
+        prediction(alone), descriptors=descriptors[:, :1], seen_logits=torch.full((1, 1, *GRID), -20.0)
+    )
+    assert float(MatchingTerm()(Scene(lone, alone.targets)).per_sample[0]) < 1e-6  # rightly: seen by no other
+
+
+def test_three_vehicles_are_three_pairs():
+    descriptors = torch.randn(1, 3, *GRID, 8, generator=torch.Generator().manual_seed(3))
+    whole = MatchingTerm(seen_weight=0.0)(with_descriptors(descriptors, agents=AGENTS))
+    cells = Cells.of(with_descriptors(descriptors, agents=AGENTS), GRID)
+    pairs = sum(
+        int((cells.counterparts(i, j, 0.05) >= 0).sum()) for i in range(3) for j in range(3) if i != j
+    )
+    assert float(whole.statistics["found"]) * 6 * GRID[0] * GRID[1] == pytest.approx(pairs, rel=1e-5)
+
+
+def test_errors_say_what_to_do():
+    with pytest.raises(ValueError, match=r"predicts no descriptors; set model\.pred_head\.matching"):
+        MatchingTerm()(Scene(prediction(batch(AGENTS[:2], 504)), batch(AGENTS[:2], 504).targets))
+    with pytest.raises(ValueError, match="range_tolerance is 0"):
+        MatchingTerm(range_tolerance=0)

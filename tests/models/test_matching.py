@@ -1,0 +1,169 @@
+"""Convolutional stem, matching head, and poses from matches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.analytic_panoramas import batch, prediction
+from support.small_model import PANORAMA, small_model, small_values
+
+from coop3d.geometry import EquirectangularCamera, invert_rigid
+from coop3d.geometry.cells import at_cells
+from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
+from coop3d.models.checkpoints import load_checkpoint
+from coop3d.models.config import MatchingConfig
+from coop3d.models.matched_pose import pose_from_matches
+from coop3d.types import ViewInputs
+
+MATCHING = {"dim": 6, "hidden_dim": 8}
+STEM = {"patch_size": 16, "stem_dims": [6, 8]}
+GRID = (21, 84)  # cells of 3 x 3 pixels
+
+
+def matching_model(stem: bool = True, **matching):
+    sections = {
+        "panorama": PANORAMA,
+        "pred_head": {"matching": {**MATCHING, **matching}, "group_norm": True},
+        "encoder": STEM if stem else {},
+    }
+    return small_model(**sections)
+
+
+def panoramas(P: int, B: int = 1, V: int = 2, h: int = 2, w: int = 4) -> ViewInputs:
+    g = torch.Generator().manual_seed(1)
+    H, W = P * h, P * w
+    rays = torch.from_numpy(EquirectangularCamera(W, H).rays().copy()).float().expand(B, V, H, W, 3)
+    return ViewInputs(
+        image=torch.rand(B, V, 3, H, W, generator=g), rays=rays, origins=torch.randn(rays.shape, generator=g)
+    )
+
+
+@pytest.mark.parametrize("stem", [True, False])
+def test_descriptors_lie_on_the_grid_of_cells_and_roll_with_the_panorama(stem):
+    P = 16 if stem else 14
+    model, inputs = matching_model(stem).double(), panoramas(P)._map(torch.Tensor.double)
+    turned = replace(
+        inputs,
+        image=inputs.image.roll(P, -1),
+        rays=inputs.rays.roll(P, -2),
+        origins=inputs.origins.roll(P, -2),
+    )
+    model.train()  # as in training: no pose from matches, which are random here
+    with torch.no_grad():
+        a, b = model(inputs), model(turned)
+    assert a.descriptors.shape == (1, 2, 4, 8, 6)
+    assert a.seen_logits.shape == (1, 2, 4, 8)
+    torch.testing.assert_close(b.descriptors, a.descriptors.roll(2, 3), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(b.seen_logits, a.seen_logits.roll(2, 3), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(b.distance, a.distance.roll(P, 3), atol=1e-5, rtol=1e-4)
+
+
+def test_without_the_options_nothing_is_added():
+    plain = {name for name, _ in small_model(panorama=PANORAMA).named_parameters()}
+    more = {name for name, _ in matching_model(stem=False).named_parameters()}
+    assert plain < more
+    assert all(n.startswith("matching_head.") or ".norm." in n for n in more - plain)
+    assert small_model(panorama=PANORAMA)(panoramas(14)).descriptors is None
+
+
+def test_a_few_views_at_a_time_and_mixed_scenes_give_the_same():
+    model = matching_model(pose=False)
+    two, three = panoramas(16, V=2), panoramas(16, V=3)
+    with torch.no_grad():
+        whole, parts = model(three), model(three, views_at_once=1)
+        mixed = model.forward_mixed([two, three])
+    for got in (parts, mixed[1]):
+        torch.testing.assert_close(got.descriptors, whole.descriptors, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(got.seen_logits, whole.seen_logits, atol=1e-4, rtol=1e-4)
+
+
+def test_configuration_errors_name_the_key():
+    with pytest.raises(ValueError, match=r"encoder\.patch_size is 14, but 2 levels .* make patches of 16"):
+        from_mapping(MapAnythingConfig, small_values(encoder={"stem_dims": [6, 8]}))
+    with pytest.raises(ValueError, match=r"pred_head\.matching\.dim is 0"):
+        from_mapping(MapAnythingConfig, small_values(pred_head={"matching": {"dim": 0}}))
+
+
+def test_published_weights_fit_a_model_with_a_matching_head(tmp_path):
+    torch.manual_seed(0)
+    published = small_model()
+    torch.save({"model": published.state_dict()}, tmp_path / "weights.pth")
+    values = small_values(pred_head={"matching": MATCHING})
+    with torch.device("meta"):
+        model = MapAnything(from_mapping(MapAnythingConfig, values))
+    report = load_checkpoint(model, tmp_path / "weights.pth")
+    assert report.fresh == ("matching_head",)
+    assert float(model.matching_head.log_temperature.detach().exp()) == pytest.approx(10.0)
+    inputs = panoramas(14)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.train()(inputs).distance, published(inputs).distance, atol=1e-5, rtol=1e-5
+        )
+
+
+# ---- poses
+
+
+def seen_world(agents: tuple[str, ...], blind: tuple[int, ...] = ()):
+    """A prediction whose descriptors encode the place in the world, with wrong regressed poses."""
+    truth = batch(agents)
+    p = prediction(truth, noise=0.0, shift_m=25.0)
+    places = at_cells(truth.targets.points_ref[0], GRID, 1)  # [V, N, 3]
+    g = torch.Generator().manual_seed(0)
+    waves = torch.randn(3, 128, generator=g) * torch.tensor([0.35, 1.0, 0.35])[:, None]
+    phase = 6.283 * torch.rand(128, generator=g)
+    codes = torch.cos(places.nan_to_num(0.0) @ waves + phase) * (2 / 128) ** 0.5  # random Fourier features
+    codes[~torch.isfinite(places[..., 0])] = 0
+    for v in blind:
+        codes[v] = torch.randn(codes.shape[1:], generator=g) / 128**0.5
+    descriptors = (60**0.5 * codes).unflatten(1, GRID)[None]
+    return truth, replace(p, descriptors=descriptors, seen_logits=torch.full(descriptors.shape[:-1], 4.0))
+
+
+def position_errors(found, truth) -> torch.Tensor:
+    """[V] metres."""
+    return (found.T_ref_view - truth.targets.T_ref_view)[0, :, :3, 3].norm(dim=-1)
+
+
+def test_matches_replace_wrong_poses():
+    truth, p = seen_world(("641", "650", "659"))
+    assert float((p.T_ref_view - truth.targets.T_ref_view)[0, 1:, :3, 3].norm(dim=-1).min()) > 20
+    found = pose_from_matches(p, MatchingConfig())
+    assert float(position_errors(found, truth).max()) < 0.5
+    turn = found.T_ref_view[0, :, :3, :3].mT @ truth.targets.T_ref_view[0, :, :3, :3]
+    assert float((3 - turn.diagonal(dim1=-2, dim2=-1).sum(-1)).max()) < 1e-3
+    assert bool((found.pose_support[0, 1:] > 3).all())
+    torch.testing.assert_close(found.T_ref_view[0, 0], torch.eye(4))
+
+
+def test_a_vehicle_without_matches_keeps_its_regressed_pose():
+    truth, p = seen_world(("641", "650", "659"), blind=(2,))
+    found = pose_from_matches(p, MatchingConfig(min_support=10.0))
+    assert float(found.pose_support[0, 2]) == 0
+    torch.testing.assert_close(found.T_ref_view[0, 2], p.T_ref_view[0, 2])
+    assert float(position_errors(found, truth)[1]) < 0.5
+
+
+def test_vehicles_out_of_sight_are_joined_by_a_third():
+    """The reference (0) and vehicle 2 share no descriptors; both share some with vehicle 1."""
+    truth, p = seen_world(("641", "650", "659"))
+    d = p.descriptors.clone()
+    # Room for a code of its own in every pair: 0-1 match on the first half of channels, 1-2 on the second.
+    first, second = d.clone(), d.clone()
+    first[:, 2], second[:, 0] = 0, 0
+    found = pose_from_matches(replace(p, descriptors=torch.cat([first, second], dim=-1)), MatchingConfig())
+    assert float(position_errors(found, truth).max()) < 1.0
+    T_12 = invert_rigid(found.T_ref_view[0, 1]) @ found.T_ref_view[0, 2]
+    expected = invert_rigid(truth.targets.T_ref_view[0, 1]) @ truth.targets.T_ref_view[0, 2]
+    torch.testing.assert_close(T_12[:3, 3], expected[:3, 3], atol=0.5, rtol=0)
+
+
+def test_training_predicts_the_regressed_pose_and_evaluation_says_where_poses_come_from():
+    model, inputs = matching_model(min_support=1e9), panoramas(16)
+    with torch.no_grad():
+        trained, evaluated = model.train()(inputs), model.eval()(inputs)
+    assert trained.pose_support is None
+    assert float(evaluated.pose_support.abs().max()) == 0  # nothing reaches such a support
+    torch.testing.assert_close(evaluated.trans, trained.trans, atol=1e-5, rtol=1e-4)
