@@ -172,6 +172,7 @@ def lines_of(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_again_end_with_the_same_bits(drive, tmp_path):
     _, run, _, _ = drive
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
