@@ -211,11 +211,34 @@ class EvaluateConf:
     )  # on the saved config, e.g. machine.opv2v_images_root=/x
 
 
+@dataclass
+class RobustnessConf:
+    """Root of ``configs/evaluate_robustness.yaml``. Everything else comes from the config saved with the run."""
+
+    checkpoint: str = MISSING
+    output_dir: str = MISSING
+    disturbances: Any = "all"  # names, see --list: [black_front,jpeg30,rig1deg]
+    contract: str | None = None  # a frame contract: exactly its samples, instead of split and max_samples
+    split: str = "test"
+    max_samples: int | None = None
+    on_missing: str = "stop"  # or skip: frames of the contract that are not on disk
+    inputs: str = "images+rays+rig"  # what the model sees: images | images+rays | images+rays+rig
+    seed: int = 0  # of the disturbances
+    batch: int = 1
+    num_workers: int = 2
+    scoring_threads: int = 1
+    device: str = "auto"
+    restart: bool = False  # begin again; what is in output_dir is moved aside
+    report: bool = True  # report.html and plots/
+    overrides: list[str] = field(default_factory=list)  # on the saved config, as in evaluate.yaml
+
+
 def register_schemas() -> None:
     """Make the schemas known to Hydra under the names that ``configs/*.yaml`` use."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConf)
     store.store(name="evaluate_schema", node=EvaluateConf)
+    store.store(name="robustness_schema", node=RobustnessConf)
 
 
 def hydra_main(

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
+from coop3d.datasets.synthetic import DISTANCES, SyntheticConfig, make_synthetic_opv2v
 
 EXAMPLES = """examples:
   # a small set for trying things out: about 180 vehicle-frames
@@ -72,6 +72,8 @@ def main() -> int:
                         help="LiDAR shots per beam and sweep (default: %(default)s)")  # fmt: skip
     parser.add_argument("--exposure-spread", type=float, default=default.exposure_spread,
                         help="spread of exposure between the cameras of a rig (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--distances", choices=DISTANCES, default=default.distances,
+                        help="between vehicles: as streets give them, or OPV2V's (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--seed", type=int, default=default.seed, help="same seed, same bytes (default: %(default)s)"
     )
@@ -86,7 +88,7 @@ def main() -> int:
         config = SyntheticConfig(
             seed=args.seed, image_size=args.image_size, scenarios=args.scenarios, frames=args.frames,
             vehicles=args.vehicles, lidar_points=args.lidar_points, exposure_spread=args.exposure_spread,
-            workers=args.workers,
+            distances=args.distances, workers=args.workers,
         )  # fmt: skip
         make_synthetic_opv2v(args.output, depth, config, progress=not args.quiet)
     except ValueError as error:

@@ -79,14 +79,12 @@ def compare_results(
         ContractError: contracts differ and that was not allowed, or no sample is common.
         ValueError: there are fewer than two entrants, or a key is unknown.
     """
-    warnings = _check_contracts(results, allow_different_contracts)
-    entrants = _named(results, baselines)
+    ground = common_ground(results, allow_different_contracts, baselines)
+    entrants, about_views = list(ground.entrants), ground.by_vehicle
     if len(entrants) < 2:
         raise ValueError("comparing needs two models; give another evaluation, or one of several checkpoints")
-    entrants, about_views = _by_vehicle(entrants)
     if about_views:
         weights = {k: w for k, w in weights.items() if k.startswith(VIEW_FREE)}
-    entrants, more = _on_common_rows(entrants)
     tables = {e.name: e.table for e in entrants}
     first = entrants[0].name
     _check_keys([*keys, *weights], tables[first])
@@ -103,6 +101,40 @@ def compare_results(
         scores=scores,
         best=min(scores, key=lambda name: scores[name]),
         advice=stopping_advice(entrants, scores),
+        warnings=ground.warnings,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonGround:
+    """Entrants reduced to what all of them scored.
+
+    Attributes:
+        entrants: in the order of the results; summaries and intervals are still those of all rows.
+        by_vehicle: their rows are of vehicles, as they see a vehicle in different numbers of views.
+        warnings: what a reader must know.
+    """
+
+    entrants: tuple[EntrantResult, ...]
+    by_vehicle: bool
+    warnings: tuple[str, ...]
+
+
+def common_ground(
+    results: Sequence[Result], allow_different_contracts: bool = False, baselines: bool = False
+) -> CommonGround:
+    """The models of several evaluations on the samples that all of them scored; arguments as `compare_results`.
+
+    Raises:
+        ContractError: contracts differ and that was not allowed, or no sample is common.
+        ValueError: an evaluation has no trained model.
+    """
+    warnings = _check_contracts(results, allow_different_contracts)
+    entrants, about_views = _by_vehicle(_named(results, baselines))
+    entrants, more = _on_common_rows(entrants)
+    return CommonGround(
+        entrants=tuple(entrants),
+        by_vehicle=bool(about_views),
         warnings=(*warnings, *about_views, *more),
     )
 

@@ -25,6 +25,7 @@ FORMAT = 1
 WRITTEN = (
     "per_frame*.csv", "per_sample*.csv", "trajectory*.csv", "summary*.json", "metrics.json", "table.txt",
     "bad_samples.txt", "config.yaml", "provenance.yaml", "contract.json", "report.html", "plots", "scenes", "journal",
+    "robustness*",
 )  # fmt: skip
 EARLIER_LAYOUT = ("table.txt", "provenance.yaml")  # an evaluation without a journal has both
 

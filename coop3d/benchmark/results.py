@@ -158,7 +158,7 @@ def write_result(result: Result) -> None:
         **result.head,
         "entrants": [_entrant_json(e, first=i == 0) for i, e in enumerate(result.entrants)],
     }
-    text = json.dumps(_clean(content), indent=1, allow_nan=False)
+    text = json.dumps(finite_json(content), indent=1, allow_nan=False)
     write_text(result.folder / "metrics.json", text + "\n")
 
 
@@ -193,12 +193,12 @@ def _fields(interval: Interval) -> dict[str, Any]:
     return {name: getattr(interval, name) for name in Interval.__annotations__}
 
 
-def _clean(value: Any) -> Any:
+def finite_json(value: Any) -> Any:
     """JSON knows neither NaN nor infinity: they become null."""
     if isinstance(value, Mapping):
-        return {str(k): _clean(v) for k, v in value.items()}
+        return {str(k): finite_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean(v) for v in value]
+        return [finite_json(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value

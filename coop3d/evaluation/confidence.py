@@ -17,6 +17,15 @@ MAX_PIXELS = 4096  # of a view, evenly spread over its valid pixels
 ROUNDING = 1e-5  # smaller differences of relative errors are float32 arithmetic, not errors to know about
 
 
+def mean_log(confidence: NDArray[np.floating]) -> float:
+    """Mean natural logarithm of [N] confidences, 0 = as unsure as can be; NaN without any.
+
+    Where training minimises ``c e - a log c`` the best confidence is proportional to 1 / error, so a fall by x says
+    that the model expects errors e^x times as large.
+    """
+    return float(np.log(confidence, dtype=np.float64).mean()) if len(confidence) else math.nan
+
+
 class ConfidenceScores(NamedTuple):
     """NaN where there is nothing to know (equal errors) or nothing was said (equal confidences)."""
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coop3d.evaluation.confidence import ConfidenceScores, confidence_scores
+from coop3d.evaluation.confidence import ConfidenceScores, confidence_scores, mean_log
 from coop3d.evaluation.dense import (
     NO_RANGE,
     RangeComparison,
@@ -125,8 +125,9 @@ def _view_rows(
                 mask_fn=fn,
                 mask_tn=tn,
                 ray_error_deg=rays[b][v],
-                confidence_ause=confidence[b * V + v].ause,
-                confidence_spearman=confidence[b * V + v].spearman,
+                confidence_ause=confidence[b * V + v][0].ause,
+                confidence_spearman=confidence[b * V + v][0].spearman,
+                confidence_log=confidence[b * V + v][1],
                 pose_pred=pred_poses[b][v],
                 pose_true=true_poses[b][v],
             )
@@ -164,12 +165,13 @@ def _range_columns(scores: RangeScores, metric: bool) -> dict[str, Any]:
 
 def _confidence(
     prediction: FactoredPrediction, targets: ViewTargets, ranges: RangeComparison
-) -> list[ConfidenceScores]:
-    """B * V of them; the error is relative and scale-aligned: a wrong scale is no pixel's fault."""
+) -> list[tuple[ConfidenceScores, float]]:
+    """B * V scores and levels; the error is relative and scale-aligned: a wrong scale is no pixel's fault."""
     counts = [view.pixels for sample in ranges.views for view in sample]
     confidence = prediction.confidence[targets.valid].cpu().split(counts)
     errors = ranges.relative_aligned.cpu().split(counts)
-    return [confidence_scores(c.numpy(), e.numpy()) for c, e in zip(confidence, errors, strict=True)]
+    pairs = [(c.numpy(), e.numpy()) for c, e in zip(confidence, errors, strict=True)]
+    return [(confidence_scores(c, e), mean_log(c)) for c, e in pairs]
 
 
 def _pose_numbers(T: Tensor) -> list[list[PoseNumbers]]:

@@ -158,6 +158,7 @@ def _view_scores(views: _Columns) -> Iterator[tuple[str, Score]]:
     yield "rays/angle_deg", views.mean(views["ray_error_deg"])
     yield "confidence/ause", views.mean(views["confidence_ause"])
     yield "confidence/spearman", views.mean(views["confidence_spearman"])
+    yield "confidence/log", views.mean(views["confidence_log"])
     yield "suspect/exact_range", views.mean(views["exact_range"])
 
 

@@ -193,7 +193,7 @@ def test_resume_restores_what_is_missing_or_torn(made):
     torn.write_bytes(torn.read_bytes()[:-20])
     npy = depth / frames[2].parent.relative_to(images) / f"{frames[2].stem}_camera0_depth.npy"
     npy.write_bytes(npy.read_bytes()[:1000])
-    (frames[3].parent / f".{frames[3].stem}.pcd.123.tmp").write_bytes(b"half a cloud")
+    (frames[3].parent / f".{frames[3].stem}.123.pcd").write_bytes(b"half a cloud")
     summary = make_synthetic_opv2v(images, depth, CONFIG, progress=False)
     assert summary.written == 3
     assert summary.vehicle_frames == 8

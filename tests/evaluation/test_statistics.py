@@ -250,5 +250,15 @@ def test_headline_keys_exist_and_have_a_direction():
         == better("rays/angle_deg")
         == "lower"
     )
-    counts = {"views", "count", "pairs", "pixels", "samples", "sign_flip_pairs", "exact_pose", "exact_range"}
+    counts = {
+        "views",
+        "count",
+        "pairs",
+        "pixels",
+        "samples",
+        "sign_flip_pairs",
+        "exact_pose",
+        "exact_range",
+        "log",
+    }
     assert {k.rsplit("/", 1)[-1] for k in table.scores if better(k) is None} == counts

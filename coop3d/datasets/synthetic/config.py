@@ -7,6 +7,7 @@ from typing import Any
 
 GENERATOR_VERSION = 1
 SPLITS = ("train", "validate", "test", "test_culver_city")
+DISTANCES = ("as_is", "opv2v")
 
 
 def _default_scenarios() -> dict[str, int]:
@@ -25,6 +26,9 @@ class SyntheticConfig:
         vehicles: fewest and most connected vehicles of a scenario, drawn with OPV2V's shares.
         lidar_points: shots per beam and sweep.
         exposure_spread: standard deviation of the cameras' exposure relative to each other (real rigs differ).
+        distances: how far apart connected vehicles are. ``as_is``: as the streets give them, mostly below 30 m,
+            never above 60. ``opv2v``: the two nearest of each scenario follow OPV2V's table (:mod:`.spacing`), and
+            distances and numbers of vehicles are spread evenly over the scenarios, not drawn each on its own.
         workers: processes; 1 works in the calling process.
     """
 
@@ -35,9 +39,12 @@ class SyntheticConfig:
     vehicles: tuple[int, int] = (2, 4)
     lidar_points: int = 1000
     exposure_spread: float = 0.08
+    distances: str = "as_is"
     workers: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "vehicles"):  # a config file gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         w, h = self.image_size
         if w < 16 or h < 16 or w % 8 or h % 8:
             raise ValueError(
@@ -59,6 +66,8 @@ class SyntheticConfig:
             raise ValueError(f"lidar_points is {self.lidar_points}, expected a positive multiple of 8")
         if not 0.0 <= self.exposure_spread <= 0.5:
             raise ValueError(f"exposure_spread is {self.exposure_spread}, expected 0 to 0.5")
+        if self.distances not in DISTANCES:
+            raise ValueError(f"distances is {self.distances!r}, expected one of {list(DISTANCES)}")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}, expected at least 1")
         if self.seed < 0:
@@ -68,5 +77,7 @@ class SyntheticConfig:
         """What decides the bytes on disk, as plain JSON types."""
         out = asdict(self)
         del out["workers"]
+        if self.distances == "as_is":
+            del out["distances"]  # data made before there was a choice are the same data
         out["image_size"], out["vehicles"] = list(self.image_size), list(self.vehicles)
         return {"generator_version": GENERATOR_VERSION, **out}

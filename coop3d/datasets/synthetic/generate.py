@@ -11,7 +11,6 @@ import queue
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from coop3d.geometry.carla import carla_pose_to_matrix, matrix_to_carla_pose
 
 from . import sensors, writer
 from .config import SPLITS, SyntheticConfig
-from .scenario import Instant, Scenario, VehicleState, build_scenario
+from .scenario import Instant, Scenario, VehicleState, build_scenario, plan_scenario
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,7 @@ def make_synthetic_opv2v(
     start = time.perf_counter()
     _claim(images_root, depth_root, config)
     for root in [images_root] if depth_root is None else [images_root, depth_root]:
-        for left_over in root.rglob(".*.tmp"):  # of a run that was killed
+        for left_over in root.glob("*/*/*/.*"):  # of a run that was killed
             left_over.unlink(missing_ok=True)
     jobs = _jobs(images_root, depth_root, config)
     written = total = 0
@@ -186,24 +185,41 @@ def _do_reporting(job: _Job) -> int:
     return n
 
 
-@lru_cache(maxsize=1)
-def _scenario(seed: int, split: str, index: int, frames: int, vehicles: tuple[int, int]) -> Scenario:
-    return build_scenario(seed, split, index, frames=frames, vehicles=vehicles)
+_built: tuple[tuple, Scenario] | None = None
+
+
+def _scenario(job: _Job) -> Scenario:
+    """The scenario of a job; the last one is kept, as several jobs of one process may share it."""
+    global _built
+    c = job.config
+    key = (c.seed, job.split, job.index, c.frames, c.vehicles, c.distances)
+    if _built is None or _built[0] != key:
+        if _built is not None:
+            _built[1].release()
+        _built = None  # before the next one: a town takes tens of megabytes
+        scenario = build_scenario(
+            c.seed, job.split, job.index, frames=c.frames, vehicles=c.vehicles, distances=c.distances
+        )
+        _built = (key, scenario)
+    return _built[1]
 
 
 def _do(job: _Job):
-    """Write a job's missing vehicle-frames; yields (written, done) per vehicle-frame."""
+    """Write a job's missing vehicle-frames; yields (written, done) per vehicle-frame.
+
+    The town is built only if something is missing: looking through a finished set takes seconds.
+    """
     c = job.config
+    plan = plan_scenario(c.seed, job.split, job.index, c.vehicles, c.distances)
     name = scenario_name(job.split, job.index)
     folder = job.images_root / job.split / name
-    scenario = _scenario(c.seed, job.split, job.index, c.frames, tuple(c.vehicles))
     protocol = folder / "data_protocol.yaml"
     if not protocol.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(protocol, writer.yaml_text(_protocol(job, scenario, name)).encode())
+        write_bytes(protocol, writer.yaml_text(_protocol(job, plan.agents, name)).encode())
     for frame in job.frames:
-        for agent in scenario.agents:
-            stem = f"{scenario.ticks[frame]:06d}"
+        for agent in plan.agents:
+            stem = f"{plan.tick(frame):06d}"
             images = folder / str(agent)
             depth = None if job.depth_root is None else job.depth_root / job.split / name / str(agent)
             if is_complete(images, depth, stem, c.image_size):
@@ -212,18 +228,17 @@ def _do(job: _Job):
             for path in (images, depth):
                 if path is not None:
                     path.mkdir(parents=True, exist_ok=True)
-            write_vehicle_frame(
-                scenario.instant(frame), agent, c, (job.split, job.index), images, depth, stem
-            )
+            instant = _scenario(job).instant(frame)
+            write_vehicle_frame(instant, agent, c, (job.split, job.index), images, depth, stem)
             yield 1, 1
 
 
-def _protocol(job: _Job, scenario: Scenario, name: str) -> dict[str, Any]:
+def _protocol(job: _Job, agents: list[int], name: str) -> dict[str, Any]:
     return {
         "description": "Procedurally generated, ray-traced scenario in the layout of OPV2V",
         "current_time": name,
         "world": {"sync_mode": True, "fixed_delta_seconds": 0.05, "seed": job.config.seed},
-        "scenario": {"split": job.split, "index": job.index, "connected_vehicles": list(scenario.agents)},
+        "scenario": {"split": job.split, "index": job.index, "connected_vehicles": agents},
     }
 
 

@@ -13,8 +13,9 @@ from . import mesh, shading
 from .bvh import FAR, Bvh, build_bvh, trace_rays
 from .config import SPLITS
 from .lighting import Light, ShadowMap, make_light
-from .town import Town, make_town
-from .traffic import Driver, drive_poses, ground_pose, make_traffic
+from .spacing import even_draw, vehicle_shares, wanted_distances
+from .town import Town, TownPlan, make_town, town_plan
+from .traffic import FIRST_TRAFFIC_ID, Driver, drive_poses, ground_pose, make_traffic, make_traffic_at
 from .vehicles import Body
 
 _NOBODY = -2  # an id no triangle has
@@ -110,6 +111,11 @@ class Scenario:
             self._current = Instant(self, frame)
         return self._current
 
+    def release(self) -> None:
+        """Let go of the last instant. The two hold each other: without this both wait for the cycle collector, which
+        counts objects, not the hundred megabytes of arrays in a few of them."""
+        self._current = None
+
     def trace(
         self, origins: ArrayLike, directions: ArrayLike, frame: int = 0, exclude: int | None = None
     ) -> Hits:
@@ -183,8 +189,48 @@ def _rng(*key: int) -> Generator:
     return default_rng(np.random.SeedSequence(key))
 
 
-# How often OPV2V's 68 default-town scenarios have 2, 3, ... 7 connected vehicles.
-_VEHICLE_SHARES = np.array([33, 22, 6, 4, 1, 2], np.float64)
+class ScenarioPlan(NamedTuple):
+    """What is drawn of a scenario before its town and its traffic."""
+
+    wanted_m: list[float] | None  # distances of connected vehicles; None: as the streets give them
+    n: int  # connected vehicles
+    first_tick: int
+
+    @property
+    def agents(self) -> list[int]:
+        """Ids of the connected vehicles."""
+        return [FIRST_TRAFFIC_ID + k for k in range(self.n)]
+
+    def tick(self, frame: int) -> int:
+        """Number of a frame: simulator ticks, every second one is kept."""
+        return self.first_tick + 2 * frame
+
+
+def plan_scenario(
+    seed: int, split: str, index: int, vehicles: tuple[int, int], distances: str = "as_is"
+) -> ScenarioPlan:
+    """Number and wanted distances of the connected vehicles of a scenario; see :func:`build_scenario`."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {list(SPLITS)}")
+    counts = np.arange(vehicles[0], vehicles[1] + 1)
+    rng = _rng(seed, SPLITS.index(split), index, 1)
+    n = int(rng.choice(counts, p=vehicle_shares(counts)))
+    first_tick = int(rng.integers(60, 900))
+    if distances == "as_is":
+        return ScenarioPlan(None, n, first_tick)
+    nearest, many = even_draw(_rng(seed, SPLITS.index(split), 6).uniform(size=2), index)
+    n = int(counts[np.searchsorted(np.cumsum(vehicle_shares(counts))[:-1], many, side="right")])
+    return ScenarioPlan(wanted_distances(rng, float(nearest), n), n, first_tick)
+
+
+def drive(
+    seed: int, split: str, index: int, plan: ScenarioPlan, town: Town | TownPlan, frames: int
+) -> tuple[list[Driver], list[int]]:
+    """Traffic of a scenario in its town: drivers, and ids of the connected ones."""
+    rng = _rng(seed, SPLITS.index(split), index, 3)
+    if plan.wanted_m is None:
+        return make_traffic(rng, town, plan.n, frames)
+    return make_traffic_at(rng, town, plan.wanted_m, frames)
 
 
 def build_scenario(
@@ -194,6 +240,7 @@ def build_scenario(
     *,
     frames: int = 10,
     vehicles: tuple[int, int] = (2, 4),
+    distances: str = "as_is",
 ) -> Scenario:
     """Scenario ``index`` of ``split``, in memory.
 
@@ -203,15 +250,27 @@ def build_scenario(
         index: which scenario of the split.
         frames: number of instants, 0.1 s apart.
         vehicles: fewest and most connected vehicles.
+        distances: ``as_is`` or ``opv2v``, as in :class:`SyntheticConfig`.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}, expected one of {list(SPLITS)}")
+    plan = plan_scenario(seed, split, index, vehicles, distances)
     key = (seed, SPLITS.index(split), index)
-    counts = np.arange(vehicles[0], vehicles[1] + 1)
-    rng = _rng(*key, 1)
-    shares = np.array([_VEHICLE_SHARES[n - 2] if n >= 2 else 1.0 for n in counts])
-    n = int(rng.choice(counts, p=shares / shares.sum()))
-    first_tick = int(rng.integers(60, 900))
     town = make_town(_rng(*key, 2))
-    drivers, agents = make_traffic(_rng(*key, 3), town, n, frames)
-    return Scenario(town, make_light(_rng(*key, 4)), drivers, agents, frames, first_tick)
+    drivers, agents = drive(seed, split, index, plan, town, frames)
+    assert agents == plan.agents
+    return Scenario(town, make_light(_rng(*key, 4)), drivers, agents, frames, plan.first_tick)
+
+
+def connected_places(
+    seed: int,
+    split: str,
+    index: int,
+    *,
+    frames: int = 10,
+    vehicles: tuple[int, int] = (2, 4),
+    distances: str = "as_is",
+) -> NDArray[np.float64]:
+    """[frames, n, 3] where the connected vehicles of :func:`build_scenario` are (world, m), without a town built."""
+    plan = plan_scenario(seed, split, index, vehicles, distances)
+    town = town_plan(_rng(seed, SPLITS.index(split), index, 2))
+    drivers, agents = drive(seed, split, index, plan, town, frames)
+    return np.stack([drive_poses(town.layout, d)[:frames, :3, 3] for d in drivers if d.id in agents], axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -44,10 +45,21 @@ class Town:
     green_axis: int  # streets of this axis have the green light
 
 
+class TownPlan(NamedTuple):
+    """What traffic asks of a town: its streets, and the axis that has the green light."""
+
+    layout: Layout
+    green_axis: int
+
+
+def town_plan(rng: Generator) -> TownPlan:
+    """What :func:`make_town` draws first from the same ``rng``."""
+    return TownPlan(make_layout(rng), int(rng.integers(2)))
+
+
 def make_town(rng: Generator) -> Town:
     """Draw a town. Everything about it follows from ``rng``."""
-    layout = make_layout(rng)
-    green = int(rng.integers(2))
+    layout, green = town_plan(rng)
     b = MeshBuilder()
     mood = rng.dirichlet([0.9, 1.0, 1.0, 0.5])
     styles = [buildings.DOWNTOWN, buildings.TERRACE, buildings.SUBURB, buildings.PARK]

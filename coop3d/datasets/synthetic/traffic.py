@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .layout import LANE_M, OUTSKIRTS_M, STOP_GAP_M, STOP_WIDTH_M, Layout
-from .town import Town
-from .vehicles import Body, make_body
+from .layout import STOP_GAP_M, STOP_WIDTH_M, Layout
+from .placing import (
+    Car,
+    Lane,
+    out_of_crossings,
+    place_background,
+    place_connected,
+    place_connected_at,
+    plan_xy,
+)
+from .spacing import nearest_pair_m
+from .town import Town, TownPlan
+from .vehicles import Body
 
 FIRST_TRAFFIC_ID = 500
 FRAME_S = 0.1  # OPV2V keeps every second tick of a 20 Hz simulation
 _STEP_S = 0.05
 _MIN_GAP_M = 3.0
+_DRAWS = 12  # of places, where distances are wanted
 _MOST_TRAFFIC = 48  # background cars, those nearest to the first connected one
-
-
-@dataclass(frozen=True)
-class Lane:
-    axis: int
-    street: int
-    forward: int  # +1: towards growing ``along``
-    number: int  # 0 next to the centre line
-
-    @property
-    def across(self) -> float:
-        return self.forward * (self.number + 0.5) * LANE_M
 
 
 @dataclass(frozen=True)
@@ -75,26 +75,52 @@ def drive_poses(layout: Layout, driver: Driver) -> NDArray[np.float64]:
     return ground_pose(layout, lane.axis, lane.street, lane.across, along, lane.forward, driver.sway)
 
 
-@dataclass
-class _Car:
-    lane: Lane
-    mid: float  # forward * along at the middle of the scenario, m
-    body: Body
-    connected: bool
-
-
-def make_traffic(rng: Generator, town: Town, n_connected: int, frames: int) -> tuple[list[Driver], list[int]]:
+def make_traffic(
+    rng: Generator, town: Town | TownPlan, n_connected: int, frames: int
+) -> tuple[list[Driver], list[int]]:
     """Draw connected vehicles and background traffic and drive them for ``frames`` frames.
 
     Returns the drivers and the ids of the connected ones.
     """
+    return _drive_all(rng, town, place_connected(rng, town, n_connected), frames)
+
+
+def make_traffic_at(
+    rng: Generator, town: Town | TownPlan, wanted_m: Sequence[float], frames: int
+) -> tuple[list[Driver], list[int]]:
+    """:func:`make_traffic` with one connected vehicle more than wanted distances, that far from those before it.
+
+    Queues before red lights move cars after they were placed, so places are drawn again until the two nearest
+    vehicles are as far apart as wanted at the middle of the scenario; the best of several draws is kept.
+
+    Args:
+        wanted_m: metres from each further vehicle to the nearest before it; the least first.
+    """
+    best: tuple[float, list[Driver], list[int]] | None = None
+    for _ in range(_DRAWS):
+        drivers, agents = _drive_all(rng, town, place_connected_at(rng, town, wanted_m), frames)
+        if not wanted_m:
+            return drivers, agents
+        middle = [drive_poses(town.layout, d)[frames // 2, :3, 3] for d in drivers if d.id in agents]
+        error = abs(float(nearest_pair_m(np.stack(middle))) - wanted_m[0])
+        if best is None or error < best[0]:
+            best = (error, drivers, agents)
+        if error < max(0.5, 0.02 * wanted_m[0]):
+            break
+    assert best is not None
+    return best[1], best[2]
+
+
+def _drive_all(
+    rng: Generator, town: Town | TownPlan, connected: list[Car], frames: int
+) -> tuple[list[Driver], list[int]]:
+    """Background traffic around placed vehicles, and everybody's way."""
     layout = town.layout
-    connected = _place_connected(rng, town, n_connected)
-    others = _place_background(rng, layout, connected)
-    here = _plan_xy(layout, connected[0].lane, connected[0].mid)
-    others.sort(key=lambda c: float(np.hypot(*(_plan_xy(layout, c.lane, c.mid) - here))))
+    others = place_background(rng, layout, connected)
+    here = plan_xy(layout, connected[0].lane, connected[0].mid)
+    others.sort(key=lambda c: float(np.hypot(*(plan_xy(layout, c.lane, c.mid) - here))))
     cars = connected + others[:_MOST_TRAFFIC]
-    lanes: dict[Lane, list[_Car]] = {}
+    lanes: dict[Lane, list[Car]] = {}
     for car in cars:
         lanes.setdefault(car.lane, []).append(car)
     drivers: list[Driver] = []
@@ -106,87 +132,10 @@ def make_traffic(rng: Generator, town: Town, n_connected: int, frames: int) -> t
             sway = rng.normal(size=3) * [0.004, 0.004, 0.15]
             drivers.append(Driver(FIRST_TRAFFIC_ID + number[id(car)], car.body, lane, s, v, sway))
     drivers.sort(key=lambda d: d.id)
-    return drivers, [d.id for d in drivers[:n_connected]]
+    return drivers, [d.id for d in drivers[: len(connected)]]
 
 
-def _lanes_of(layout: Layout, axis: int, street: int) -> list[Lane]:
-    n = layout.axes[axis][street].lanes
-    return [Lane(axis, street, f, k) for f in (-1, 1) for k in range(n)]
-
-
-def _plan_xy(layout: Layout, lane: Lane, s: float) -> NDArray[np.float64]:
-    return layout.to_world(layout.street_point(lane.axis, lane.street, lane.across, lane.forward * s))
-
-
-def _place_connected(rng: Generator, town: Town, n: int) -> list[_Car]:
-    """The first car near the town's centre, each further one related to a car already there.
-
-    Related: following or leading (35 %), oncoming (25 %), on a crossing street (40 %), 6 to 60 m away.
-    """
-    layout = town.layout
-    axis = int(rng.integers(2))
-    street = int(rng.integers(1, 3))
-    lanes = _lanes_of(layout, axis, street)
-    first = lanes[rng.integers(len(lanes))]
-    cars = [_Car(first, float(rng.uniform(-45, 45)), make_body(rng, True), True)]
-    wish = 1.0
-    while len(cars) < n:
-        anchor = cars[rng.integers(len(cars))]
-        here = _plan_xy(layout, anchor.lane, anchor.mid)
-        kind = rng.uniform()
-        if kind < 0.6:
-            lanes = [q for q in _lanes_of(layout, anchor.lane.axis, anchor.lane.street)
-                     if (q.forward == anchor.lane.forward) == (kind < 0.35)]  # fmt: skip
-            lane = lanes[rng.integers(len(lanes))]
-            along = anchor.lane.forward * anchor.mid + rng.choice([-1, 1]) * rng.gamma(3.0, 7.5) * wish
-        else:
-            other = 1 - anchor.lane.axis
-            centers = np.array([s.center for s in layout.axes[other]])
-            cross = int(np.abs(centers[1:3] - anchor.lane.forward * anchor.mid).argmin()) + 1
-            lanes = _lanes_of(layout, other, cross)
-            lane = lanes[rng.integers(len(lanes))]
-            crossing = layout.axes[anchor.lane.axis][anchor.lane.street].center
-            along = crossing + rng.choice([-1, 1]) * rng.gamma(3.0, 8.0) * wish
-        mid = _out_of_crossings(town, lane, lane.forward * along)
-        at = _plan_xy(layout, lane, mid)
-        dist = [np.hypot(*(at - _plan_xy(layout, c.lane, c.mid))) for c in cars]
-        same = [abs(mid - c.mid) for c in cars if c.lane == lane]
-        if min(dist) > 5.0 and np.hypot(*(at - here)) < 60.0 and min(same, default=99.0) > 9.0:
-            cars.append(_Car(lane, mid, make_body(rng, True), True))
-        wish = min(wish * 1.03, 3.0)
-    return cars
-
-
-def _out_of_crossings(town: Town, lane: Lane, s: float) -> float:
-    """Move a car that waits for red but would stand inside a crossing back to its stop line."""
-    if lane.axis == town.green_axis:
-        return s
-    for other in town.layout.axes[1 - lane.axis]:
-        rel = s - lane.forward * other.center
-        if -(other.half_total + 5.0) < rel < other.half_total + 4.0:
-            return s - rel - (other.half_total + 5.0)
-    return s
-
-
-def _place_background(rng: Generator, layout: Layout, taken: list[_Car]) -> list[_Car]:
-    """Other cars on every open lane, with room between them."""
-    cars: list[_Car] = []
-    for axis in range(2):
-        for street in range(len(layout.axes[axis])):
-            density = rng.uniform(15.0, 70.0)
-            for lane in _lanes_of(layout, axis, street):
-                own = [c.mid for c in taken if c.lane == lane]
-                reach = layout.edge - OUTSKIRTS_M + 25.0
-                s = -reach + rng.uniform(0, density)
-                while s < reach:
-                    open_here = layout.segment_is_open(axis, street, lane.forward * s)
-                    if open_here and min((abs(s - m) for m in own), default=99.0) > 13.0:
-                        cars.append(_Car(lane, s, make_body(rng, False), False))
-                    s += 13.0 + rng.exponential(density)
-    return cars
-
-
-def _drive(rng: Generator, town: Town, lane: Lane, queue: list[_Car], frames: int):
+def _drive(rng: Generator, town: Town | TownPlan, lane: Lane, queue: list[Car], frames: int):
     """Intelligent-driver model along one lane, leaders first. Returns [cars, F + 1] distances and speeds."""
     n, steps = len(queue), round(FRAME_S / _STEP_S)
     green = lane.axis == town.green_axis
@@ -217,7 +166,7 @@ def _drive(rng: Generator, town: Town, lane: Lane, queue: list[_Car], frames: in
     return out_s, out_v
 
 
-def _stop_points(town: Town, lane: Lane) -> NDArray[np.float64]:
+def _stop_points(town: Town | TownPlan, lane: Lane) -> NDArray[np.float64]:
     """Where red light stops the front bumper, as forward * along."""
     gap = STOP_GAP_M + STOP_WIDTH_M + 0.3
     return np.array([lane.forward * o.center - o.half_total - gap for o in town.layout.axes[1 - lane.axis]])
@@ -235,13 +184,13 @@ def _free_road(i, s, half, stops, end, v) -> float:
     return free
 
 
-def _red_spacing(town: Town, lane: Lane, s: NDArray[np.float64], half) -> NDArray[np.float64]:
+def _red_spacing(town: Town | TownPlan, lane: Lane, s: NDArray[np.float64], half) -> NDArray[np.float64]:
     """Push cars that face red out of the crossings, keeping their order and room between bumpers."""
     out = np.empty_like(s)
     for i in range(len(s)):
-        here = _out_of_crossings(town, lane, s[i])
+        here = out_of_crossings(town, lane, s[i])
         if i > 0:
             here = min(here, out[i - 1] - half[i - 1] - half[i] - _MIN_GAP_M)
-            here = _out_of_crossings(town, lane, here)
+            here = out_of_crossings(town, lane, here)
         out[i] = here
     return out

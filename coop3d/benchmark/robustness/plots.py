@@ -1,0 +1,71 @@
+"""Change of each score against severity, one row of panels per family."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from coop3d.benchmark.figures import INK, QUIET, WIDE, figure, style
+from coop3d.benchmark.robustness.findings import Finding, Findings, verdict
+from coop3d.evaluation import Comparison
+
+PANELS = {
+    "pose/translation_m/median": "translation, median [m]",
+    "pose/rotation_deg/median": "rotation, median [deg]",
+    "range/abs_rel": "AbsRel",
+    "scale/error/median": "scale off by, median",
+    "mask/iou": "mask IoU",
+    "confidence/log": "mean log confidence",
+    "confidence/ause": "AUSE of confidence",
+}
+COLOURS = {"worse": "#d64f4f", "better": "#2fa36b", "": "#2f7fe0"}
+
+
+def family_plots(found: Findings) -> dict[str, tuple[str, Figure]]:
+    """Family to (caption, figure)."""
+    families: dict[str, list[Finding]] = {}
+    for case in found.cases:
+        families.setdefault(case.case.family, []).append(case)
+    keys = [k for k in PANELS if k in found.keys]
+    with style():
+        return {
+            name: (f"{name}: change against the clean run ({cases[0].case.unit})", _figure(cases, keys))
+            for name, cases in families.items()
+        }
+
+
+def _figure(cases: list[Finding], keys: list[str]) -> Figure:
+    fig, axes = figure(columns=len(keys), width=WIDE, height=2.4)
+    labels = [_label(f) for f in cases]
+    for ax, key in zip(axes, keys, strict=True):
+        ax.axhline(0, color=QUIET, linewidth=1)
+        for x, case in enumerate(cases):
+            _point(ax, x, case.scores[key], COLOURS[verdict(key, case.scores[key])])
+        if len(cases) > 1 and cases[0].case.family != "black":
+            ax.plot(
+                range(len(cases)),
+                [f.scores[key].difference for f in cases],
+                color=QUIET,
+                linewidth=1,
+                zorder=1,
+            )
+        ax.set_xticks(range(len(cases)), labels)
+        ax.set(title=PANELS[key], xlim=(-0.6, len(cases) - 0.4))
+    return fig
+
+
+def _label(found: Finding) -> str:
+    case = found.case
+    return case.name.removeprefix("black_") if case.family == "black" else f"{case.severity:g}"
+
+
+def _point(ax: Axes, x: float, found: Comparison, colour: str) -> None:
+    if not math.isfinite(found.difference):
+        return
+    if found.scenarios > 1 and math.isfinite(found.low):
+        ax.vlines(x, found.low, found.high, color=colour, linewidth=2.5, alpha=0.6)
+    ax.plot(
+        x, found.difference, marker="o", markersize=5, color=colour, markeredgecolor=INK, markeredgewidth=0.4
+    )

@@ -1,0 +1,161 @@
+"""A study as text: ``table.txt`` for the console, ``table.md`` for a page of Markdown."""
+
+from __future__ import annotations
+
+import math
+
+from coop3d.benchmark.cells import number
+from coop3d.benchmark.study.outcome import ArmScores, Difference, SetOutcome
+from coop3d.benchmark.study.plan import Study
+from coop3d.benchmark.study.record import StudyResult
+from coop3d.files import write_text
+
+Lines = list[list[str]]  # the first is the head
+
+LEGEND = (
+    "[low, high]: 95 % interval over scenarios and seeds. + better, - worse than the arm compared with: the paired "
+    "95 % interval excludes 0; ++ and -- also when all arms are looked at together (Holm). (x): not comparable, "
+    "measured on other pixels."
+)
+MARKS = {"better": "+", "worse": "-", "not comparable": "(x)"}
+
+
+def write_tables(result: StudyResult) -> str:
+    """Write ``table.txt`` and ``table.md``; return the text."""
+    text = study_text(result)
+    write_text(result.folder / "table.txt", text)
+    write_text(result.folder / "table.md", study_markdown(result))
+    return text
+
+
+def study_text(result: StudyResult) -> str:
+    """Everything a console should show."""
+    parts = [title(result.study)]
+    for outcome in result.outcomes:
+        parts += [set_title(outcome), _aligned(score_lines(result.study, outcome))]
+        if any(arm.differences for arm in outcome.arms.values()):
+            parts += [
+                f"Differences to {result.study.against}",
+                _aligned(difference_lines(result.study, outcome)),
+            ]
+        parts.append("\n".join([LEGEND, *(f"! {w}" for w in outcome.warnings)]))
+    parts += ["Cost of a run", _aligned(cost_lines(result))]
+    if result.failures:
+        parts.append("\n".join(["FAILED", *result.failures]))
+    return "\n\n".join(parts) + "\n"
+
+
+def study_markdown(result: StudyResult) -> str:
+    """The same for Markdown."""
+    parts = [f"# {_md(result.study.name)}", _md(title(result.study))]
+    for outcome in result.outcomes:
+        parts += [f"## {_md(set_title(outcome))}", _piped(score_lines(result.study, outcome))]
+        if any(arm.differences for arm in outcome.arms.values()):
+            lines = difference_lines(result.study, outcome)
+            parts += [f"### Differences to {_md(result.study.against)}", _piped(lines)]
+        parts.append("\n".join([_md(LEGEND), "", *(f"- **{_md(w)}**" for w in outcome.warnings)]))
+    notes = [f"- `{arm.name}`: {_md(arm.note)}" for arm in result.study.arms.values() if arm.note]
+    parts += ["## Cost of a run", _piped(cost_lines(result))]
+    parts += ["## Arms", "\n".join(notes)] if notes else []
+    if result.failures:
+        parts += ["## Failed", "\n".join(f"- {_md(f)}" for f in result.failures)]
+    return "\n\n".join(parts) + "\n"
+
+
+def title(study: Study) -> str:
+    """Name, budget and seeds in a line."""
+    seeds = f"seed {study.seeds[0]}" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
+    return f"{study.name}: {len(study.arms)} arms, {seeds}, {study.budget.steps} steps each"
+
+
+def set_title(outcome: SetOutcome) -> str:
+    """What was scored."""
+    contract = outcome.contract
+    return f"{outcome.name}: {contract['samples']} samples of {contract['split']}, {str(contract['sha256'])[:12]}"
+
+
+def arm_label(study: Study, arm: str) -> str:
+    """The arm's name, marked where its budget is its own."""
+    return f"{arm} (own budget)" if study.arms[arm].own_budget else arm
+
+
+def shown_keys(study: Study, outcome: SetOutcome) -> list[str]:
+    """The study's scores that have a number here."""
+    return [key for key in study.scores if key in outcome.keys]
+
+
+def score_lines(study: Study, outcome: SetOutcome) -> Lines:
+    """An arm per line: mean over seeds with interval."""
+    keys = shown_keys(study, outcome)
+    lines = [["", "seeds", *keys]]
+    for arm in outcome.arms.values():
+        cells = [_value(arm, key) for key in keys]
+        lines.append([arm_label(study, arm.arm), str(len(arm.seeds)), *cells])
+    return lines
+
+
+def difference_lines(study: Study, outcome: SetOutcome) -> Lines:
+    """An arm per line: paired difference with interval and mark."""
+    keys = shown_keys(study, outcome)
+    lines = [["", *keys]]
+    for arm in outcome.arms.values():
+        if arm.differences:
+            lines.append(
+                [arm_label(study, arm.arm), *(difference_text(key, arm.differences[key]) for key in keys)]
+            )
+    return lines
+
+
+def cost_lines(result: StudyResult) -> Lines:
+    """An arm per line: what its runs took."""
+    lines = [["", "steps", "samples", "training [s]", "evaluation [s]", "memory [GiB]", "GPU [GiB]"]]
+    for arm in result.study.arms:
+        cost = result.cost(arm)
+        if cost is None:
+            continue
+        numbers = (cost.train_seconds, cost.evaluate_seconds, cost.peak_memory_gib, cost.gpu_peak_gib)
+        cells = [f"{n:.4g}" if math.isfinite(n) else "–" for n in numbers]
+        lines.append([arm_label(result.study, arm), str(cost.steps), str(cost.samples), *cells])
+    return lines
+
+
+def difference_text(key: str, found: Difference) -> str:
+    """A difference with sign, interval and mark."""
+    pair = found.paired
+    if not math.isfinite(pair.difference):
+        return "–"
+    mark = MARKS.get(found.verdict, "")
+    mark = mark * 2 if found.survives_holm else mark
+    sign = "+" if pair.difference > 0 else ""
+    return f"{sign}{number(key, pair.difference)} [{number(key, pair.low)}, {number(key, pair.high)}] {mark}".rstrip()
+
+
+def _value(arm: ArmScores, key: str) -> str:
+    interval = arm.intervals[key]
+    text = number(key, interval.value)
+    if not math.isfinite(interval.low):
+        return text
+    return f"{text} [{number(key, interval.low)}, {number(key, interval.high)}]"
+
+
+def _aligned(lines: Lines) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+
+
+def _piped(lines: Lines) -> str:
+    rule = ["---", *["---:"] * (len(lines[0]) - 1)]
+    rows = [[_md(cell) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [rows[0], rule, *rows[1:]])
+
+
+def _md(text: str) -> str:
+    """Text that Markdown shows as it is, inside tables, too."""
+    for character in "\\`*_[]<>|":
+        text = text.replace(character, f"\\{character}")
+    return text

@@ -1,0 +1,35 @@
+"""Disturbed inputs beside undisturbed targets: photographs, beliefs about the rig, and photographs that come late."""
+
+from coop3d.datasets.disturb.base import Disturbance, generator
+from coop3d.datasets.disturb.colours import (
+    Black,
+    ColourCurves,
+    Exposure,
+    Gamma,
+    WhiteBalance,
+    darkened_camera,
+)
+from coop3d.datasets.disturb.dataset import DelayedDataset, DisturbedDataset, obstacle
+from coop3d.datasets.disturb.photographs import Defocus, Jpeg, Motion, Noise, Rain
+from coop3d.datasets.disturb.rigs import RigPosition, RigRotation
+
+__all__ = [
+    "Black",
+    "ColourCurves",
+    "Defocus",
+    "DelayedDataset",
+    "Disturbance",
+    "DisturbedDataset",
+    "Exposure",
+    "Gamma",
+    "Jpeg",
+    "Motion",
+    "Noise",
+    "Rain",
+    "RigPosition",
+    "RigRotation",
+    "WhiteBalance",
+    "darkened_camera",
+    "generator",
+    "obstacle",
+]

@@ -1,0 +1,213 @@
+"""Standard synthetic data sets: definitions, what a folder must hold to be one, contracts on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from coop3d.benchmark.synthetic_sets import (
+    RECORD,
+    SetError,
+    SyntheticSet,
+    depth_root_of,
+    expected_layout,
+    load_set,
+    make_set,
+    set_names,
+    verify_set,
+)
+from coop3d.conf import CONFIG_DIR, build, compose
+from coop3d.datasets.synthetic import SyntheticConfig
+from coop3d.datasets.synthetic.content import sha256
+from coop3d.evaluation.contracts import load_contract
+
+ROOT = Path(__file__).parents[2]
+MACHINES = {"coop3d-synth-v1": "synth", "coop3d-synth-v1-small": "synth_small"}
+TINY = SyntheticSet(
+    name="tiny",
+    config=SyntheticConfig(
+        seed=7, image_size=(32, 24), scenarios={"test": 1}, frames=1, vehicles=(2, 2), lidar_points=64,
+        distances="opv2v",
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets") / "tiny"
+    verdict = make_set(TINY, root, workers=1, progress=False)
+    fixed = replace(
+        TINY, layout_sha256=verdict.layout_sha256, content_sha256=verdict.content_sha256, means=verdict.means,
+        tolerance=1e-3,
+    )  # fmt: skip
+    return fixed, root, verdict
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    root = tmp_path / "tiny"
+    shutil.copytree(made[1], root)
+    shutil.copytree(depth_root_of(made[1]), depth_root_of(root))
+    return root
+
+
+@pytest.mark.parametrize("name", set_names())
+def test_definitions_are_complete_and_what_training_makes(name):
+    found = load_set(name)
+    assert found.name == name
+    assert found.config.distances == "opv2v"
+    assert found.config.scenarios["train"] >= 300
+    assert len(found.layout_sha256) == 64
+    demo = ["dataset=opv2v_cyl_coop_demo", "model=tiny", "loss=cyl_loss", "train_params=demo"]
+    cfg = compose("train", [f"machine={MACHINES[name]}", *demo])
+    assert build(cfg, "machine.synthetic").settings() == found.config.settings()
+
+
+@pytest.mark.parametrize("name", set_names())
+def test_contracts_score_vehicles_of_the_layout(name):
+    """The first samples are where the settings put them, at the distance the contract says."""
+    wanted = load_set(name)
+    for contract in wanted.contracts:
+        samples = load_contract(CONFIG_DIR / "contracts" / f"{contract}.json").samples
+        layout = expected_layout(replace(wanted, config=replace(wanted.config, scenarios={"test": 3})))
+        places = {
+            "/".join(str(f).split("/")[1:]): np.array(line.split()[2:5], float) for f, line in layout.items()
+        }
+        scenarios = {key.split("/")[0] for key in places}
+        checked = [s for s in samples if s.scenario in scenarios]
+        assert checked
+        for s in checked:
+            at = [places[f"{s.scenario}/{agent}/{s.frame}"] for agent in s.agents]
+            farthest = max(np.linalg.norm(p - at[0]) for p in at[1:])
+            assert farthest == pytest.approx(s.distance_m, abs=0.02)
+            assert farthest <= 60.0
+
+
+def test_layout_on_disk_is_the_planned_one(made):
+    """YAML read back against poses computed without building a town."""
+    wanted, root, verdict = made
+    assert verdict.vehicle_frames == 2
+    assert sha256(expected_layout(TINY).values()) == verdict.layout_sha256
+    again = verify_set(wanted, root)
+    assert again.exact is True
+    assert again.content_sha256 == verdict.content_sha256
+    pictures = [cv2.imread(str(p)) for p in sorted(root.glob("test/*/*/*.png"))]
+    assert len(pictures) == 8
+    assert again.means["test"].level == pytest.approx(np.mean(pictures))
+
+
+def test_a_changed_photograph_is_named(made, copy):
+    path = sorted(copy.glob("test/*/501/*_camera2.png"))[0]
+    picture = cv2.imread(str(path))
+    picture[3, 4, 1] ^= 1
+    cv2.imwrite(str(path), picture)
+    with pytest.raises(SetError, match=r"1 of 2 vehicle-frames changed .*/501/"):
+        verify_set(made[0], copy)
+    (copy / RECORD).unlink()
+    assert (
+        verify_set(made[0], copy).exact is False
+    )  # one level of one pixel: rounding, for all anybody can tell
+    cv2.imwrite(str(path), 255 - picture)
+    with pytest.raises(SetError, match="test: level is"):
+        verify_set(made[0], copy)
+
+
+def test_another_compression_is_the_same_content(made, copy):
+    path = sorted(copy.glob("test/*/*/*.png"))[0]
+    before = path.read_bytes()
+    cv2.imwrite(str(path), cv2.imread(str(path)), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert path.read_bytes() != before
+    assert verify_set(made[0], copy).exact is True
+
+
+def test_a_changed_pose_or_depth_is_named(made, copy):
+    path = sorted(copy.glob("test/*/500/*.yaml"))[0]
+    text = path.read_text()
+    record = yaml.safe_load(text)
+    x = record["lidar_pose"][0]
+    path.write_text(text.replace(repr(x), repr(x + 1e-9)))
+    with pytest.raises(SetError, match="changed since"):  # the layout does not see it, the record does
+        verify_set(made[0], copy)
+    path.write_text(text.replace(repr(x), repr(x + 0.001)))
+    with pytest.raises(SetError, match=r"500/.*has the poses"):
+        verify_set(made[0], copy)
+    path.write_text(text)
+    depth = sorted(depth_root_of(copy).glob("test/*/*/*.npy"))[0]
+    np.save(depth, np.load(depth) * 1.01)
+    with pytest.raises(SetError, match="changed since"):
+        verify_set(made[0], copy)
+    depth.unlink()
+    with pytest.raises(ValueError, match="is missing"):
+        verify_set(made[0], copy)
+
+
+def test_frames_too_few_or_too_many_are_named(made, copy):
+    path = sorted(copy.glob("test/*/500/*.yaml"))[0]
+    moved = path.with_name("999999.yaml")
+    path.rename(moved)
+    with pytest.raises(SetError, match=f"{path.stem}.yaml is missing"):
+        verify_set(made[0], copy)
+    shutil.copy(moved, path)
+    with pytest.raises(SetError, match=r"999999\.yaml does not belong here"):
+        verify_set(made[0], copy)
+
+
+def test_other_data_and_other_generators_are_refused(made, copy):
+    other = replace(TINY, config=replace(TINY.config, seed=8))
+    with pytest.raises(SetError, match="seed is 7, tiny has 8: the folder holds other data"):
+        verify_set(other, copy)
+    with pytest.raises(ValueError, match="seed: found 7, now 8"):
+        make_set(other, copy, workers=1, progress=False)
+    with pytest.raises(SetError, match="generator makes another layout"):
+        verify_set(replace(made[0], layout_sha256="0" * 64), copy)
+    with pytest.raises(SetError, match="was not made there"):
+        verify_set(made[0], copy / "elsewhere")
+
+
+def test_a_slice_is_the_beginning_of_the_whole():
+    whole = SyntheticSet(
+        name="two", config=replace(TINY.config, scenarios={"train": 2, "test": 1}), layout_sha256="0" * 64
+    )
+    part = whole.slice(1)
+    assert part.name == "two.first1"
+    assert part.config.scenarios == {"train": 1, "test": 1}
+    assert part.layout_sha256 is None
+    assert expected_layout(part).items() < expected_layout(whole).items()
+    assert whole.slice(2) is whole
+    with pytest.raises(SetError, match="expected at least 1"):
+        whole.slice(0)
+
+
+def test_definitions_with_other_keys_are_refused(tmp_path, monkeypatch):
+    for folder in ("benchmark", "synthetic"):
+        shutil.copytree(CONFIG_DIR / folder, tmp_path / folder)
+    monkeypatch.setattr("coop3d.benchmark.synthetic_sets.CONFIG_DIR", tmp_path)
+    name = set_names()[0]
+    with (tmp_path / "benchmark" / f"{name}.yaml").open("a") as file:
+        file.write("sha: 1\n")
+    with pytest.raises(SetError, match="keys are"):
+        load_set(name)
+    with pytest.raises(SetError, match="is no data set; there are"):
+        load_set("coop3d-synth-v0")
+
+
+def test_the_script_verifies_and_refuses(made):
+    def run(*args: str) -> subprocess.CompletedProcess:
+        script = ROOT / "scripts" / "make_synth_benchmark.py"
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, str(script), *args], capture_output=True, text=True, env=env)
+
+    wrong = run("coop3d-synth-v1-small", "--output", str(made[1]), "--verify", "--quiet")
+    assert wrong.returncode == 1
+    assert "the folder holds other data" in wrong.stderr
+    assert json.loads((made[1] / RECORD).read_text())["frames"]
