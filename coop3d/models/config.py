@@ -200,6 +200,12 @@ class MapAnythingConfig:
             raise ValueError(
                 "panorama.known_rays_input needs the ray encoder: add ray_dirs to geometric_inputs.modalities"
             )
+        matching = self.pred_head.matching
+        if matching is not None and matching.pose and self.panorama.fuse_cameras:
+            raise ValueError(
+                "pred_head.matching.pose aligns views one by one, but panorama.fuse_cameras gives the photographs of a "
+                "vehicle one pose: set pred_head.matching.pose=false"
+            )
 
 
 def _check_heads(where: str, dim: int, num_heads: int) -> None:
