@@ -13,7 +13,7 @@ from support.small_model import random_panoramas, small_values
 from coop3d.models import MapAnything, MapAnythingConfig, build_model, from_mapping
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "model"
-NAMES = ("tiny", "mapanything", "mapanything_v1_1")
+NAMES = ("tiny", "small", "mapanything", "mapanything_v1_1")
 TEAM_OVERRIDES = (
     "model_config.pretrained_checkpoint_path",
     "encoder.gradient_checkpointing",
@@ -52,6 +52,16 @@ def test_every_config_builds_and_has_the_teams_overrides(name):
     assert isinstance(model, MapAnything)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == sum(p.numel() for p in model.parameters())  # no encoder without an input
+
+
+@pytest.mark.parametrize("name", ["mapanything", "mapanything_v1_1"])
+def test_the_large_models_with_a_matching_head_differ_by_it_alone(name):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base=None), torch.device("meta"):
+        plain, matching = (hydra.utils.instantiate(hydra.compose(n)) for n in (name, f"{name}_matching"))
+    more = set(matching.state_dict()) - set(plain.state_dict())
+    assert more
+    assert all(key.startswith("matching_head.") for key in more)
+    assert set(plain.state_dict()) < set(matching.state_dict())
 
 
 def test_tiny_is_small_and_starts_well():
