@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from coop3d.datasets.synthetic import MANIFEST, SPLITS, SyntheticConfig, make_synthetic_opv2v
+from coop3d.datasets.synthetic import MANIFEST, SPLITS, SyntheticConfig, generate, make_synthetic_opv2v
 from coop3d.geometry.carla import carla_pose_to_matrix
 
 CONFIG = SyntheticConfig(
@@ -199,6 +201,26 @@ def test_resume_restores_what_is_missing_or_torn(made):
     assert summary.vehicle_frames == 8
     assert _digest(images, depth) == before
     assert make_synthetic_opv2v(images, depth, CONFIG, progress=False).written == 0
+
+
+def test_a_finished_set_is_looked_through_without_building_towns(made, monkeypatch):
+    monkeypatch.setattr(generate, "build_scenario", None)
+    assert make_synthetic_opv2v(*made, CONFIG, progress=False).written == 0
+
+
+def test_only_one_town_is_kept(tmp_path):
+    """A town is tens of megabytes in few objects: the cycle collector does not come in time."""
+    jobs = generate._jobs(tmp_path, None, CONFIG)
+    gc.disable()
+    try:
+        first = generate._scenario(jobs[0])
+        first.instant(0)
+        alive = weakref.ref(first)
+        del first
+        generate._scenario(jobs[1])
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_other_settings_are_refused(made, tmp_path):
