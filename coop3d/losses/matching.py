@@ -26,7 +26,8 @@ class MatchingTerm(Term):
     that share a handful of cells, whose mean would be noise. Beside it, ``seen_weight`` times the cross-entropy of
     ``seen_logits``: does any other view show this place at all?
 
-    Speaks about metric samples with dense range; others contribute nothing.
+    Speaks about metric samples. Where range is sparse (LiDAR) a cell stands for the measured pixel nearest to its
+    middle, and ``seen_logits`` are not trained: no point in the other view does not mean that it does not see it.
 
     Args:
         weight: of the term.
@@ -66,7 +67,8 @@ class MatchingTerm(Term):
                 right.append(odds.detach().argmax(dim=2) == partner)
                 visible[:, a] |= has
         doubt = F.binary_cross_entropy_with_logits(seen.flatten(2), visible.to(seen.dtype), reduction="none")
-        parts = [_as_one_group(doubt, cells.known).scaled(self.seen_weight)]
+        certain = cells.known & scene.targets.is_synthetic[:, None, None]
+        parts = [_as_one_group(doubt, certain).scaled(self.seen_weight)]
         if not entropy:
             return parts[0]
         costs, has = torch.stack(entropy, 1), torch.stack(found, 1)  # [B, pairs, N]
@@ -89,29 +91,38 @@ def _as_one_group(values: Tensor, mask: Tensor) -> TermValue:
 
 @dataclass(frozen=True)
 class Cells:
-    """What is true of the cells of every view, N of them per view. A cell stands for its middle pixel."""
+    """What is true of the cells of every view, N of them per view. One pixel stands for each, see `_spokesman`."""
 
     points: Tensor  # [B, V, N, 3] metres, reference frame
     rays: Tensor  # [B, V, N, 3] unit, reference frame
     origins: Tensor  # [B, V, N, 3] metres, reference frame
     nearest: Tensor  # [B, V, N] smallest range in the cell, metres
     farthest: Tensor  # [B, V, N]
-    known: Tensor  # [B, V, N] bool: the middle pixel has a dense, metric range
+    known: Tensor  # [B, V, N] bool: the pixel that stands for the cell has a metric range
     cosine_reach: float  # of the angle at which a point is outside a cell
 
     @classmethod
     @torch.no_grad()
     def of(cls, scene: Scene, grid: tuple[int, int]) -> Cells:
-        """From targets with range, rays, origins and poses; ``grid`` is rows, columns."""
+        """From targets with range, rays, origins and poses; ``grid`` is rows, columns of cells.
+
+        Raises:
+            ValueError: if the cells do not divide the image.
+        """
         t = scene.targets
         R, c = t.T_ref_view[..., :3, :3], t.T_ref_view[..., None, :3, 3]
-        known = at_cells(scene.dense, grid, 2) & t.is_metric[:, None, None]
-        rays, origins = at_cells(t.rays, grid, 2) @ R.mT, at_cells(t.origins, grid, 2) @ R.mT + c
-        points = origins + at_cells(scene.true_range, grid, 2)[..., None] * rays
-        far = F.adaptive_max_pool2d(torch.where(scene.dense, scene.true_range, 0.0), grid)
-        near = -F.adaptive_max_pool2d(torch.where(scene.dense, -scene.true_range, -torch.inf), grid)
-        reach = math.cos(REACH * cell_angle(rays, grid))
-        return cls(points, rays, origins, near.flatten(2), far.flatten(2), known, reach)
+        valid = _by_cell(scene.valid & t.is_metric[:, None, None, None], grid)  # [B, V, N, pixels]
+        pixel, known = _spokesman(valid, t.is_synthetic, scene.valid.shape[-1] // grid[1])
+        rays, origins, range_m = (
+            _pick(_by_cell(x, grid), pixel) for x in (t.rays, t.origins, scene.true_range)
+        )
+        rays, origins = rays @ R.mT, origins @ R.mT + c
+        ranges = _by_cell(scene.true_range, grid)
+        far = torch.where(valid, ranges, 0.0).amax(dim=-1)
+        near = torch.where(valid, ranges, torch.inf).amin(dim=-1)
+        step = cell_angle(at_cells(t.rays, grid, 2), grid)
+        points = origins + range_m[..., None] * rays
+        return cls(points, rays, origins, near, far, known, math.cos(REACH * step))
 
     @torch.no_grad()
     def counterparts(self, i: int, j: int, range_tolerance: float) -> Tensor:
@@ -133,3 +144,37 @@ class Cells:
         visible = (here > nearest * (1 - range_tolerance)) & (here < farthest * (1 + range_tolerance))
         found = self.known[:, i] & visible & (cosine > self.cosine_reach)
         return torch.where(found, cell, -1)
+
+
+def _by_cell(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """[B, V, H, W, ...] to [B, V, cells, pixels of a cell, ...], both row-major."""
+    H, W = x.shape[2:4]
+    (h, w), rest = grid, x.shape[4:]
+    if H % h or W % w:
+        raise ValueError(f"{h} x {w} matching cells do not divide an image of {H} x {W} (height x width)")
+    return x.reshape(*x.shape[:2], h, H // h, w, W // w, *rest).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+
+def _spokesman(valid: Tensor, dense: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Which pixel stands for each cell [B, V, N], and whether its range is known.
+
+    The middle one, for which the descriptor speaks; where range is sparse (LiDAR), the measured one nearest to it.
+
+    Args:
+        valid: [B, V, N, pixels].
+        dense: [B] whether the samples' range is dense.
+        columns: pixels per row of a cell.
+    """
+    number = torch.arange(valid.shape[-1], device=valid.device)
+    row, column = number // columns, number % columns
+    middle = (valid.shape[-1] // columns // 2, columns // 2)
+    away = (row - middle[0]).square() + (column - middle[1]).square()
+    nearest = torch.where(valid, away, away.max() + 1).argmin(dim=-1)
+    pixel = torch.where(dense[:, None, None], middle[0] * columns + middle[1], nearest)
+    return pixel, valid.gather(-1, pixel[..., None])[..., 0]
+
+
+def _pick(x: Tensor, pixel: Tensor) -> Tensor:
+    """[B, V, N, pixels, ...] and [B, V, N] to [B, V, N, ...]."""
+    index = pixel[..., None, None].expand(*pixel.shape, 1, *x.shape[4:]) if x.ndim == 5 else pixel[..., None]
+    return x.gather(3, index)[:, :, :, 0]

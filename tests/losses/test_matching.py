@@ -122,17 +122,47 @@ def test_entropy_by_hand_and_its_gradient():
     assert float(descriptors.grad.norm()) > 1e-3
 
 
-def test_sparse_or_relative_depth_and_single_views_say_nothing():
+def test_relative_depth_and_single_views_say_nothing():
     descriptors = torch.randn(1, 2, *GRID, 8)
     scene = with_descriptors(descriptors)
-    for change in ({"is_synthetic": torch.tensor([False])}, {"is_metric": torch.tensor([False])}):
-        quiet = Scene(scene.prediction, replace(scene.targets, **change))
-        assert float(MatchingTerm()(quiet).per_sample[0]) == 0.0
+    quiet = Scene(scene.prediction, replace(scene.targets, is_metric=torch.tensor([False])))
+    assert float(MatchingTerm()(quiet).per_sample[0]) == 0.0
     alone = batch(("641",), 504)
     lone = replace(
         prediction(alone), descriptors=descriptors[:, :1], seen_logits=torch.full((1, 1, *GRID), -20.0)
     )
     assert float(MatchingTerm()(Scene(lone, alone.targets)).per_sample[0]) < 1e-6  # rightly: seen by no other
+
+
+def test_sparse_range_finds_the_counterparts_of_dense_range():
+    """One pixel in ten, as fused LiDAR gives: matches train, visibility does not."""
+    truth = batch(AGENTS[:2], 504)
+    keep = torch.rand(truth.targets.valid.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    valid = truth.targets.valid & keep
+    sparse = replace(
+        truth.targets,
+        valid=valid,
+        range_m=torch.where(valid, truth.targets.range_m, torch.nan),
+        is_synthetic=torch.tensor([False]),
+    )
+    dense = Cells.of(Scene(prediction(truth), truth.targets), GRID).counterparts(0, 1, 0.05)[0]
+    found = Cells.of(Scene(prediction(truth), sparse), GRID).counterparts(0, 1, 0.05)[0]
+    both = (dense >= 0) & (found >= 0)
+    assert both.sum() > 0.5 * (dense >= 0).sum()
+    rows, columns = (dense // 72 - found // 72).abs(), (dense % 72 - found % 72).abs()
+    near = (rows <= 1) & (torch.minimum(columns, 72 - columns) <= 1)
+    assert near[both].float().mean() > 0.97
+    seen = torch.zeros(1, 2, *GRID, requires_grad=True)
+    descriptors = torch.randn(1, 2, *GRID, 8, requires_grad=True)
+    p = replace(prediction(truth), descriptors=descriptors, seen_logits=seen)
+    MatchingTerm()(Scene(p, sparse)).per_sample[0].backward()
+    assert float(descriptors.grad.norm()) > 0
+    assert float(seen.grad.norm()) == 0
+
+
+def test_cells_that_do_not_divide_the_image_are_refused():
+    with pytest.raises(ValueError, match="5 x 72 matching cells do not divide an image of 126 x 504"):
+        MatchingTerm()(with_descriptors(torch.zeros(1, 2, 5, 72, 4)))
 
 
 def test_three_vehicles_are_three_pairs():
