@@ -107,6 +107,7 @@ def _view_rows(
     masks = mask_table(*(m.flatten(2) for m in maps)).tolist()
     rays = ray_angles_deg(prediction, targets).tolist()
     confidence = _confidence(prediction, targets, ranges)
+    supports = None if prediction.pose_support is None else prediction.pose_support.tolist()
     is_metric, vehicle = targets.is_metric.tolist(), targets.vehicle.tolist()
     rows = []
     for b in range(B):
@@ -128,6 +129,7 @@ def _view_rows(
                 confidence_ause=confidence[b * V + v][0].ause,
                 confidence_spearman=confidence[b * V + v][0].spearman,
                 confidence_log=confidence[b * V + v][1],
+                pose_support=math.nan if supports is None or v == 0 else supports[b][v],
                 pose_pred=pred_poses[b][v],
                 pose_true=true_poses[b][v],
             )

@@ -16,7 +16,7 @@ _MEANS = (
     "distance_m", "translation_error_m", "rotation_error_deg", "yaw_error_deg", "direction_error_deg",
     "scale_error", "abs_rel", "rmse_m", "mae_m", "delta_125", "abs_rel_aligned", "rmse_aligned_m",
     "mae_aligned_m", "delta_125_aligned", "ray_error_deg", "confidence_ause", "confidence_spearman", "confidence_log",
-    "exact_range",
+    "pose_support", "exact_range",
 )  # fmt: skip
 _SUMS = ("valid_pixels", "mask_tp", "mask_fp", "mask_fn", "mask_tn")
 

@@ -108,3 +108,14 @@ def test_each_view_gets_its_own_pixels_and_a_wrong_scale_is_forgiven():
     assert [r.confidence_ause for r in rescaled] == pytest.approx([r.confidence_ause for r in rows])
     exact = evaluate_batch(perfect_prediction(targets), targets, keys)
     assert math.isnan(exact[0].confidence_spearman)
+
+
+def test_support_of_a_pose_reaches_its_vehicle_and_no_reference():
+    targets = random_targets(B=1, V=3)
+    prediction = random_prediction(targets).detach()
+    keys = [[SampleKey("s", f"c{v}", "0") for v in range(3)]]
+    supported = replace(prediction, pose_support=torch.tensor([[0.0, 7.5, 0.0]]))
+    assert [r.pose_support for r in evaluate_batch(supported, targets, keys)][1:] == [7.5, 0.0]
+    for p in (supported, prediction):
+        assert np.isnan(evaluate_batch(p, targets, keys)[0].pose_support)
+    assert np.isnan(evaluate_batch(prediction, targets, keys)[1].pose_support)
