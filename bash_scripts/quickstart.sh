@@ -52,9 +52,9 @@ step "5/6 evaluate on held-out towns, photographs only"
 python scripts/evaluate.py "checkpoint=$run/checkpoint-best.pth" split=test "output_dir=$out/evaluation"
 
 step "6/6 render point clouds: of this run, and of the published weights"
-python scripts/render_pointcloud_html.py --checkpoint "$run/checkpoint-best.pth" --split test --index 0 \
+python scripts/render_pointcloud_html.py --checkpoint "$run/checkpoint-best.pth" --split test --index 12 \
   --output-html "$out/pointcloud.html" --output-png "$out/pointcloud.png"
-python scripts/render_pointcloud_html.py --checkpoint "$published" --config "$run/config.yaml" --split test --index 0 \
+python scripts/render_pointcloud_html.py --checkpoint "$published" --config "$run/config.yaml" --split test --index 12 \
   --output-html "$out/pointcloud_published.html" --output-png "$out/pointcloud_published.png"
 
 step "done"

@@ -67,8 +67,10 @@ def main() -> None:
     for contract in wanted.contracts:
         print(f"  score on frames_json=configs/contracts/{contract}.json")
     machine = "synth_small" if args.name.endswith("small") else "synth"
+    # Training would go on to make the whole, which a slice's folder refuses.
+    rest = "" if wanted.name == args.name else " machine.synthetic=null"
     print(f"  train with machine={machine} machine.opv2v_images_root={args.output} "
-          f"machine.opv2v_depth_root={depth_root_of(args.output)}")  # fmt: skip
+          f"machine.opv2v_depth_root={depth_root_of(args.output)}{rest}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from .layout import LANE_M, OUTSKIRTS_M, Layout
+from .layout import LANE_M, OUTSKIRTS_M, Layout, Street
 from .town import Town, TownPlan
 from .vehicles import Body, make_body
 
@@ -140,8 +140,12 @@ def _place_on(
     layout = town.layout
     reach = layout.edge - OUTSKIRTS_M + 25.0
     s = np.arange(-reach, reach, 0.5 * _SLACK_M)
-    free = np.array([layout.segment_is_open(lane.axis, lane.street, lane.forward * x) for x in s])
-    free &= np.array([out_of_crossings(town, lane, x) == x for x in s])
+    crossings = layout.axes[1 - lane.axis]
+    passed = (np.array([o.center for o in crossings])[:, None] < lane.forward * s).sum(axis=0)
+    free = layout.is_open[lane.axis][lane.street, passed]
+    if lane.axis != town.green_axis:
+        for other in crossings:
+            free &= ~_inside_crossing(s - lane.forward * other.center, other)
     for car in cars:
         if car.lane == lane:
             free &= np.abs(s - car.mid) > _BUMPERS_M
@@ -157,13 +161,18 @@ def _place_on(
     return float(error[k]), float(s[k])
 
 
+def _inside_crossing(rel, crossed: Street):
+    """Whether a car would stand in the way ``rel`` metres past the axis of the street it crosses; one or [N]."""
+    return (rel > -(crossed.half_total + 5.0)) & (rel < crossed.half_total + 4.0)
+
+
 def out_of_crossings(town: Town | TownPlan, lane: Lane, s: float) -> float:
     """Move a car that waits for red but would stand inside a crossing back to its stop line."""
     if lane.axis == town.green_axis:
         return s
     for other in town.layout.axes[1 - lane.axis]:
         rel = s - lane.forward * other.center
-        if -(other.half_total + 5.0) < rel < other.half_total + 4.0:
+        if _inside_crossing(rel, other):
             return s - rel - (other.half_total + 5.0)
     return s
 
