@@ -226,9 +226,9 @@ class FactoredPrediction(_TensorRecord):
     origins: Tensor | None = None  # [B, V, H, W, 3] metres; None = all zero
     predicted_rays: Tensor | None = None  # [B, V, H, W, 3] the network's own, where `rays` are known ones
     # Of models with a matching head, on a grid of h x w equal cells of the image:
-    descriptors: Tensor | None = None  # [B, V, h, w, D]; inner products are log-odds of showing the same place
+    descriptors: Tensor | None = None  # [B, V, h, w, D]; inner products: log-odds of the same place
     seen_logits: Tensor | None = None  # [B, V, h, w]; > 0 means that another view shows this place, too
-    pose_support: Tensor | None = None  # [B, V] how many matches' worth agree with the pose; 0: it was regressed
+    pose_support: Tensor | None = None  # [B, V] matches' worth that agree with the pose; 0: regressed
 
     @property
     def range_m(self) -> Tensor:
