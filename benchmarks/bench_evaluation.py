@@ -4,8 +4,8 @@ Panoramas come from a cache; every sample has four of them, taken in turn from t
 not matter for time). Inference alone runs the same batches from memory.
 
 python scripts/build_panorama_cache.py --images-root data/demo_opv2v --depth-root data/demo_opv2v_depth --split test \\
-    --width 504 --output /tmp/cache/test.h5
-python benchmarks/bench_evaluation.py --checkpoint outputs/quickstart/train --cache /tmp/cache/test.h5 \\
+    --width 512 --output /tmp/cache/test.h5
+python benchmarks/bench_evaluation.py --checkpoint weights/coop3d_small_synth_v1.pth --cache /tmp/cache/test.h5 \\
     --output benchmarks/results/evaluation.json
 """
 
@@ -38,6 +38,12 @@ from coop3d.training.distributed import Processes
 from coop3d.training.run import load_run
 from coop3d.training.step import make_autocast
 from coop3d.types import SampleKey
+
+VARIANTS = {
+    "model": (),
+    "model_and_trivial": (*FITTED, "gnss", "truth"),
+    "model_and_all": tuple(BASELINES),
+}
 
 
 class FourAtATime:
@@ -99,12 +105,15 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True, help="{split}.h5 of panoramas")
     parser.add_argument(
-        "--width", type=int, default=504, help="of the cached panoramas (default: %(default)s)"
+        "--width", type=int, default=512, help="of the cached panoramas (default: %(default)s)"
     )
     parser.add_argument("--samples", type=int, default=200, help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="loader processes (default: %(default)s)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="of all variants in turn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="what to time (default: all)"
     )
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
@@ -118,11 +127,7 @@ def main() -> None:
     for i in range(4):
         statistics.update(dataset[0, i].batch.targets)
     model = Blind("model", "checkpoint", run.model, InputSet.images_rays_rig)
-    variants = {
-        "model": (),
-        "model_and_trivial": (*FITTED, "gnss", "truth"),
-        "model_and_all": tuple(BASELINES),
-    }
+    variants = {name: VARIANTS[name] for name in args.variants}
     rounds: dict[str, list[dict[str, float]]] = {"inference_alone": [], **{name: [] for name in variants}}
     for _ in range(args.rounds):  # in turn, so that a busy machine is busy for all
         seconds = inference_seconds(run.model, dataset, device, autocast)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from support.small_model import PANORAMA, random_panoramas, small_model
 from torch.utils.flop_counter import FlopCounterMode
@@ -63,7 +64,8 @@ def test_selective_repeats_no_matrix_product():
 
 def test_the_teams_overrides_are_these_keys():
     for path in CONFIGS.glob("*.yaml"):
-        cfg = OmegaConf.load(path)
+        with initialize_config_dir(str(CONFIGS), version_base=None):
+            cfg = compose(path.stem)
         for part in ("encoder", "info_sharing.module_args", "pred_head"):
             assert OmegaConf.select(cfg, f"{part}.gradient_checkpointing") is False
             assert OmegaConf.select(cfg, f"{part}.checkpoint_policy") == "full"
