@@ -104,9 +104,11 @@ def run_pass(task: Task, journal: Journal, me: Processes, options: PassOptions, 
             result.scored += records
             result.times.scoring += seconds
 
+    # One core per scoring thread: a team of its own would spin between its small tasks on the model's cores.
+    # Leaving the block waits, also after an error: what is predicted gets scored.
     with ThreadPoolExecutor(
-        options.scoring_threads, "scoring"
-    ) as pool:  # also after an error: what is predicted gets scored
+        options.scoring_threads, "scoring", initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         for names, batch in _stream(task, batches, me, options, result, title):
             answers = _device_answers(task, batch, me, options, result.times)
             job = _Job(task, batch, names, answers, options, journal)
