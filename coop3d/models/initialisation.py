@@ -46,6 +46,8 @@ def initialise_additions(additions: Mapping[str, nn.Module]) -> None:
         for child in module.modules():
             if isinstance(child, (nn.Linear, nn.Conv2d)):
                 _init_layer(child, in_transformer=False)
+            elif isinstance(child, (nn.LayerNorm, nn.GroupNorm)):
+                child.reset_parameters()  # made without contents where published weights are loaded
         if isinstance(module, MatchingHead):
             module.reset()  # its outputs are new: whatever they are, nothing that was there changes
             continue

@@ -99,6 +99,10 @@ def test_published_weights_fit_a_model_with_a_matching_head(tmp_path):
     report = load_checkpoint(model, tmp_path / "weights.pth")
     assert report.fresh == ("matching_head",)
     assert float(model.matching_head.log_temperature.detach().exp()) == pytest.approx(10.0)
+    for module in model.matching_head.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            torch.testing.assert_close(module.weight.detach(), torch.ones_like(module.weight))
+            torch.testing.assert_close(module.bias.detach(), torch.zeros_like(module.bias))
     inputs = panoramas(14)
     with torch.no_grad():
         torch.testing.assert_close(
