@@ -113,6 +113,7 @@ def _view_rows(
     for b in range(B):
         for v in range(V):
             tp, fp, fn, tn = masks[b][v]
+            knows, level = confidence[b * V + v]
             row = ViewRow(
                 scenario=keys[b][v].scenario,
                 agent=keys[b][v].agent,
@@ -126,9 +127,9 @@ def _view_rows(
                 mask_fn=fn,
                 mask_tn=tn,
                 ray_error_deg=rays[b][v],
-                confidence_ause=confidence[b * V + v][0].ause,
-                confidence_spearman=confidence[b * V + v][0].spearman,
-                confidence_log=confidence[b * V + v][1],
+                confidence_ause=knows.ause,
+                confidence_spearman=knows.spearman,
+                confidence_log=level,
                 pose_support=math.nan if supports is None or v == 0 else supports[b][v],
                 pose_pred=pred_poses[b][v],
                 pose_true=true_poses[b][v],

@@ -101,24 +101,21 @@ class _Pair:
         """[K, M, 3] metres for K poses [K, 3, 3], [K, 3]."""
         return self.p @ R.mT + t[:, None] - self.q
 
-    def precision(self, R: Tensor, e: Tensor) -> Tensor:
-        """``C^-1 e`` for e [K, M, 3, n] by Woodbury's identity: two needles are a rank-two update."""
+    def squared_distance(self, R: Tensor, t: Tensor) -> Tensor:
+        """[K, M] ``e^T C^-1 e`` of the residuals, by Woodbury's identity: two needles are a rank-two update of C."""
+        e = self.residual(R, t)[..., None]
         needle_p = (self.ray_p @ R.mT) * self.along_p.sqrt()[:, None]
         needle_q = (self.ray_q * self.along_q.sqrt()[:, None]).expand_as(needle_p)
         needles = torch.stack([needle_p, needle_q], dim=-1)  # [K, M, 3, 2]
         inner = needles.mT @ needles + self.across[:, None, None] * torch.eye(2).to(e)
         x, y, z = inner[..., 0, 0], inner[..., 0, 1], inner[..., 1, 1]
-        inverse = torch.stack([z, -y, -y, x], dim=-1).unflatten(-1, (2, 2)) / (x * z - y * y)[..., None, None]
-        return (e - needles @ (inverse @ (needles.mT @ e))) / self.across[:, None, None]
-
-    def agreement(self, R: Tensor, t: Tensor) -> Tensor:
-        """[K, M] between 0 and 1: Geman-McClure's weight, 1/4 at ``SCALE`` standard deviations."""
-        e = self.residual(R, t)
-        return agreement((e[..., None, :] @ self.precision(R, e[..., None]))[..., 0, 0])
+        u, v = (needles.mT @ e)[..., 0].unbind(-1)
+        along = (z * u * u - 2 * y * u * v + x * v * v) / (x * z - y * y)
+        return (e[..., 0].square().sum(-1) - along) / self.across
 
     def support(self, R: Tensor, t: Tensor) -> Tensor:
         """[K]."""
-        return self.agreement(R, t) @ self.weights
+        return agreement(self.squared_distance(R, t)) @ self.weights
 
 
 def _level_hypotheses(pair: _Pair, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -69,8 +69,8 @@ class MatchingTerm(Term):
         doubt = F.binary_cross_entropy_with_logits(seen.flatten(2), visible.to(seen.dtype), reduction="none")
         certain = cells.known & scene.targets.is_synthetic[:, None, None]
         parts = [_as_one_group(doubt, certain).scaled(self.seen_weight)]
-        if not entropy:
-            return parts[0]
+        if not entropy:  # one view: nothing to match, but processes wait for a gradient of every parameter
+            return parts[0]._replace(sums=parts[0].sums + 0.0 * flat.sum())
         costs, has = torch.stack(entropy, 1), torch.stack(found, 1)  # [B, pairs, N]
         matches = _as_one_group(costs, has)
         usual = matches.counts.new_full(matches.counts.shape, USUAL_SHARE * has[0].numel())
@@ -113,15 +113,13 @@ class Cells:
         R, c = t.T_ref_view[..., :3, :3], t.T_ref_view[..., None, :3, 3]
         valid = _by_cell(scene.valid & t.is_metric[:, None, None, None], grid)  # [B, V, N, pixels]
         pixel, known = _spokesman(valid, t.is_synthetic, scene.valid.shape[-1] // grid[1])
-        rays, origins, range_m = (
-            _pick(_by_cell(x, grid), pixel) for x in (t.rays, t.origins, scene.true_range)
-        )
-        rays, origins = rays @ R.mT, origins @ R.mT + c
         ranges = _by_cell(scene.true_range, grid)
+        rays, origins = _pick(_by_cell(t.rays, grid), pixel), _pick(_by_cell(t.origins, grid), pixel)
+        rays, origins = rays @ R.mT, origins @ R.mT + c
         far = torch.where(valid, ranges, 0.0).amax(dim=-1)
         near = torch.where(valid, ranges, torch.inf).amin(dim=-1)
         step = cell_angle(at_cells(t.rays, grid, 2), grid)
-        points = origins + range_m[..., None] * rays
+        points = origins + _pick(ranges, pixel)[..., None] * rays
         return cls(points, rays, origins, near, far, known, math.cos(REACH * step))
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ def pose_from_matches(prediction: FactoredPrediction, config: MatchingConfig) ->
     for b in range(B):
         views = [_Cells.of(prediction, b, v) for v in range(V)]
         edges = {(i, j): _align_views(views[i], views[j], config) for i, j in combinations(range(V), 2)}
-        for view, (T_ref_view, agreed) in _reach_from_reference(edges, V, config.min_support).items():
+        for view, (T_ref_view, agreed) in _reach_from_reference(edges, config.min_support).items():
             T[b, view], support[b, view] = T_ref_view, agreed
     return replace(
         prediction,
@@ -97,27 +97,24 @@ def _align_views(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | No
 
 
 def _reach_from_reference(
-    edges: dict[tuple[int, int], Alignment | None], views: int, min_support: float
+    edges: dict[tuple[int, int], Alignment | None], min_support: float
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """(pose in the reference frame, support of the weakest pair on the way) of every view that is reached.
 
     Args:
         edges: pose of view j in view i by (i, j), i < j.
-        views: how many.
         min_support: pairs below are not used.
     """
     good = {pair: e for pair, e in edges.items() if e is not None and float(e.support) >= min_support}
-    reached: dict[int, tuple[Tensor, Tensor]] = {}
-    identity = torch.eye(4)
-    inside = {0}
-    while len(inside) < views:
-        border = [p for p in good if (p[0] in inside) != (p[1] in inside)]
-        if not border:
-            break
-        i, j = max(border, key=lambda p: float(good[p].support))
+    if not good:
+        return {}
+    some = next(iter(good.values()))
+    reached = {0: (torch.eye(4).to(some.T_a_b), torch.full_like(some.support, torch.inf))}
+    while border := [pair for pair in good if (pair[0] in reached) != (pair[1] in reached)]:
+        i, j = max(border, key=lambda pair: float(good[pair].support))
         edge = good[i, j]
-        known, new, step = (i, j, edge.T_a_b) if i in inside else (j, i, invert_rigid(edge.T_a_b))
-        T, agreed = reached.get(known, (identity.to(step), torch.full_like(edge.support, torch.inf)))
+        known, new, step = (i, j, edge.T_a_b) if i in reached else (j, i, invert_rigid(edge.T_a_b))
+        T, agreed = reached[known]
         reached[new] = (T @ step, torch.minimum(agreed, edge.support))
-        inside.add(new)
+    del reached[0]
     return reached

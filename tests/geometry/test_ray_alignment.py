@@ -111,7 +111,7 @@ def test_mahalanobis_distance_against_the_explicit_covariance():
     R, t = truth[None, :3, :3], truth[None, :3, 3]
     pair = _Pair.of(a, b, torch.ones(12), noise)
     e = pair.residual(R, t)
-    found = (e[..., None, :] @ pair.precision(R, e[..., None]))[0, :, 0, 0]
+    found = pair.squared_distance(R, t)[0]
     for m in range(12):
         C = np.zeros((3, 3))
         for ray, r in ((R[0] @ b.rays[m], b.range_m[m]), (a.rays[m], a.range_m[m])):

@@ -132,6 +132,10 @@ def test_relative_depth_and_single_views_say_nothing():
         prediction(alone), descriptors=descriptors[:, :1], seen_logits=torch.full((1, 1, *GRID), -20.0)
     )
     assert float(MatchingTerm()(Scene(lone, alone.targets)).per_sample[0]) < 1e-6  # rightly: seen by no other
+    leaf = descriptors[:, :1].clone().requires_grad_()  # a parallel wrapper waits for every gradient
+    MatchingTerm()(Scene(replace(lone, descriptors=leaf), alone.targets)).per_sample[0].backward()
+    assert leaf.grad is not None
+    assert float(leaf.grad.abs().max()) == 0.0
 
 
 def test_sparse_range_finds_the_counterparts_of_dense_range():

@@ -54,6 +54,22 @@ def test_only_heads_train():
     assert {n.split(".")[0] for n in trained(model)} == HEADS
 
 
+@pytest.mark.parametrize(
+    "name", sorted(p.stem for p in (CONFIGS / "preset").glob("*.yaml") if p.stem != "lora")
+)
+def test_a_matching_head_trains_with_every_preset(name):
+    """Published weights have none: frozen, it would stay random and spoil the poses."""
+    names = trained(prepared(name, pred_head={"matching": {"dim": 4, "hidden_dim": 8}}))
+    head = {n for n, _ in small_model(pred_head={"matching": {"dim": 4, "hidden_dim": 8}}).named_parameters()}
+    assert {n for n in head if n.startswith("matching_head.")} <= names
+
+
+def test_lora_trains_a_matching_head_too():
+    pytest.importorskip("peft")
+    names = trained(prepared("lora", pred_head={"matching": {"dim": 4, "hidden_dim": 8}}))
+    assert "matching_head.log_temperature" in names
+
+
 @pytest.mark.parametrize("name", ["full", "freeze_encoder", "heads", "bias_only", "lower_encoder_lr"])
 def test_every_trainable_parameter_gets_a_gradient(name):
     """Or a parallel wrapper would wait for it."""
