@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,19 +16,24 @@ class PointNoise:
     """How uncertain a matched point is.
 
     Attributes:
-        angle: standard deviation of a direction, rad; about half a matching cell.
+        angle: standard deviation of a direction, rad; about half a matching cell. One for all points, or [M].
         log_range: standard deviation of the logarithm of a range.
         floor_m: standard deviation across the ray that remains at zero range, metres.
     """
 
-    angle: float = 0.03
+    angle: float | Tensor = 0.03
     log_range: float = 0.2
     floor_m: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("angle", "log_range", "floor_m"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"PointNoise.{name} is {getattr(self, name)}, expected a number > 0")
+            value = getattr(self, name)
+            if not bool((value > 0).all() if isinstance(value, Tensor) else value > 0):
+                raise ValueError(f"PointNoise.{name} is {value}, expected a number > 0")
+
+    def pick(self, index: Tensor) -> PointNoise:
+        """That of the points at ``index``."""
+        return replace(self, angle=self.angle[index]) if isinstance(self.angle, Tensor) else self
 
 
 class RayPoints(NamedTuple):
@@ -57,7 +62,34 @@ class _Residuals(NamedTuple):
     """Of K hypotheses and M matches, in standard deviations: three of the direction, one of the log range."""
 
     value: Tensor  # [K, M, 4]
-    by_point: Tensor  # [K, M, 4, 3] derivative by the point, in the frame of the vehicle that measured
+    by_point: Tensor  # [K, M, 4, 3] derivative by the point
+
+    @property
+    def squared(self) -> Tensor:
+        """[K, M] squared standard deviations."""
+        return self.value.square().sum(-1)
+
+
+class _Points(NamedTuple):
+    """Both vehicles' residuals by the points X, and the points' own normal equations ``V dX = -toward``."""
+
+    a: _Residuals
+    b: _Residuals  # derivatives in the frame of a, too
+    inverse: Tensor  # [K, M, 3, 3] of V
+    toward: Tensor  # [K, M, 3, 1]
+
+    @property
+    def agreement(self) -> Tensor:
+        """[K, M] between 0 and 1."""
+        return agreement(self.a.squared + self.b.squared)
+
+
+class _Poses(NamedTuple):
+    """The poses' normal equations ``S dpose = -g`` once the points are eliminated, and how points follow poses."""
+
+    S: Tensor  # [K, 6, 6]
+    g: Tensor  # [K, 6]
+    coupling: Tensor  # [K, M, 3, 6]
 
 
 class Bundle:
@@ -93,68 +125,58 @@ class Bundle:
 
     def step(self) -> None:
         """Gauss-Newton on poses and points."""
-        ra, rb, pose_b, V, toward = self._linearise()
-        S, g, W, Vi = self._reduced(ra, rb, pose_b, V, toward)
-        change = -torch.linalg.solve(S, g)
-        points = -(Vi @ (toward + (W @ change[:, None, :, None])))[..., 0]
+        points = self._linearise()
+        poses = self._eliminate(points)
+        change = -torch.linalg.solve(poses.S, poses.g)
+        follow = poses.coupling @ change[:, None, :, None]
+        self._move(-(points.inverse @ (points.toward + follow))[..., 0])
         self.R = torch.linalg.matrix_exp(skew(change[:, :3])) @ self.R
         self.t = self.t + change[:, 3:]
-        self.X = self.X + self._limited(points)
 
     def agreement(self) -> Tensor:
         """[K, M] between 0 and 1."""
-        ra, rb = self._residuals()
-        return agreement(ra.value.square().sum(-1) + rb.value.square().sum(-1))
+        return self._linearise().agreement
 
     def information(self) -> Tensor:
         """[K, 6, 6] inverse covariance of (rotation vector, translation)."""
-        return self._reduced(*self._linearise())[0]
+        return self._eliminate(self._linearise()).S
 
-    def _residuals(self) -> tuple[_Residuals, _Residuals]:
-        in_b = (self.X - self.t[:, None]) @ self.R
-        return _compare(self.X, self.a, self.noise), _compare(in_b, self.b, self.noise)
+    def _triangulate(self) -> None:
+        """Towards the points that fit best, poses held."""
+        points = self._linearise()
+        self._move(-(points.inverse @ points.toward)[..., 0])
 
-    def _linearise(self) -> tuple[_Residuals, _Residuals, Tensor, Tensor, Tensor]:
-        """Residuals, d (those of b) / d pose [K, M, 4, 6], and the points' own normal equations."""
-        ra, rb = self._residuals()
-        to_b = self.R.mT[:, None]  # dY / dX
-        point_b = rb.by_point @ to_b
+    def _linearise(self) -> _Points:
+        a = _compare(self.X, self.a, self.noise)
+        b = _compare((self.X - self.t[:, None]) @ self.R, self.b, self.noise)
+        b = b._replace(by_point=b.by_point @ self.R.mT[:, None])
+        V = a.by_point.mT @ a.by_point + b.by_point.mT @ b.by_point
+        toward = a.by_point.mT @ a.value[..., None] + b.by_point.mT @ b.value[..., None]
+        return _Points(a, b, torch.linalg.inv(V + 1e-9 * torch.eye(3).to(V)), toward)
+
+    def _eliminate(self, points: _Points) -> _Poses:
+        b = points.b
         # Y = R^T (X - t); turning R by w and moving t by d changes it by R^T ([X - t]x w - d)
         turn = skew(self.X - self.t[:, None])
         shift = -torch.eye(3).to(turn).expand_as(turn)
-        pose_b = point_b @ torch.cat([turn, shift], dim=-1)
-        rb = rb._replace(by_point=point_b)
-        V = ra.by_point.mT @ ra.by_point + point_b.mT @ point_b
-        toward = ra.by_point.mT @ ra.value[..., None] + point_b.mT @ rb.value[..., None]
-        return ra, rb, pose_b, V, toward
-
-    def _reduced(
-        self, ra: _Residuals, rb: _Residuals, pose_b: Tensor, V: Tensor, toward: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """System of the poses alone, S [K, 6, 6] and g [K, 6]; coupling W [K, M, 3, 6]; inverse of V."""
-        w = self.weights * agreement(ra.value.square().sum(-1) + rb.value.square().sum(-1))
-        Vi = torch.linalg.inv(V + 1e-9 * torch.eye(3).to(V))
-        W = rb.by_point.mT @ pose_b
-        S = w[..., None, None] * (pose_b.mT @ pose_b - W.mT @ Vi @ W)
-        g = w[..., None] * (pose_b.mT @ rb.value[..., None] - W.mT @ Vi @ toward)[..., 0]
+        by_pose = b.by_point @ torch.cat([turn, shift], dim=-1)  # [K, M, 4, 6]
+        coupling = b.by_point.mT @ by_pose
+        follow = coupling.mT @ points.inverse
+        w = self.weights * points.agreement
+        S = w[..., None, None] * (by_pose.mT @ by_pose - follow @ coupling)
+        g = w[..., None] * (by_pose.mT @ b.value[..., None] - follow @ points.toward)[..., 0]
         # The vertical of b as a sees it: its horizontal parts are the tilt.
         down = self.R[:, :, 1]
         J = -skew(down)[:, [0, 2]]
         prior = torch.nn.functional.pad(J.mT @ J, (0, 3, 0, 3)) / self.tilt**2
         pull = torch.nn.functional.pad((J.mT @ down[:, [0, 2], None])[..., 0], (0, 3)) / self.tilt**2
-        return S.sum(dim=1) + prior + 1e-6 * torch.eye(6).to(S), g.sum(dim=1) + pull, W, Vi
+        return _Poses(S.sum(dim=1) + prior + 1e-6 * torch.eye(6).to(S), g.sum(dim=1) + pull, coupling)
 
-    def _triangulate(self) -> None:
-        """Points that fit best, poses held."""
-        *_, V, toward = self._linearise()
-        points = -(torch.linalg.inv(V + 1e-9 * torch.eye(3).to(V)) @ toward)[..., 0]
-        self.X = self.X + self._limited(points)
-
-    def _limited(self, change: Tensor) -> Tensor:
-        """Steps of at most half the distance to the point: beyond, a logarithm is no straight line."""
+    def _move(self, change: Tensor) -> None:
+        """Move the points by at most half their distance: beyond, a logarithm is no straight line."""
         longest = 0.5 * (self.X - self.a.origins).norm(dim=-1, keepdim=True)
         length = change.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-        return change * (longest / length).clamp_max(1.0)
+        self.X = self.X + change * (longest / length).clamp_max(1.0)
 
 
 def _compare(X: Tensor, measured: RayPoints, noise: PointNoise) -> _Residuals:
@@ -162,7 +184,8 @@ def _compare(X: Tensor, measured: RayPoints, noise: PointNoise) -> _Residuals:
     offset = X - measured.origins
     distance = offset.norm(dim=-1, keepdim=True).clamp_min(1e-3)
     ray = offset / distance
-    angle = (noise.angle**2 + (noise.floor_m / distance.detach()) ** 2).sqrt()  # [K, M, 1]
+    aim = noise.angle[:, None] if isinstance(noise.angle, Tensor) else noise.angle
+    angle = (aim**2 + (noise.floor_m / distance.detach()) ** 2).sqrt()  # [K, M, 1]
     across = (ray - measured.rays) / angle
     depth = (distance[..., 0] / measured.range_m.clamp_min(1e-3)).log() / noise.log_range
     outer = ray[..., :, None] * ray[..., None, :]

@@ -12,13 +12,28 @@ from coop3d.geometry.transforms import invert_rigid
 from coop3d.stitching.central import warp_dense
 from coop3d.stitching.colour import match_exposure, sample_colour
 from coop3d.stitching.depth import EDGE, SURFACE, sample_dense, splat_sparse
+from coop3d.stitching.first_stitch import crop_to_aspect, without_geometry
 from coop3d.stitching.lidar import sample_lidar
 from coop3d.stitching.table import NO_CAMERA, RigTable, TableCache, ground_and_far, rig_poses
 from coop3d.types import CameraView, Panorama, RigFrame
 
-KINDS = ("rig", "central", "central_infinite")
+KINDS = ("rig", "central", "central_infinite", "first_stitch")
 CENTRES = ("lidar", "rig_centroid")
 EXPOSURES = ("as_is", "matched")
+
+
+def panorama_frame(frame: RigFrame, centre: str) -> NDArray[np.float64]:
+    """``T_rig_pano`` [4, 4]: the rig's axes, about one of `CENTRES`.
+
+    Raises:
+        ValueError: ``centre`` is none of them.
+    """
+    if centre not in CENTRES:
+        raise ValueError(f"centre is {centre!r}, expected one of {CENTRES}")
+    T = np.eye(4)
+    if centre == "rig_centroid":
+        T[:3, 3] = np.mean([v.T_rig_cam[:3, 3] for v in frame.views], axis=0)
+    return T
 
 
 class PanoramaStitcher:
@@ -32,6 +47,8 @@ class PanoramaStitcher:
             the LiDAR alone.
         ``central_infinite``: the pixels of ``rig`` with every ray taken to start at the centre, as if the world were
             infinitely far. Points are metres off; for ablation only.
+        ``first_stitch``: `central_infinite` of photographs that were first cropped to the panorama's aspect, planar
+            depth taken for range: what the team began with, a third covered. For ablation only.
 
     Args:
         camera: the panorama's camera.
@@ -66,6 +83,11 @@ class PanoramaStitcher:
         T_world_pano = frame.T_world_rig @ self._T_rig_pano(frame)
         if self.kind == "central":
             panorama = self._central(frame, T_world_pano)
+        elif self.kind == "first_stitch":
+            aspect = self.camera.width / self.camera.height
+            frame = replace(frame, views=tuple(crop_to_aspect(view, aspect) for view in frame.views))
+            table = self.table(frame)
+            panorama = without_geometry(_fill(frame, frame.views, table, T_world_pano), table)
         else:
             panorama = _fill(frame, frame.views, self.table(frame), T_world_pano)
             if self.kind == "central_infinite":
@@ -84,10 +106,7 @@ class PanoramaStitcher:
         return tables.get([v.camera for v in frame.views], poses)
 
     def _T_rig_pano(self, frame: RigFrame) -> NDArray[np.float64]:
-        T = np.eye(4)
-        if self.centre == "rig_centroid":
-            T[:3, 3] = np.mean([v.T_rig_cam[:3, 3] for v in frame.views], axis=0)
-        return T
+        return panorama_frame(frame, self.centre)
 
     def _central(self, frame: RigFrame, T_world_pano: NDArray[np.float64]) -> Panorama:
         if not frame.depth_is_dense:

@@ -181,21 +181,38 @@ def test_what_the_shipped_arms_change():
     base = configs["base"]
     assert base.model.panorama.wrap_around
     assert not configs["no_wrap"].model.panorama.wrap_around
-    assert base.loss.terms.pose.pairwise
-    assert not configs["reference_poses"].loss.terms.pose.pairwise
+    assert base.dataset.train.augmentation.yaw_roll
+    assert not configs["no_yaw_roll"].dataset.train.augmentation.yaw_roll
+    assert base.model.panorama.known_rays_input
+    assert not configs["no_known_rays"].model.panorama.known_rays_input
+    assert not base.loss.terms.pose.pairwise
+    assert configs["pairwise_pose"].loss.terms.pose.pairwise
+    assert configs["regressed_pose"].model.pred_head.matching is None
+    assert set(base.loss.terms) - set(configs["regressed_pose"].loss.terms) == {"matching"}
     assert set(configs["sign_aware"].loss.terms) - set(base.loss.terms) == {"side"}
     assert set(configs["log_scale"].loss.terms) - set(base.loss.terms) == {"scale"}
     curriculum = build(configs["curriculum"], "loss")
-    curriculum.progress = 0.05
-    assert curriculum.weight("pose") == pytest.approx(4 * base.loss.terms.pose.weight)
-    supervision = read_study(ROOT / "configs" / "studies" / "supervision.yaml")
-    for name, arm in supervision.arms.items():
-        dataset = composed(supervision, arm).dataset
-        assert (
-            dataset.train.source.depth_source
-            == {"dense": "dense", "fused_lidar": "fused", "own_lidar": "lidar"}[name]
-        )
-        assert (dataset.val.source.depth_source, dataset.test.source.depth_source) == ("dense", "dense")
+    for progress, factor in ((0.05, 2), (0.9, 1)):
+        curriculum.progress = progress
+        assert curriculum.weight("matching") == pytest.approx(factor * base.loss.terms.matching.weight)
+
+
+def test_every_arm_reads_the_panoramas_that_its_name_says():
+    for name in ("panoramas", "supervision"):
+        study = read_study(ROOT / "configs" / "studies" / f"{name}.yaml")
+        for arm_name, arm in study.arms.items():
+            if "pinholes" in arm_name:
+                continue
+            dataset = composed(study, arm).dataset
+            folders = [Path(dataset[split].source.cache_root).name for split in ("train", "val", "test")]
+            if name == "panoramas":
+                assert folders == [arm_name] * 3
+                assert {dataset[split].source.kind for split in ("train", "val", "test")} == {arm_name}
+                continue
+            assert folders == ["rig" if arm_name == "dense" else arm_name, "rig", "rig"]
+            source = {"dense": "dense", "fused_lidar": "fused", "own_lidar": "lidar"}[arm_name]
+            assert dataset.train.source.depth_source == source
+            assert (dataset.val.source.depth_source, dataset.test.source.depth_source) == ("dense", "dense")
 
 
 def run_script(monkeypatch, *arguments: str) -> None:

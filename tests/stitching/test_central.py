@@ -77,6 +77,27 @@ def test_pretending_infinite_distance_is_metres_off_and_says_central():
     assert np.median(error) > 0.3
 
 
+def test_the_first_stitch_covers_a_third_and_calls_planar_depth_range():
+    frame = render_rig(street(), vehicle_pose(*POSE), size=(400, 300))
+    camera = EquirectangularCamera(504, 126)
+    first = PanoramaStitcher(camera, kind="first_stitch")(frame)
+    rig = PanoramaStitcher(camera)(frame)
+    assert first.kind == "central"
+    assert not first.origins.any()
+    assert 0.3 < first.covered.mean() < 0.45 < rig.covered.mean()
+    # The crop keeps fx and the middle row, so its upper and lower border are at atan(100 / 2 / fx) in the middle.
+    half = np.degrees(np.arctan(50 / frame.views[0].camera.fx))
+    rows = np.flatnonzero(first.covered[:, 252])  # straight ahead
+    assert rows.size == pytest.approx(2 * half * 126 / 90, abs=2)
+    both = first.valid & rig.valid & (first.source == rig.source)
+    assert both.sum() > 10_000
+    for k, view in enumerate(frame.views):
+        mine = both & (rig.source == k)
+        axis = view.T_rig_cam[:3, 2]  # the panorama's axes are the rig's
+        planar = rig.range_m[mine] * (camera.rays()[mine] @ axis)
+        assert np.median(np.abs(first.range_m[mine] - planar)) < 0.01
+
+
 def test_without_depth_the_assumed_ground_is_in_place_and_the_lidar_gives_range():
     scene, rng = street(), np.random.default_rng(0)
     frame = render_rig(scene, vehicle_pose(*POSE), size=(800, 600))
