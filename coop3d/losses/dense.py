@@ -110,6 +110,11 @@ class PointsTerm(DenseTerm):
     ``conf * rho(l(X / N_pr) - l(X* / N_gt)) - confidence_alpha * log conf``, l the log map. The best
     confidence at a pixel is ``confidence_alpha / rho``, so the term can be negative; its geometric part is
     logged as the statistic ``geometry``. With ``confidence_alpha: null`` confidence is left out.
+
+    With ``confidence_weighs: false`` confidence learns how large the penalty is and does not weigh it:
+    ``rho + conf sg(rho) / confidence_alpha - log conf``, sg stops the gradient (faithful heteroscedastic
+    regression, Stirn et al. 2023). Geometry then learns as without confidence, from easy and hard pixels alike;
+    and confidence has the same best value.
     """
 
     def __init__(
@@ -119,11 +124,17 @@ class PointsTerm(DenseTerm):
         alpha: float = 0.5,
         confidence_alpha: float | None = 0.2,
         exclude_top_percent: float = 0.0,
+        confidence_weighs: bool = True,
     ) -> None:
         super().__init__(weight, c, alpha, exclude_top_percent)
         if confidence_alpha is not None and not confidence_alpha >= 0:
             raise ValueError(f"confidence_alpha is {confidence_alpha}, expected a number >= 0 or null")
-        self.confidence_alpha = confidence_alpha
+        if not confidence_weighs and not confidence_alpha:
+            raise ValueError(
+                f"confidence_alpha is {confidence_alpha}, but confidence_weighs=false needs one > 0: the penalty "
+                "of a pixel of confidence 1"
+            )
+        self.confidence_alpha, self.confidence_weighs = confidence_alpha, confidence_weighs
 
     def __call__(self, scene: Scene) -> TermValue:
         pred = scene.pred_points / per_point(scene.pred_norm)
@@ -137,7 +148,11 @@ class PointsTerm(DenseTerm):
         if self.confidence_alpha is None:
             return TermValue.over(penalty, mask, statistics)
         confidence = torch.where(mask, scene.prediction.confidence, 1.0)
-        weighted = penalty * confidence - self.confidence_alpha * torch.log(confidence)
+        if self.confidence_weighs:
+            weighted = penalty * confidence - self.confidence_alpha * torch.log(confidence)
+        else:
+            expected = confidence * penalty.detach() / self.confidence_alpha
+            weighted = penalty + expected - torch.log(confidence)
         statistics["confidence"] = masked_mean(confidence.detach(), mask).mean()
         return TermValue.over(weighted, mask, statistics)
 

@@ -330,6 +330,8 @@ def test_mistakes_are_refused_with_a_reason():
         RangeTerm(exclude_top_percent=100)
     with pytest.raises(ValueError, match="confidence_alpha is -1"):
         PointsTerm(confidence_alpha=-1)
+    with pytest.raises(ValueError, match="confidence_weighs=false needs one > 0"):
+        PointsTerm(confidence_alpha=None, confidence_weighs=False)
     with pytest.raises(ValueError, match="same batch"):
         Scene(replace(prediction, distance=prediction.distance[:, :1]), targets)
 

@@ -138,6 +138,23 @@ def test_points_without_confidence_are_their_geometry():
     assert "confidence" not in value.statistics
 
 
+def test_confidence_that_does_not_weigh_leaves_geometry_alone_and_learns_the_penalty():
+    targets = random_targets(valid_fraction=1)
+    prediction = random_prediction(targets)
+    distance = prediction.distance.detach().requires_grad_()
+    logit = torch.zeros_like(distance).requires_grad_()
+    scene = Scene(replace(prediction, distance=distance, confidence=1 + logit.exp()), targets)
+    alone = PointsTerm(confidence_alpha=None)
+    geometry, *_ = torch.autograd.grad(alone(scene).per_sample.sum(), distance, retain_graph=True)
+    loss = PointsTerm(confidence_alpha=5.0, confidence_weighs=False)(scene).per_sample.sum()
+    faithful, by_logit = torch.autograd.grad(loss, [distance, logit], retain_graph=True)
+    torch.testing.assert_close(faithful, geometry)
+    weighing = PointsTerm(confidence_alpha=5.0)(scene).per_sample.sum()
+    weighed, by_logit_weighed = torch.autograd.grad(weighing, [distance, logit])
+    assert not torch.allclose(weighed, geometry)
+    torch.testing.assert_close(by_logit, by_logit_weighed / 5)  # the same best confidence: alpha / penalty
+
+
 def plane(tilt_deg: float, rays: torch.Tensor, distance: float) -> torch.Tensor:
     """[..., H, W] range to a plane ``distance`` ahead, turned about the vertical."""
     a = math.radians(tilt_deg)
