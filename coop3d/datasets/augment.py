@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.geometry.cameras import PanoramaCamera
+from coop3d.geometry.mounted import MountedCamera
 from coop3d.geometry.transforms import yaw_rotation
 from coop3d.types import Panorama
 
@@ -39,12 +40,30 @@ def roll_yaw(panorama: Panorama, columns: int) -> Panorama:
     )
 
 
+def turn_yaw(view: Panorama, angle_rad: float) -> Panorama:
+    """Turn the frame of a vehicle's photograph about the vertical: `roll_yaw` where no pixel has to move for it.
+
+    Args:
+        view: a photograph in the frame of its vehicle (`MountedCamera`).
+        angle_rad: positive turns what is ahead to the right, as `roll_yaw` does with positive columns.
+    """
+    if not isinstance(view.camera, MountedCamera):
+        raise ValueError(f"only a mounted camera's frame can be turned, found {type(view.camera).__name__}")
+    T_new_old = yaw_rotation(angle_rad)
+    return replace(
+        view,
+        camera=MountedCamera(view.camera.camera, T_new_old[:3, :3] @ view.camera.R_mount_cam),
+        origins=(view.origins @ T_new_old[:3, :3].T).astype(np.float32),
+        T_world_pano=view.T_world_pano @ T_new_old.T,
+    )
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random changes of one vehicle's views; every draw comes from the generator passed in.
 
     Attributes:
-        yaw_roll: roll every panorama by a random number of columns.
+        yaw_roll: roll every panorama by a random number of columns; turn the frame that a vehicle's photographs share.
         brightness, contrast, saturation: half-widths of the multiplicative ranges [1 - a, 1 + a].
         gamma: half-width of the exponent's logarithm.
     """
@@ -61,14 +80,18 @@ class Augmentation:
                 raise ValueError(f"augmentation {name} is {getattr(self, name)}, expected 0 <= value < 1")
 
     def __call__(self, views: tuple[Panorama, ...], rng: np.random.Generator) -> tuple[Panorama, ...]:
-        """Same colours for all views of a vehicle; yaw roll per view."""
+        """Same colours for all views of a vehicle; yaw roll per panorama, or one turn for all photographs."""
         gain = 1 + self.brightness * rng.uniform(-1, 1)
         contrast = 1 + self.contrast * rng.uniform(-1, 1)
         saturation = 1 + self.saturation * rng.uniform(-1, 1)
         exponent = math.exp(self.gamma * rng.uniform(-1, 1))
         changed = []
+        mounted = isinstance(views[0].camera, MountedCamera)
+        angle = rng.uniform(-math.pi, math.pi) if self.yaw_roll and mounted else 0.0
         for view in views:
-            if self.yaw_roll:
+            if self.yaw_roll and mounted:
+                view = turn_yaw(view, angle)
+            elif self.yaw_roll:
                 view = roll_yaw(view, int(rng.integers(view.camera.width)))
             changed.append(
                 replace(view, rgb=_jitter(view.rgb, view.covered, gain, contrast, saturation, exponent))

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from coop3d.datasets.cache.reader import CachedPanoramas
 from coop3d.datasets.entries import FrameIndex, VehicleEntry
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, FrameEntry, OPV2VIndex, load_rig_frame
-from coop3d.datasets.recipe import PanoramaRecipe
+from coop3d.datasets.recipe import PanoramaRecipe, settle_rig
 from coop3d.geometry.cameras import Camera
-from coop3d.stitching import PinholeResampler
+from coop3d.geometry.mounted import MountedCamera
+from coop3d.stitching import CENTRES, PinholeResampler, panorama_frame
+from coop3d.stitching.table import rig_poses
 from coop3d.types import Panorama, RigFrame
 
 PANORAMAS = ("raw", "cache")
+FRAMES = ("camera", "vehicle")  # of photographs
 
 EntryT = TypeVar("EntryT", bound=VehicleEntry)
 
@@ -130,9 +137,21 @@ def panorama_source(
 class PinholeViews:
     """Every photograph as a view of its own (4 per vehicle): the baseline that panoramas replace.
 
+    Frames:
+        ``camera`` (default): each photograph in the frame of its own camera, with its camera's pose. Nothing says
+            which photographs lie on one rig, as in a network made for 4n unordered pictures.
+        ``vehicle``: all photographs of a vehicle in the frame of its panorama, with that panorama's pose. Rays are
+            turned by the rig's calibration and start at their camera's centre; pixels, range and masks are those of
+            ``camera``. It is what ``model.panorama.fuse_cameras`` asks for.
+
     Args:
         images_root, split, depth_root, cameras: as `OPV2VIndex`, but ``cameras`` must be names.
         width, height: size the photographs are resampled to (multiples of the model's patch).
+        frame: see above.
+        centre: where the frame of the vehicle lies, see `PanoramaStitcher`.
+
+    Raises:
+        ValueError: ``cameras`` is ``auto``, or ``frame`` or ``centre`` is none of those allowed.
     """
 
     def __init__(
@@ -143,7 +162,12 @@ class PinholeViews:
         height: int,
         depth_root: str | Path | None = None,
         cameras: str | Sequence[str] = DEFAULT_CAMERAS,
+        frame: str = "camera",
+        centre: str = "lidar",
     ) -> None:
+        for name, value, allowed in (("frame", frame, FRAMES), ("centre", centre, CENTRES)):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}, expected one of {allowed}")
         if cameras == AUTO:
             raise ValueError(
                 "the pinhole baseline needs the same number of views of every vehicle, but dataset.cameras=auto takes "
@@ -155,12 +179,42 @@ class PinholeViews:
         )
         self.views_per_vehicle = len(self.index.cameras)
         self.resampler = PinholeResampler(width, height)
+        self.frame, self.centre = frame, centre
 
     @property
     def location(self) -> str:
         """Folder of the split."""
         return str(self.index.images_root / self.index.split)
 
+    def load_frame(self, entry: FrameEntry) -> RigFrame:
+        """The vehicle's calibrated photographs with range; on a rig as settled as its panorama's, for ``vehicle``."""
+        frame = load_rig_frame(entry)
+        return settle_rig(frame) if self.frame == "vehicle" else frame
+
+    def views(self, frame: RigFrame) -> tuple[Panorama, ...]:
+        """The photographs of a frame from `load_frame`, in the rig's camera order."""
+        photographs = self.resampler(frame)
+        if self.frame == "camera":
+            return photographs
+        return _in_vehicle_frame(photographs, frame, panorama_frame(frame, self.centre))
+
     def load(self, entry: FrameEntry) -> tuple[Panorama, ...]:
         """One view per photograph, in the rig's camera order."""
-        return self.resampler(load_rig_frame(entry))
+        return self.views(self.load_frame(entry))
+
+
+def _in_vehicle_frame(
+    photographs: Sequence[Panorama], frame: RigFrame, T_rig_pano: NDArray[np.float64]
+) -> tuple[Panorama, ...]:
+    """The same pixels and ranges; rays, origins and pose in the frame that the vehicle's panorama has."""
+    T_world_pano = frame.T_world_rig @ T_rig_pano
+    poses = rig_poses([view.T_rig_cam for view in frame.views], T_rig_pano)
+    return tuple(
+        replace(
+            photograph,
+            camera=MountedCamera(photograph.camera, T_pano_cam[:3, :3]),
+            origins=T_pano_cam[None, :3, 3].astype(np.float32),
+            T_world_pano=T_world_pano,
+        )
+        for photograph, T_pano_cam in zip(photographs, poses, strict=True)
+    )

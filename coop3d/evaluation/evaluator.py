@@ -109,6 +109,7 @@ def _view_rows(
     confidence = _confidence(prediction, targets, ranges)
     supports = None if prediction.pose_support is None else prediction.pose_support.tolist()
     is_metric, vehicle = targets.is_metric.tolist(), targets.vehicle.tolist()
+    repeated = _repeated_poses(prediction, targets)
     rows = []
     for b in range(B):
         for v in range(V):
@@ -120,7 +121,7 @@ def _view_rows(
                 frame=keys[b][v].frame,
                 reference_agent=keys[b][0].agent,
                 view=v,
-                **_pose_columns(poses[b][v], vehicle[v] == vehicle[0], is_metric[b]),
+                **_pose_columns(poses[b][v], vehicle[v] == vehicle[0], is_metric[b], repeated[v]),
                 **_range_columns(ranges.views[b][v], is_metric[b]),
                 mask_tp=tp,
                 mask_fp=fp,
@@ -130,7 +131,7 @@ def _view_rows(
                 confidence_ause=knows.ause,
                 confidence_spearman=knows.spearman,
                 confidence_log=level,
-                pose_support=math.nan if supports is None or v == 0 else supports[b][v],
+                pose_support=math.nan if supports is None or v == 0 or repeated[v] else supports[b][v],
                 pose_pred=pred_poses[b][v],
                 pose_true=true_poses[b][v],
             )
@@ -138,8 +139,20 @@ def _view_rows(
     return rows
 
 
-def _pose_columns(errors: list[float], is_reference: bool, metric: bool) -> dict[str, Any]:
+def _repeated_poses(prediction: FactoredPrediction, targets: ViewTargets) -> list[bool]:
+    """For each view, whether its pose was asked for and answered before: fused photographs have their vehicle's."""
+    vehicle = targets.vehicle.tolist()
+    first = [vehicle.index(k) for k in vehicle]  # the first view of the same vehicle
+    both = torch.stack([prediction.T_ref_view, targets.T_ref_view.to(prediction.trans)])  # [2, B, V, 4, 4]
+    same = ((both - both[:, :, first]).abs() < 1e-6).all(dim=-1).all(dim=-1).flatten(0, 1).all(dim=0)
+    return [known and first[v] != v for v, known in enumerate(same.tolist())]
+
+
+def _pose_columns(errors: list[float], is_reference: bool, metric: bool, repeated: bool) -> dict[str, Any]:
+    """A vehicle's pose is scored once, with the first of the views that share it; the distance is known of all."""
     translation, rotation, yaw, direction, distance = [math.nan] * 5 if is_reference else errors
+    if repeated:
+        translation = rotation = yaw = direction = math.nan
     return {
         "is_reference": is_reference,
         "distance_m": distance if metric else math.nan,
@@ -219,10 +232,14 @@ def _sample_rows(
 
 
 def _pair_aucs(prediction: FactoredPrediction, targets: ViewTargets) -> tuple[int, list[list[float]]]:
-    """Number of pairs of views of different vehicles, and B x 3 mean AUC contributions (NaN without a pair)."""
+    """Number of pairs of views of different vehicles, and B x 3 mean AUC contributions (NaN without a pair).
+
+    Poses that several views share count once.
+    """
     V = len(targets.vehicle)
     i, j = torch.triu_indices(V, V, offset=1, device=targets.vehicle.device)
-    different = targets.vehicle[i] != targets.vehicle[j]
+    new = ~torch.tensor(_repeated_poses(prediction, targets), device=i.device)
+    different = (targets.vehicle[i] != targets.vehicle[j]) & new[i] & new[j]
     i, j = i[different], j[different]
 
     def relative(T: Tensor) -> Tensor:

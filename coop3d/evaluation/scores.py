@@ -110,7 +110,10 @@ def score_table(
     codes = {name: k for k, name in enumerate(scenarios)}
     views = _Columns(rows, codes)
     scores: dict[str, Score] = {"views": Total(np.ones(len(rows)), views.scenario)}
-    scores |= _pose_scores(views.where([not r.is_reference for r in rows]))
+    # Every rotation can be scored, but those of photographs whose vehicle's pose stands in another row.
+    scores |= _pose_scores(
+        views.where([not r.is_reference and not math.isnan(r.rotation_error_deg) for r in rows])
+    )
     scores |= _view_scores(views)
     scores |= _sample_scores(_Columns(samples, codes))
     scores |= _trajectory_scores(_Columns(trajectories, codes))

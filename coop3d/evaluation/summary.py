@@ -13,7 +13,8 @@ def summarise(
 ) -> dict[str, float]:
     """Summary of an evaluation; NaN where nothing could be scored. All names: docs/evaluation.md.
 
-    ``pose/...`` counts every view of a non-reference vehicle once. ``range/...`` are means over views of the
-    per-view scores, except per band, where pixels are pooled. ``mask/...`` pools pixels of all views.
+    ``pose/...`` counts every view of a non-reference vehicle once, and fused photographs, which share their vehicle's
+    pose, as one view. ``range/...`` are means over views of the per-view scores, except per band, where pixels are
+    pooled. ``mask/...`` pools pixels of all views.
     """
     return score_table(rows, samples, trajectories).summary()

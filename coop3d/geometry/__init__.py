@@ -11,6 +11,7 @@ from coop3d.geometry.cameras import (
     pixel_centres,
 )
 from coop3d.geometry.compose import compose_points, rotate_rays, transform_from_quat_trans
+from coop3d.geometry.mounted import MountedCamera
 from coop3d.geometry.quaternions import (
     matrix_to_quat,
     quat_angle,
@@ -33,6 +34,7 @@ __all__ = [
     "Camera",
     "CylindricalCamera",
     "EquirectangularCamera",
+    "MountedCamera",
     "PanoramaCamera",
     "PinholeCamera",
     "Similarity",

@@ -64,7 +64,7 @@ def align(
     if len(weights) < 2 or int((weights > 0).sum()) < 2:
         raise ValueError(f"{int((weights > 0).sum())} matches, expected at least 2 of positive weight")
     heaviest = weights.topk(min(ranked_by, len(weights))).indices
-    pair = _Pair.of(a.pick(heaviest), b.pick(heaviest), weights[heaviest], noise)
+    pair = _Pair.of(a.pick(heaviest), b.pick(heaviest), weights[heaviest], noise.pick(heaviest))
     R, t = _level_hypotheses(pair, hypotheses, seed)
     best = pair.support(R, t).topk(min(refined, len(R))).indices
     bundle = Bundle(a, b, weights, noise, tilt, R[best], t[best])

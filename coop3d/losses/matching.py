@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coop3d.geometry.cells import at_cells, cell_angle
+from coop3d.geometry.cells import at_cells, cell_angle, cell_walls
 from coop3d.losses.scene import Scene
 from coop3d.losses.term import Term, TermValue
+from coop3d.types import ViewTargets
 
 USUAL_SHARE = 0.2  # of cells with a counterpart in OPV2V-like towns, over pairs within 60 m
 REACH = 0.75  # cells between a ray and a point in the ray's cell at most: half a diagonal, and a little more
+SLACK = 2e-3  # sine of the angle by which a point may seem outside of its cell: corners are extrapolated
 
 
 class MatchingTerm(Term):
@@ -25,6 +27,10 @@ class MatchingTerm(Term):
     that have a counterpart where ``USUAL_SHARE`` of all do: vehicles that see much of the same say more than those
     that share a handful of cells, whose mean would be noise. Beside it, ``seen_weight`` times the cross-entropy of
     ``seen_logits``: does any other view show this place at all?
+
+    Photographs of a vehicle that share its pose (``dataset.frame=vehicle``) count as one view: the cells of all of them
+    are candidates together, and none is sought among its own vehicle's. Where two photographs of the other vehicle show
+    the place, either is right: the probability of both together counts.
 
     Speaks about metric samples. Where range is sparse (LiDAR) a cell stands for the measured pixel nearest to its
     middle, and ``seen_logits`` are not trained: no point in the other view does not mean that it does not see it.
@@ -52,22 +58,25 @@ class MatchingTerm(Term):
                 "MatchingTerm: the model predicts no descriptors; set model.pred_head.matching as "
                 "configs/model/small.yaml does, or drop the term"
             )
-        cells = Cells.of(scene, (descriptors.shape[2], descriptors.shape[3]))
-        flat = descriptors.flatten(2, 3)
-        visible = torch.zeros_like(cells.known)
+        K = photographs_per_pose(scene.targets)
+        cells = Cells.of(scene, (descriptors.shape[2], descriptors.shape[3]), K)
+        flat = descriptors.unflatten(1, (-1, K)).flatten(2, 4)  # [B, poses, K N, D]
+        known = cells.known.unflatten(1, (-1, K)).flatten(2)
+        visible = torch.zeros_like(known)
         entropy, found, right = [], [], []
         for i, j in combinations(range(flat.shape[1]), 2):
             similarity = flat[:, i] @ flat[:, j].mT  # [B, Ni, Nj]
             for a, b, odds in ((i, j, similarity), (j, i, similarity.mT)):
-                partner = cells.counterparts(a, b, self.range_tolerance)
-                has = partner >= 0
-                picked = odds.gather(2, partner.clamp_min(0)[..., None])[..., 0]
-                entropy.append(odds.logsumexp(dim=2) - picked)
+                partners = cells.partners(a, b, self.range_tolerance)  # [B, Ni, K]
+                has = (partners >= 0).any(dim=2)
+                entropy.append(odds.logsumexp(dim=2) - _odds_of(partners, odds))
                 found.append(has)
-                right.append(odds.detach().argmax(dim=2) == partner)
+                right.append((odds.detach().argmax(dim=2, keepdim=True) == partners).any(dim=2))
                 visible[:, a] |= has
-        doubt = F.binary_cross_entropy_with_logits(seen.flatten(2), visible.to(seen.dtype), reduction="none")
-        certain = cells.known & scene.targets.is_synthetic[:, None, None]
+        doubt = F.binary_cross_entropy_with_logits(
+            seen.reshape(visible.shape), visible.to(seen.dtype), reduction="none"
+        )
+        certain = known & scene.targets.is_synthetic[:, None, None]
         parts = [_as_one_group(doubt, certain).scaled(self.seen_weight)]
         if not entropy:  # one view: nothing to match, but processes wait for a gradient of every parameter
             return parts[0]._replace(sums=parts[0].sums + 0.0 * flat.sum())
@@ -85,6 +94,25 @@ class MatchingTerm(Term):
         return TermValue.joined(parts, statistics)
 
 
+def photographs_per_pose(targets: ViewTargets) -> int:
+    """How many successive views have one pose: a vehicle's photographs in its frame; 1 where each has its own."""
+    vehicle = targets.vehicle.tolist()
+    K = len(vehicle) // len(set(vehicle))
+    if K == 1 or vehicle != [n for n in range(len(vehicle) // K) for _ in range(K)]:
+        return 1
+    poses = targets.T_ref_view.unflatten(1, (-1, K))
+    # Poses are chained from the world in float64: equal ones differ by its round-off at most.
+    return K if bool((poses - poses[:, :, :1]).abs().max() < 1e-6) else 1
+
+
+def _odds_of(partners: Tensor, odds: Tensor) -> Tensor:
+    """[B, N]: ``logsumexp`` of ``odds`` [B, N, M] over the ``partners`` [B, N, K] of each row, those of -1 left out."""
+    picked = odds.gather(2, partners.clamp_min(0))
+    # Rows without any partner are masked by the caller: they only must not be infinite, whose gradient is NaN.
+    absent = (partners < 0) & (partners >= 0).any(dim=2, keepdim=True)
+    return picked.masked_fill(absent, -torch.inf).logsumexp(dim=2)
+
+
 def _as_one_group(values: Tensor, mask: Tensor) -> TermValue:
     return TermValue.over(values.flatten(1)[:, None], mask.flatten(1)[:, None])
 
@@ -99,12 +127,23 @@ class Cells:
     nearest: Tensor  # [B, V, N] smallest range in the cell, metres
     farthest: Tensor  # [B, V, N]
     known: Tensor  # [B, V, N] bool: the pixel that stands for the cell has a metric range
-    cosine_reach: float  # of the angle at which a point is outside a cell
+    cosine_reach: (
+        float  # of the angle between a ray and a point at which the point is outside; 0 where walls say it
+    )
+    per_pose: int = 1  # successive views that have one pose
+    columns: int = 0  # of the grid
+    walls: Tensor | None = None  # [B, V, N, 4, 3] of photographs, reference frame; instead of the reach
 
     @classmethod
     @torch.no_grad()
-    def of(cls, scene: Scene, grid: tuple[int, int]) -> Cells:
-        """From targets with range, rays, origins and poses; ``grid`` is rows, columns of cells.
+    def of(cls, scene: Scene, grid: tuple[int, int], per_pose: int = 1) -> Cells:
+        """From targets with range, rays, origins and poses.
+
+        Args:
+            scene: prediction and truth.
+            grid: rows, columns of cells.
+            per_pose: successive views that have one pose. Above 1 they are photographs, whose cells are of many sizes:
+                each is bounded by its own sides, and sought by its middle ray.
 
         Raises:
             ValueError: if the cells do not divide the image.
@@ -118,17 +157,36 @@ class Cells:
         rays, origins = rays @ R.mT, origins @ R.mT + c
         far = torch.where(valid, ranges, 0.0).amax(dim=-1)
         near = torch.where(valid, ranges, torch.inf).amin(dim=-1)
-        step = cell_angle(at_cells(t.rays, grid, 2), grid)
         points = origins + _pick(ranges, pixel)[..., None] * rays
-        return cls(points, rays, origins, near, far, known, math.cos(REACH * step))
+        if per_pose == 1:
+            step = cell_angle(at_cells(t.rays, grid, 2), grid)
+            return cls(points, rays, origins, near, far, known, math.cos(REACH * step))
+        pixel_rays = _by_cell(t.rays, grid)
+        middle = F.normalize(pixel_rays.mean(dim=3), dim=-1)  # no pixel's: those are half of one off
+        walls = cell_walls(pixel_rays, scene.valid.shape[-1] // grid[1]) @ R[:, :, None].mT
+        return cls(points, middle @ R.mT, origins, near, far, known, 0.0, per_pose, grid[1], walls)
+
+    def partners(self, a: int, b: int, range_tolerance: float) -> Tensor:
+        """Counterparts among the views of one pose for the cells of another's: [B, K N, K], one per view of ``b``.
+
+        Cells are numbered through all K views of a pose; -1 where a view does not show the place.
+        """
+        K, N = self.per_pose, self.known.shape[2]
+        rows = []
+        for i in range(a * K, (a + 1) * K):
+            cells = [self.counterparts(i, b * K + k, range_tolerance) for k in range(K)]
+            rows.append(
+                torch.stack([torch.where(c >= 0, c + k * N, -1) for k, c in enumerate(cells)], dim=-1)
+            )
+        return torch.cat(rows, dim=1)
 
     @torch.no_grad()
     def counterparts(self, i: int, j: int, range_tolerance: float) -> Tensor:
         """[B, N] for each cell of view i the cell of view j that shows the same place; -1 where there is none.
 
-        It is the cell whose ray, from that ray's own origin, passes nearest to the point. The point must lie inside
-        the cell, as far away as the cell's own surface: farther and something hides it. Inner products only: never a
-        tensor of N x N x 3.
+        It is the cell whose ray, from that ray's own origin, passes nearest to the point, or in a photograph the cell
+        between whose sides the point lies. The point must lie inside the cell, as far away as the cell's own surface:
+        farther and something hides it. Inner products only: never a tensor of N x N x 3.
         """
         points, rays, origins = self.points[:, i], self.rays[:, j], self.origins[:, j]
         along = points @ rays.mT - (origins * rays).sum(-1)[:, None]
@@ -136,12 +194,33 @@ class Cells:
             points.square().sum(-1)[..., None] + origins.square().sum(-1)[:, None]
         ) - 2 * points @ origins.mT
         distance = squared.clamp_min(1e-12).sqrt()
-        cosine, cell = (along / distance).masked_fill(~self.known[:, j, None], -1.0).max(dim=2)
+        cosines = along / distance
+        if self.walls is None:
+            cosine, cell = cosines.masked_fill(~self.known[:, j, None], -1.0).max(dim=2)
+            inside = cosine > self.cosine_reach
+        else:  # photographs: sizes and shapes of cells differ
+            cell, inside = self._between_walls(points, j, cosines.argmax(dim=2), self.walls[:, j])
         here = distance.gather(2, cell[..., None])[..., 0]
         nearest, farthest = (x[:, j].gather(1, cell) for x in (self.nearest, self.farthest))
         visible = (here > nearest * (1 - range_tolerance)) & (here < farthest * (1 + range_tolerance))
-        found = self.known[:, i] & visible & (cosine > self.cosine_reach)
+        found = self.known[:, i] & visible & inside
         return torch.where(found, cell, -1)
+
+    def _between_walls(self, points: Tensor, j: int, cell: Tensor, walls: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells [B, N] of view j in which points [B, N, 3] lie, and whether they lie there.
+
+        Starts at the cell of the nearest ray. Towards the corners of a photograph cells are sheared and their sizes
+        change, so it may be the neighbour across a side.
+        """
+        batch = torch.arange(len(cell), device=cell.device)[:, None]
+        offset = F.normalize(points - self.origins[batch, j, cell], dim=-1)[..., None]
+        above, right, below, left = ((walls[batch, cell] @ offset)[..., 0] < 0).long().unbind(-1)
+        row, column = cell // self.columns + below - above, cell % self.columns + right - left
+        rows = walls.shape[1] // self.columns
+        in_view = (row >= 0) & (row < rows) & (column >= 0) & (column < self.columns)
+        cell = row.clamp(0, rows - 1) * self.columns + column.clamp(0, self.columns - 1)
+        within = (walls[batch, cell] @ offset)[..., 0].amin(dim=-1) > -SLACK
+        return cell, in_view & within
 
 
 def _by_cell(x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -177,6 +177,11 @@ class PanoramaConfig:
                 "panorama.fuse_cameras needs known_rays_input (rays tell the cameras of a vehicle apart) and "
                 "cameras_per_vehicle above 1"
             )
+        if self.fuse_cameras and self.wrap_around:
+            raise ValueError(
+                "panorama.fuse_cameras joins photographs, whose left and right borders do not touch: set "
+                "panorama.wrap_around=false"
+            )
 
     @property
     def fused_cameras(self) -> int:
@@ -199,12 +204,6 @@ class MapAnythingConfig:
         if self.panorama.known_rays_input and "ray_dirs" not in self.geometric_inputs.modalities:
             raise ValueError(
                 "panorama.known_rays_input needs the ray encoder: add ray_dirs to geometric_inputs.modalities"
-            )
-        matching = self.pred_head.matching
-        if matching is not None and matching.pose and self.panorama.fuse_cameras:
-            raise ValueError(
-                "pred_head.matching.pose aligns views one by one, but panorama.fuse_cameras gives the photographs of a "
-                "vehicle one pose: set pred_head.matching.pose=false"
             )
 
 

@@ -25,7 +25,13 @@ from coop3d.models.matched_pose import pose_from_matches
 from coop3d.models.matching_head import MatchingHead
 from coop3d.models.position_table import ray_turns
 from coop3d.models.recompute import run_block
-from coop3d.models.scenes import group_cameras, join_scenes, split_scenes, ungroup_cameras
+from coop3d.models.scenes import (
+    check_vehicle_frame,
+    group_cameras,
+    join_scenes,
+    split_scenes,
+    ungroup_cameras,
+)
 from coop3d.types import FactoredPrediction, ViewInputs
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)  # what DINOv2 was trained with
@@ -324,7 +330,7 @@ class MapAnything(HubMixin, nn.Module):
         composed, matching = FactoredPrediction(**fields), self.config.pred_head.matching
         if matching is None or not matching.pose or self.training:
             return composed
-        return pose_from_matches(composed, matching)
+        return pose_from_matches(composed, matching, self.config.panorama.fused_cameras)
 
     def _check_inputs(self, inputs: ViewInputs) -> None:
         options, P = self.config.panorama, self.config.encoder.patch_size
@@ -351,6 +357,7 @@ class MapAnything(HubMixin, nn.Module):
             value = getattr(inputs, name)
             if value is not None and value.shape != (B, V, H, W, 3):
                 raise ValueError(f"{name} is {tuple(value.shape)}, expected {(B, V, H, W, 3)} as the image")
+        check_vehicle_frame(inputs, options.fused_cameras)
 
 
 def normalise_image(image: Tensor) -> Tensor:

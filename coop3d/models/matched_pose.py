@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coop3d.geometry import invert_rigid, matrix_to_quat
-from coop3d.geometry.cells import at_cells, cell_angle
+from coop3d.geometry.cells import at_cells, cell_angle, cell_angles
 from coop3d.geometry.ray_alignment import Alignment, PointNoise, RayPoints, align
 from coop3d.models.config import MatchingConfig
 from coop3d.types import FactoredPrediction
@@ -20,16 +20,25 @@ LEAST_PROBABILITY = 3e-3  # of a match; what is below never decides anything and
 
 
 @torch.no_grad()
-def pose_from_matches(prediction: FactoredPrediction, config: MatchingConfig) -> FactoredPrediction:
+def pose_from_matches(
+    prediction: FactoredPrediction, config: MatchingConfig, cameras: int = 1
+) -> FactoredPrediction:
     """Replace regressed poses by those that the matches give, where enough of them agree.
 
     Every pair of views is aligned (`coop3d.geometry.ray_alignment.align`). From the reference outwards each view is
     then reached through the pairs of largest support, so that vehicles out of each other's sight are joined by a third.
     A view that no pair of at least ``min_support`` reaches keeps the pose of the pose head.
 
+    Fused photographs (``cameras`` above 1) take part as one view per vehicle: their cells are one set, each with its
+    own size, matches inside a vehicle do not exist, and all photographs get the vehicle's pose. Photographs that are
+    views of their own are aligned one by one, those of one rig, too, although these hardly overlap (OPV2V's rear
+    camera the sides' by 20 degrees, the others not at all): most can only be joined through another vehicle, and what
+    is not joined keeps its regressed pose.
+
     Args:
         prediction: with descriptors; views in any number.
         config: of the matching head.
+        cameras: successive views that share one frame and one pose.
 
     Returns:
         The same with ``trans`` and ``quat_xyzw`` replaced, and ``pose_support`` set.
@@ -37,11 +46,12 @@ def pose_from_matches(prediction: FactoredPrediction, config: MatchingConfig) ->
     assert prediction.descriptors is not None
     B, V = prediction.trans.shape[:2]
     T, support = prediction.T_ref_view.clone(), prediction.trans.new_zeros(B, V)
+    poses = [slice(first, first + cameras) for first in range(0, V, cameras)]
     for b in range(B):
-        views = [_Cells.of(prediction, b, v) for v in range(V)]
-        edges = {(i, j): _align_views(views[i], views[j], config) for i, j in combinations(range(V), 2)}
-        for view, (T_ref_view, agreed) in _reach_from_reference(edges, config.min_support).items():
-            T[b, view], support[b, view] = T_ref_view, agreed
+        cells = [_Cells.of(prediction, b, views) for views in poses]
+        edges = {(i, j): _align(cells[i], cells[j], config) for i, j in combinations(range(len(poses)), 2)}
+        for n, (T_ref_view, agreed) in _reach_from_reference(edges, config.min_support).items():
+            T[b, poses[n]], support[b, poses[n]] = T_ref_view, agreed
     return replace(
         prediction,
         trans=T[..., :3, 3] / prediction.scale[:, None, None],
@@ -52,32 +62,36 @@ def pose_from_matches(prediction: FactoredPrediction, config: MatchingConfig) ->
 
 @dataclass(frozen=True)
 class _Cells:
-    """One view on the matching grid: N cells."""
+    """What has one pose on the matching grid, one view or the photographs of a vehicle: N cells of all of them."""
 
     points: RayPoints  # [N] through the cells' middle pixels
     descriptors: Tensor  # [N, D]
     weight: Tensor  # [N] probability that the cell shows a surface which another view shows, too
-    angle: float  # rad between the rays of neighbouring cells
+    angle: float | Tensor  # rad between the rays of neighbouring cells; of photographs [N]
 
     @classmethod
-    def of(cls, prediction: FactoredPrediction, b: int, v: int) -> _Cells:
+    def of(cls, prediction: FactoredPrediction, b: int, views: slice) -> _Cells:
         assert prediction.descriptors is not None
         assert prediction.seen_logits is not None
-        descriptors = prediction.descriptors[b, v]  # [h, w, D]
-        grid = (descriptors.shape[0], descriptors.shape[1])
-        rays, mask = at_cells(prediction.rays[b, v], grid, 0), at_cells(prediction.mask_logits[b, v], grid, 0)
+        descriptors = prediction.descriptors[b, views]  # [K, h, w, D]
+        grid = (descriptors.shape[1], descriptors.shape[2])
+        rays, range_m, mask = (
+            at_cells(x[b, views], grid, 1)
+            for x in (prediction.rays, prediction.range_m, prediction.mask_logits)
+        )
         origins = torch.zeros_like(rays)
         if prediction.origins is not None:
-            origins = at_cells(prediction.origins[b, v], grid, 0)
+            origins = at_cells(prediction.origins[b, views], grid, 1)
+        seen = prediction.seen_logits[b, views].flatten().sigmoid()
         return cls(
-            RayPoints(origins, rays, at_cells(prediction.range_m[b, v], grid, 0)),
-            descriptors.flatten(0, 1),
-            prediction.seen_logits[b, v].flatten().sigmoid() * mask.sigmoid(),
-            cell_angle(rays, grid),
+            RayPoints(origins.flatten(0, 1), rays.flatten(0, 1), range_m.flatten()),
+            descriptors.flatten(0, 2),
+            seen * mask.flatten().sigmoid(),
+            cell_angle(rays, grid) if len(rays) == 1 else cell_angles(rays, grid).flatten(),
         )
 
 
-def _align_views(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | None:
+def _align(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | None:
     """Pose of b in a; None where there are too few matches.
 
     Not only mutual best matches count: while descriptors are uncertain, many weak ones that agree know the pose better
@@ -92,8 +106,18 @@ def _align_views(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | No
     if len(weights) < LEAST_MATCHES:
         return None
     first, second = pairs // odds.shape[1], pairs % odds.shape[1]
-    noise = PointNoise(angle=config.angle_noise * max(a.angle, b.angle), log_range=config.range_noise)
+    angle = _coarser(a.angle, first, b.angle, second)
+    noise = PointNoise(angle=config.angle_noise * angle, log_range=config.range_noise)
     return align(a.points.pick(first), b.points.pick(second), weights, noise)
+
+
+def _coarser(a: float | Tensor, first: Tensor, b: float | Tensor, second: Tensor) -> float | Tensor:
+    """The larger angle of the two cells of each match."""
+    if isinstance(a, Tensor):
+        assert isinstance(b, Tensor), "all views of a sample are of one kind"
+        return torch.maximum(a[first], b[second])
+    assert not isinstance(b, Tensor)
+    return max(a, b)
 
 
 def _reach_from_reference(

@@ -76,3 +76,28 @@ def in_vehicle_frame(inputs: ViewInputs, T_vehicle_view: Tensor) -> ViewInputs:
     R, t = T[..., :3, :3], T[..., None, None, :3, 3]
     origins = torch.zeros_like(inputs.rays) if inputs.origins is None else inputs.origins
     return replace(inputs, rays=rotate_rays(R, inputs.rays), origins=rotate_rays(R, origins) + t)
+
+
+def check_vehicle_frame(inputs: ViewInputs, cameras: int) -> None:
+    """Refuse photographs that are about to be fused but are still in the frames of their own cameras.
+
+    There all look straight ahead from one place, so nothing would tell them apart. Says nothing about tensors without
+    contents (dry runs).
+
+    Args:
+        inputs: with rays.
+        cameras: photographs per vehicle; 1 asks for nothing.
+
+    Raises:
+        ValueError: the middle rays of a vehicle's photographs all coincide.
+    """
+    if cameras == 1 or inputs.rays is None or type(inputs.rays) is not Tensor or inputs.rays.is_meta:
+        return
+    H, W = inputs.rays.shape[2:4]
+    middle = [x[0, :cameras, H // 2, W // 2] for x in (inputs.rays, inputs.origins) if x is not None]
+    if all(bool((x - x[0]).abs().max() < 1e-3) for x in middle):
+        raise ValueError(
+            f"panorama.fuse_cameras: the {cameras} photographs of the first vehicle look in one direction from one "
+            "place, so their rays are in their own cameras' frames; use dataset=opv2v_pinhole_fused "
+            "(dataset.frame=vehicle), or coop3d.models.scenes.in_vehicle_frame"
+        )

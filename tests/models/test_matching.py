@@ -84,9 +84,6 @@ def test_configuration_errors_name_the_key():
         from_mapping(MapAnythingConfig, small_values(encoder={"stem_dims": [6, 8]}))
     with pytest.raises(ValueError, match=r"pred_head\.matching\.dim is 0"):
         from_mapping(MapAnythingConfig, small_values(pred_head={"matching": {"dim": 0}}))
-    fused = {**PANORAMA, "cameras_per_vehicle": 4, "fuse_cameras": True}
-    with pytest.raises(ValueError, match=r"set pred_head\.matching\.pose=false"):
-        from_mapping(MapAnythingConfig, small_values(pred_head={"matching": MATCHING}, panorama=fused))
 
 
 def test_published_weights_fit_a_model_with_a_matching_head(tmp_path):

@@ -12,7 +12,7 @@ from coop3d.datasets.disturb.base import Disturbance, generator
 from coop3d.datasets.disturb.colours import ColourCurves
 from coop3d.datasets.entries import VehicleEntry
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v import FrameEntry, load_rig_frame
+from coop3d.datasets.opv2v import FrameEntry
 from coop3d.datasets.opv2v.frame import read_image
 from coop3d.datasets.sources import PinholeViews, StitchedPanoramas
 from coop3d.types import Panorama, RigFrame, SampleKey
@@ -43,7 +43,7 @@ def _workshop(source: Any) -> _Workshop | None:
     if isinstance(source, StitchedPanoramas):
         return _Workshop(source.load_frame, lambda f: (source.stitch(f),), source.recipe.kind == "central")
     if isinstance(source, PinholeViews):
-        return _Workshop(load_rig_frame, source.resampler, warps=False)
+        return _Workshop(source.load_frame, source.views, warps=False)
     return None
 
 
@@ -158,6 +158,8 @@ def obstacle(disturbance: Disturbance | None, dataset: CooperativeDataset) -> st
             f"needs the photographs, but the dataset reads finished panoramas ({dataset.source.location}): stitch "
             "them anew with overrides=[dataset.panoramas=raw]"
         )
-    if disturbance is not None and disturbance.needs_rig and isinstance(dataset.source, PinholeViews):
+    source = dataset.source
+    without_rig = isinstance(source, PinholeViews) and source.frame == "camera"
+    if disturbance is not None and disturbance.needs_rig and without_rig:
         return "changes nothing: single photographs are seen in their own cameras' frames, without a rig"
     return ""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coop3d.evaluation import MaskCounts, ViewRow, evaluate_batch
+from coop3d.evaluation import MaskCounts, ViewRow, evaluate_batch, per_vehicle
 from coop3d.files import write_text
 from coop3d.training.inspection.sample import Inspection
 from coop3d.types import FactoredPrediction
@@ -61,7 +61,7 @@ def _is_finite(shown: FactoredPrediction, inspection: Inspection) -> bool:
 
 def page_numbers(inspection: Inspection) -> dict[str, object]:
     """The table of the page: one column per score with one row per vehicle, then single numbers."""
-    rows = score_rows(inspection)
+    rows = per_vehicle(score_rows(inspection))
     names = [f"{r.agent} (reference)" if r.is_reference else r.agent for r in rows]
     table: dict[str, object] = {}
     if rows:
