@@ -50,6 +50,8 @@ def on_one_thread(dense: RigFrame, lidar: RigFrame, repeats: int) -> dict[str, f
     colour = replace(dense, views=tuple(replace(v, z_m=None) for v in dense.views), depth_is_dense=False)
     table = stitcher.table(dense)
     own = lidar.sweeps[:1]
+    points = len(own[0].points)
+    own_ms = median_ms(lambda: sample_lidar(own, table, np.eye(4)), repeats)
     return {
         "floor: copy the photographs": median_ms(lambda: [v.image.copy() for v in dense.views], repeats),
         "colour": median_ms(lambda: stitcher(colour), repeats),
@@ -58,9 +60,8 @@ def on_one_thread(dense: RigFrame, lidar: RigFrame, repeats: int) -> dict[str, f
             lambda: [(v.image.copy(), None if v.z_m is None else v.z_m.copy()) for v in dense.views], repeats
         ),
         "colour, dense range, masks": median_ms(lambda: stitcher(dense), repeats),
-        f"LiDAR with occlusion, {len(own[0].points)} points": median_ms(
-            lambda: sample_lidar(own, table, np.eye(4)), repeats
-        ),
+        f"LiDAR with occlusion, {points} points": own_ms,
+        "LiDAR with occlusion, per 60000 points": round(own_ms * 60000 / points, 2),
         f"LiDAR with occlusion, {sum(len(s.points) for s in lidar.sweeps)} points of {len(lidar.sweeps)} sweeps":
             median_ms(lambda: sample_lidar(lidar.sweeps, table, np.eye(4)), repeats),
         "central, dense depth": median_ms(lambda: central(dense), max(repeats // 10, 3)),

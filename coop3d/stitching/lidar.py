@@ -10,27 +10,40 @@ from the point's direction to the pixel's centre ray.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from coop3d.geometry.cameras import PinholeCamera
+from coop3d.stitching.beams import (
+    CELLS,
+    EDGE,
+    STRIDE,
+    WIDEST,
+    beam_grid,
+    close_circle,
+    normal,
+    room_for,
+    sides,
+)
+from coop3d.stitching.scratch import scratch
 from coop3d.stitching.table import RigTable
 from coop3d.types import LidarSweep
 
-# Grid of directions that finds neighbours: as fine as OPV2V's 64 beams from -25 to 5 degrees.
-BEAMS, LOWEST_DEG, HIGHEST_DEG, COLUMNS = 64, -25.0, 5.0, 1024
-GAP = 2  # cells to look for a neighbour
-LEVELS, BASELINE_M = 5, 0.5  # slopes are taken over 1 to 2^(LEVELS - 1) cells, about so many metres
-WIDEST = 1 << (LEVELS - 1)
-HIGHEST_BIT = np.array([max(n.bit_length() - 1, 0) for n in range(1 << LEVELS)])
-NOISE_M = 0.1  # five standard deviations of the LiDAR's noise: what two smooth neighbours may differ by
-BEND = 0.01  # and this share of the range, for curved surfaces
 LARGEST_PATCH_PX = np.float32(12.0)  # half size
-STRETCH = 1.34  # a patch is drawn between range / STRETCH and range * STRETCH of its point
+STRETCH = np.float32(1.34)  # a patch is drawn between range / STRETCH and range * STRETCH of its point
 LARGEST_MOVE = 0.15  # share of its range that a point may move along the ray to the pixel's centre
 HIDDEN_M, HIDDEN_SHARE = 0.15, 0.015  # a point this far behind the buffer (sum of both) is hidden
+
+
+class _Hits(NamedTuple):
+    """Points that fall into a pixel of their camera, hidden or not."""
+
+    pixel: NDArray[np.int32]  # flat index
+    inverse: NDArray[np.float32]  # of the range of the point's patch along the pixel's centre ray
+    range_m: NDArray[np.float32]  # of the point itself, from the camera
 
 
 def sample_lidar(
@@ -46,251 +59,129 @@ def sample_lidar(
     Returns:
         [H, W] float32 metres along the pixel's centre ray from its own origin, NaN = not measured.
     """
-    nearest = np.zeros(table.source.shape, np.float32)  # inverse range of the depth buffer
-    range_m = np.full(table.source.shape, np.nan, np.float32)
-    moved_m = np.full(table.source.shape, np.inf, np.float32)
-    wraps = not isinstance(table.virtual, PinholeCamera)
-    surfaces = [_surface(sweep, T_virtual_rig) for sweep in sweeps]
-    for k, origin in enumerate(table.origins):  # pixels belong to one camera each: all of one, then the next
-        looks = []
-        for points, normals, neighbours in surfaces:
-            index, seen = _toward(points, origin, table.axes[k], table.least_cosines[k])
-            look = (k, index, table.virtual.project(seen)[0], seen, normals, table.rays, table.source)
-            _draw(*look, neighbours, wraps, nearest)
-            looks.append(look)
-        for look in looks:
-            _collect(*look, nearest, range_m, moved_m)
+    H, W = table.source.shape
+    nearest = scratch("lidar: nearest", (H * W,), np.float32)  # inverse range of the depth buffer
+    nearest.fill(0)
+    room = room_for(len(table.origins) * sum(len(sweep.points) for sweep in sweeps))
+    hits = _Hits(
+        scratch("lidar: pixel", (room,), np.int32),
+        scratch("lidar: inverse", (room,), np.float32),
+        scratch("lidar: range", (room,), np.float32),
+    )
+    found = 0
+    for sweep in sweeps:
+        found = _draw_sweep(sweep, table, T_virtual_rig, nearest, hits, found)
+    range_m = np.full((H, W), np.nan, np.float32)
+    moved_m = scratch("lidar: moved", (H * W,), np.float32)
+    moved_m.fill(np.inf)
+    _collect(*hits, found, nearest, range_m.reshape(-1), moved_m)
     return range_m
 
 
-def _surface(
-    sweep: LidarSweep, T_virtual_rig: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """Points [N, 3] and normals [N, 3] in the virtual camera's frame, and `_patches`' neighbours [N, 4]."""
-    normals, neighbours = _patches(sweep.points)
-    T = (T_virtual_rig @ sweep.T_rig_sensor).astype(np.float32)
-    points = _move(sweep.points, T[:3, :3], T[:3, 3])
-    return points, _move(normals, T[:3, :3], np.zeros(3, np.float32)), neighbours
+def _draw_sweep(
+    sweep: LidarSweep,
+    table: RigTable,
+    T_virtual_rig: NDArray[np.float64],
+    nearest: NDArray[np.float32],
+    hits: _Hits,
+    found: int,
+) -> int:
+    """Draw one sweep's patches as all cameras see them; returns the number of hits so far.
 
-
-def _patches(points: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Tangent planes of one sweep from its grid of beams.
-
-    Args:
-        points: [N, 3] sensor frame.
-
-    Returns:
-        normals: [N, 3] of any length and sign; zero where no neighbour tells.
-        neighbours: [N, 4] indices of the next points to the left, right, below and above on the same surface; -1 for
-            none.
+    Points keep the sensor's origin and have the virtual camera's axes: a camera's centre is moved instead of them.
     """
-    x, y, z = points.T
-    range_m = np.sqrt(x * x + y * y + z * z)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        elevation = np.degrees(np.arcsin(-y / range_m))
-    beam = (elevation - LOWEST_DEG) * ((BEAMS - 1) / (HIGHEST_DEG - LOWEST_DEG))
-    column = (np.arctan2(x, z) / (2 * np.pi) + 0.5) * COLUMNS
-    return _find_patches(points, range_m, beam, column)
+    T = T_virtual_rig @ sweep.T_rig_sensor
+    grid = beam_grid(sweep.points, T[:3, :3])
+    room = room_for(len(sweep.points))
+    index, seen = scratch("lidar: index", (room,), np.int32), scratch("lidar: seen", (3, room), np.float32)
+    place = scratch("lidar: place", (CELLS + room,), np.int32)
+    mask = scratch("lidar: mask", (CELLS + room,), np.uint8)
+    wraps = not isinstance(table.virtual, PinholeCamera)
+    image = table.source.reshape(-1), table.rays.reshape(-1), table.source.shape[1], wraps, nearest
+    for k, origin in enumerate(table.origins - T[:3, 3].astype(np.float32)):
+        centre, axis = tuple(origin), tuple(table.axes[k])
+        _in_cone(grid.points[3 * EDGE :], centre, axis, table.least_cosines[k], mask[EDGE : grid.end])
+        count = _select(grid.points, grid.end, centre, mask, index, seen, place)
+        uv = table.virtual.project(seen[:, :count].T)[0].reshape(-1)
+        found = _draw(k, centre, index[:count], uv, place, grid.points, *grid.reach, *image, *hits, found)
+    return found
 
 
-@njit(cache=True, error_model="numpy")
-def _find_patches(points, range_m, beam, column):
-    N = range_m.size
-    stride = COLUMNS + 2 * WIDEST
-    # Nearest point of each cell; the rows of beams and the circle of columns have `WIDEST` cells more on each side.
-    grid = np.full((BEAMS + 2 * WIDEST) * stride, -1, np.int32)
-    inverse = np.zeros(grid.size, np.float32)  # its inverse range, 0 = none
-    for i in range(N):
-        row = int(np.floor(beam[i] + np.float32(0.5))) if range_m[i] > 0 else -1
-        if 0 <= row < BEAMS:
-            cell = (row + WIDEST) * stride + (int(column[i]) & (COLUMNS - 1)) + WIDEST
-            if range_m[i] * inverse[cell] < 1:
-                grid[cell], inverse[cell] = i, np.float32(1) / range_m[i]
-    for first in range(0, grid.size, stride):  # the circle closes
-        for j in range(WIDEST):
-            left, right = first + j, first + j + COLUMNS
-            grid[left], inverse[left] = grid[right], inverse[right]
-            grid[right + WIDEST], inverse[right + WIDEST] = grid[left + WIDEST], inverse[left + WIDEST]
-    smooth_across, smooth_along = _smooth(inverse, 1), _smooth(inverse, stride)
-    normals = np.zeros((N, 3), np.float32)
-    neighbours = np.full((N, 4), -1, np.int32)
-    across = np.float32(2 * np.pi / COLUMNS)
-    along = np.float32(np.radians(HIGHEST_DEG - LOWEST_DEG) / (BEAMS - 1))
-    for row in range(WIDEST, BEAMS + WIDEST):
-        for c in range(row * stride + WIDEST, row * stride + WIDEST + COLUMNS):
-            i = grid[c]
-            if i >= 0:
-                near, wide, left, right = _reach(inverse, smooth_across, c, 1, across)
-                if left:
-                    neighbours[i, 0] = grid[c - near]
-                if right:
-                    neighbours[i, 1] = grid[c + near]
-                far_left, far_right = grid[c - wide * left], grid[c + wide * right]
-                near, wide, lower, upper = _reach(inverse, smooth_along, c, stride, along)
-                if lower:
-                    neighbours[i, 2] = grid[c - near * stride]
-                if upper:
-                    neighbours[i, 3] = grid[c + near * stride]
-                far_lower, far_upper = grid[c - wide * stride * lower], grid[c + wide * stride * upper]
-                _normal(points, i, far_left, far_right, far_lower, far_upper, normals)
-    return normals, neighbours
-
-
-@njit(cache=True)
-def _smooth(inverse, s):
-    """Bit n of each cell: are the points 2^n steps ``s`` before and after on one smooth surface with its own?
-
-    Inverse range at equal steps is linear on planes, up to the second order of the angle between beams. Whole slices
-    and no branches, so that it is vectorised.
-    """
-    bits = np.zeros(inverse.size, np.uint8)
-    edge = WIDEST * (COLUMNS + 2 * WIDEST)
-    middle, found = inverse[edge:-edge], bits[edge:-edge]
-    for n in range(LEVELS):
-        before, after = inverse[edge - (s << n) : -edge - (s << n)], inverse[edge + (s << n) :]
-        for c in range(middle.size):
-            w = middle[c]
-            slack = w * (np.float32(2 * NOISE_M) * w + np.float32(2 * BEND))
-            bent = abs((before[c] - w) + (after[c] - w))
-            goes_on = (before[c] > 0) & (after[c] > 0) & (bent <= slack)
-            found[c] |= np.uint8(goes_on) << np.uint8(n)
-    return bits
-
-
-@njit(cache=True, inline="always")
-def _reach(inverse, smooth, c, s, angle):
-    """How far the surface of cell ``c`` goes on along the line with flat step ``s``, by the bits of `_smooth`.
-
-    Returns:
-        near: cells to the next points on the surface.
-        wide: cells to points on the surface about `BASELINE_M` away: close to the sensor, points are nearer to each
-            other than its noise, and their slope would be noise.
-        before, after: on which sides it goes on. A line that ends on one side must go on for two points on the other.
-    """
-    before = after = False
-    level, w = 0, inverse[c]
-    while True:
-        near = 1 << level
-        before = after = (smooth[c] >> level) & 1 == 1
-        if before:
-            break
-        before, after = (smooth[c - near * s] >> level) & 1 == 1, (smooth[c + near * s] >> level) & 1 == 1
-        if before and after:  # a crease: keep the nearer side
-            before = inverse[c - near * s] > inverse[c + near * s]
-            after = not before
-        if before or after:
-            break
-        if near == GAP:
-            return near, near, before, after
-        level += 1
-    # Distance to a neighbour is sqrt(angle^2 + slope^2) / w; this many doublings of `near` stay within the baseline.
-    slope = inverse[c - near * s if before else c + near * s] - w  # times w and near
-    w2, near2 = w * w, np.float32(near * near)
-    room, step = np.float32(BASELINE_M**2) * w2 * w2 * near2, angle * angle * w2 * near2 + slope * slope
-    top = 0
-    for n in range(LEVELS - 1):
-        top += room > np.float32(1 << 2 * n) * step
-    if before and after:
-        return near, 1 << max(level, HIGHEST_BIT[smooth[c] & ((2 << top) - 1)]), before, after
-    while top > level:
-        half = (1 << top) // 2 * s
-        if (smooth[c - half if before else c + half] >> (top - 1)) & 1:
-            break
-        top -= 1
-    return near, 1 << max(level, top), before, after
-
-
-@njit(cache=True, inline="always")
-def _normal(points, i, left, right, lower, upper, normals):
-    """Normal from points around i (or i itself where there is none).
-
-    A direction without neighbours is taken perpendicular to the line of sight.
-    """
-    has_across, has_along = left != right, lower != upper
-    if not has_across and not has_along:
-        return
-    px, py, pz = points[i, 0], points[i, 1], points[i, 2]
-    ax, ay, az = _difference(points, right, left)
-    bx, by, bz = _difference(points, upper, lower)
-    if not has_across:
-        ax, ay, az = _cross(px, py, pz, bx, by, bz)
-    if not has_along:
-        bx, by, bz = _cross(px, py, pz, ax, ay, az)
-    normals[i, 0], normals[i, 1], normals[i, 2] = _cross(ax, ay, az, bx, by, bz)
-
-
-@njit(cache=True, inline="always")
-def _difference(points, a, b):
-    return points[a, 0] - points[b, 0], points[a, 1] - points[b, 1], points[a, 2] - points[b, 2]
-
-
-@njit(cache=True, inline="always")
-def _cross(ax, ay, az, bx, by, bz):
-    return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
-
-
-@njit(cache=True)
-def _move(points, R, t):
-    """R p + t of [N, 3]; a matrix product would start threads for three columns."""
-    out = np.empty((len(points), 3), np.float32)
-    for i in range(len(points)):
-        for a in range(3):
-            out[i, a] = R[a, 0] * points[i, 0] + R[a, 1] * points[i, 1] + R[a, 2] * points[i, 2] + t[a]
-    return out
-
-
-@njit(cache=True)
-def _toward(points, origin, axis, least_cosine):
-    """Points within a cone around ``axis`` from ``origin``: their index [M] and their vector from it [M, 3]."""
-    index = np.empty(len(points), np.int32)
-    seen = np.empty((len(points), 3), np.float32)
-    m = 0
-    for i in range(len(points)):
-        x, y, z = points[i, 0] - origin[0], points[i, 1] - origin[1], points[i, 2] - origin[2]
+@njit(cache=True, fastmath={"contract"})
+def _in_cone(points, origin, axis, least_cosine, mask):
+    """Which points [3 N] lie within a cone around ``axis`` from ``origin``. No branches: the loop is vectorised."""
+    for c in range(mask.size):
+        x, y, z = points[3 * c] - origin[0], points[3 * c + 1] - origin[1], points[3 * c + 2] - origin[2]
         depth = x * axis[0] + y * axis[1] + z * axis[2]
-        if depth >= least_cosine * np.sqrt(x * x + y * y + z * z):
-            index[m], seen[m, 0], seen[m, 1], seen[m, 2] = i, x, y, z
-            m += 1
-    return index[:m], seen[:m]
-
-
-@njit(cache=True, inline="always", error_model="numpy")
-def _plane(p, n):
-    """The tangent plane through ``p`` as g with inverse range g . ray, its limits, and the range of p itself.
-
-    Inverse range along a ray is a product, without division or cases. Without a normal the patch faces the camera.
-    """
-    r = np.sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2])
-    offset = n[0] * p[0] + n[1] * p[1] + n[2] * p[2]
-    one = np.float32(1)
-    scale, stretch = (one / offset, np.float32(STRETCH)) if offset != 0 else (np.float32(0), one)
-    return n[0] * scale, n[1] * scale, n[2] * scale, one / (r * stretch), stretch / r, r
+        mask[c] = depth >= least_cosine * np.sqrt(x * x + y * y + z * z)
 
 
 @njit(cache=True)
-def _draw(k, index, uv, seen, normals, rays, source, neighbours, wraps, nearest):
-    """Raise ``nearest`` (inverse range) where patches of the points ``index``, seen by camera k, cover its pixels."""
-    H, W = source.shape
-    half = np.float32(0.5)
-    place = np.full(len(normals), -1, np.int32)
+def _select(points, count, origin, mask, index, seen, place):
+    """Cells in the mask, without the repeated columns: their ``index`` [M], vectors from ``origin`` [3, M], and M.
+
+    ``place`` is the way back: position in the selection of every cell, -1 = not in it.
+    """
+    for row in range(EDGE, CELLS - EDGE, STRIDE):
+        mask[row : row + WIDEST] = 0
+        mask[row + STRIDE - WIDEST : row + STRIDE] = 0
+    mask[CELLS - EDGE : CELLS] = 0
+    mask[count : -(-count // 8) * 8] = 0
+    place[:count] = -1
+    eight = mask.view(np.uint64)
+    m = 0
+    for b in range(EDGE // 8, -(-count // 8)):
+        if eight[b] != 0:  # most cells belong to other cameras
+            for c in range(8 * b, 8 * b + 8):
+                if mask[c]:
+                    index[m], place[c] = c, m
+                    for a in range(3):
+                        seen[a, m] = points[3 * c + a] - origin[a]
+                    m += 1
+    close_circle(place, 1)
+    return m
+
+
+# Arrays are arguments of these loops, not fields of a tuple, and only numbers go to inlined functions: otherwise numba
+# counts references anew for every point, which doubles the time.
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _draw(
+    k, origin, index, uv, place, points, across, along, source, rays, W, wraps, nearest,
+    pixel, inverse, range_m, found,
+):  # fmt: skip
+    """Raise ``nearest`` (inverse range) where patches of the cells ``index``, seen by camera k, cover its pixels.
+
+    Appends what falls into a pixel of the camera to the `_Hits` (pixel, inverse, range_m) and returns their number.
+    """
+    f = np.float32
+    H, half = source.size // W, f(0.5)
+    width, height = f(W), f(H)
+    circle = width if wraps else f(np.inf)
     for m in range(index.size):
-        place[index[m]] = m
-    for m in range(index.size):
-        u, v = uv[m, 0], uv[m, 1]
-        if not (-1 < u < W + 1 and -LARGEST_PATCH_PX < v < H + LARGEST_PATCH_PX):
+        u, v = uv[2 * m], uv[2 * m + 1]
+        if not (f(-1) < u < width + f(1) and -LARGEST_PATCH_PX < v < height + LARGEST_PATCH_PX):
             continue
+        c = np.intp(index[m])
+        px, py, pz = points[3 * c], points[3 * c + 1], points[3 * c + 2]
         half_u = half_v = half
-        for side in range(0, 4, 2):
-            other = neighbours[index[m], side]
-            if other < 0:
-                other = neighbours[index[m], side + 1]
-            if other >= 0 and place[other] >= 0:
-                du, dv = abs(uv[place[other], 0] - u), abs(uv[place[other], 1] - v)
-                if wraps:
-                    du = np.minimum(du, W - du)
-                half_u, half_v = max(half_u, du * half), max(half_v, dv * half)
-        half_u, half_v = min(half_u, LARGEST_PATCH_PX), min(half_v, LARGEST_PATCH_PX)
-        gx, gy, gz, least, most, _ = _plane(seen[m], normals[index[m]])
+        nx = ny = nz = f(0)
+        if c < CELLS:
+            before, after, beside = sides(np.intp(across[c]))
+            below, above, over = sides(np.intp(along[c]))
+            for step in (beside, over * STRIDE):  # half way to the next points that the camera sees, too
+                other = place[c + step]
+                if step != 0 and other >= 0:
+                    du, dv = abs(uv[2 * other] - u), abs(uv[2 * other + 1] - v)
+                    half_u, half_v = max(half_u, half * min(du, circle - du)), max(half_v, half * dv)
+            half_u, half_v = min(half_u, LARGEST_PATCH_PX), min(half_v, LARGEST_PATCH_PX)
+            i, j = 3 * (c + after), 3 * (c - before)
+            ax, ay, az = points[i] - points[j], points[i + 1] - points[j + 1], points[i + 2] - points[j + 2]
+            i, j = 3 * (c + above * STRIDE), 3 * (c - below * STRIDE)
+            bx, by, bz = points[i] - points[j], points[i + 1] - points[j + 1], points[i + 2] - points[j + 2]
+            nx, ny, nz = normal(px, py, pz, ax, ay, az, bx, by, bz, beside != 0, over != 0)
+        x, y, z = px - origin[0], py - origin[1], pz - origin[2]
+        r = np.sqrt(x * x + y * y + z * z)
+        gx, gy, gz, least, most = _plane(x, y, z, f(1) / r, nx, ny, nz)
         top, bottom = max(int(np.ceil(v - half_v - half)), 0), min(int(np.floor(v + half_v - half)), H - 1)
         left, right = int(np.ceil(u - half_u - half)), int(np.floor(u + half_u - half))
         for i in range(top, bottom + 1):
@@ -298,27 +189,40 @@ def _draw(k, index, uv, seen, normals, rays, source, neighbours, wraps, nearest)
                 j = column
                 if wraps:  # by comparison: a division here would cost as much as all the rest
                     j += W if j < 0 else -W if j >= W else 0
-                if 0 <= j < W and source[i, j] == k:
-                    w = gx * rays[i, j, 0] + gy * rays[i, j, 1] + gz * rays[i, j, 2]
-                    nearest[i, j] = max(nearest[i, j], min(max(w, least), most))
+                q = i * W + j
+                if 0 <= j < W and source[q] == k:
+                    w = gx * rays[3 * q] + gy * rays[3 * q + 1] + gz * rays[3 * q + 2]
+                    nearest[q] = max(nearest[q], min(max(w, least), most))
+        if f(0) <= u < width and f(0) <= v < height:
+            q = int(v) * W + int(u)
+            if source[q] == k:
+                w = gx * rays[3 * q] + gy * rays[3 * q + 1] + gz * rays[3 * q + 2]
+                pixel[found], inverse[found], range_m[found] = q, min(max(w, least), most), r
+                found += 1
+    return found
 
 
-@njit(cache=True)
-def _collect(k, index, uv, seen, normals, rays, source, nearest, range_m, moved_m):
+@njit(cache=True, inline="always", error_model="numpy")
+def _plane(x, y, z, inverse, nx, ny, nz):
+    """The tangent plane through (x, y, z), 1 / inverse away, as g with inverse range g . ray, and its limits.
+
+    Inverse range along a ray is a product, without division or cases. Without a normal the patch faces the camera.
+    """
+    one = np.float32(1)
+    offset = nx * x + ny * y + nz * z
+    if offset == 0:
+        return np.float32(0), np.float32(0), np.float32(0), inverse, inverse
+    scale = one / offset
+    return nx * scale, ny * scale, nz * scale, inverse * (one / STRETCH), inverse * STRETCH
+
+
+@njit(cache=True, error_model="numpy")
+def _collect(pixel, inverse, measured_m, found, nearest, range_m, moved_m):
     """Write the range of every visible point into the pixel that contains it; the one that was moved least wins."""
-    H, W = source.shape
-    for m in range(index.size):
-        u, v = uv[m, 0], uv[m, 1]
-        if not (0 <= u < W and 0 <= v < H):
-            continue
-        i, j = int(v), int(u)
-        if source[i, j] != k:
-            continue
-        gx, gy, gz, least, most, r = _plane(seen[m], normals[index[m]])
-        t = np.float32(1) / min(
-            max(gx * rays[i, j, 0] + gy * rays[i, j, 1] + gz * rays[i, j, 2], least), most
-        )
-        hidden = t > np.float32(1 + HIDDEN_SHARE) / nearest[i, j] + np.float32(HIDDEN_M)
+    for h in range(found):
+        q, r = pixel[h], measured_m[h]
+        t = np.float32(1) / inverse[h]
+        hidden = t > np.float32(1 + HIDDEN_SHARE) / nearest[q] + np.float32(HIDDEN_M)
         moved = abs(t - r)
-        if not hidden and moved <= np.float32(LARGEST_MOVE) * r and moved < moved_m[i, j]:
-            range_m[i, j], moved_m[i, j] = t, moved
+        if not hidden and moved <= np.float32(LARGEST_MOVE) * r and moved < moved_m[q]:
+            range_m[q], moved_m[q] = t, moved
