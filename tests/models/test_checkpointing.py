@@ -59,7 +59,7 @@ def test_selective_repeats_no_matrix_product():
             gradients(model, random_panoramas(B=1, V=2))
         flops[policy] = counter.get_total_flops()
     assert flops["selective"] == flops[None]
-    assert flops["full"] > 1.2 * flops[None]
+    assert flops["full"] > 1.15 * flops[None]  # a forward pass is a third of a step; some is outside blocks
 
 
 def test_the_teams_overrides_are_these_keys():
