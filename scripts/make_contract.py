@@ -10,7 +10,7 @@ from pathlib import Path
 from coop3d.benchmark import make_contract
 from coop3d.datasets import DataError, VehicleSampling
 from coop3d.datasets.options import positive_int
-from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, OPV2VIndex
+from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, LayoutIndex, OPV2VIndex, is_layout_only
 from coop3d.evaluation.contracts import PAIR_POLICIES, ContractError
 
 EXAMPLES = """examples:
@@ -60,8 +60,12 @@ def main() -> None:
             pair_policy=args.pair_policy,
             max_distance_m=args.max_distance_m or None,
         )
-        cameras = AUTO if args.cameras == [AUTO] else tuple(args.cameras)
-        index = OPV2VIndex(args.images_root, args.split, None, cameras)
+        index: LayoutIndex | OPV2VIndex
+        if is_layout_only(args.images_root / args.split):
+            index = LayoutIndex(args.images_root, args.split)  # every frame, as all will have photographs
+        else:
+            cameras = AUTO if args.cameras == [AUTO] else tuple(args.cameras)
+            index = OPV2VIndex(args.images_root, args.split, None, cameras)
         contract = make_contract(index, args.name, sampling, args.count, args.seed)
         output = args.output or Path("configs/contracts") / f"{args.name}.json"
         contract.write(output)

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from coop3d.datasets.synthetic import DISTANCES, SyntheticConfig, make_synthetic_opv2v
+from coop3d.datasets.synthetic import DISTANCES, DOMAIN_NAMES, SyntheticConfig, make_synthetic_opv2v
 
 EXAMPLES = """examples:
   # a small set for trying things out: about 180 vehicle-frames
@@ -67,13 +67,15 @@ def main() -> int:
     parser.add_argument("--vehicles", type=_span, default=default.vehicles, metavar="FEWEST-MOST",
                         help="connected vehicles per scenario (default: 2-4)")  # fmt: skip
     parser.add_argument("--image-size", type=_size, default=default.image_size, metavar="WxH",
-                        help="photograph size; the field of view stays 100 degrees (default: 800x600)")  # fmt: skip
+                        help="photograph size; the domain decides the field of view (default: 800x600)")  # fmt: skip
     parser.add_argument("--lidar-points", type=int, default=default.lidar_points,
                         help="LiDAR shots per beam and sweep (default: %(default)s)")  # fmt: skip
     parser.add_argument("--exposure-spread", type=float, default=default.exposure_spread,
                         help="spread of exposure between the cameras of a rig (default: %(default)s)")  # fmt: skip
     parser.add_argument("--distances", choices=DISTANCES, default=default.distances,
                         help="between vehicles: as streets give them, or OPV2V's (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--domain", choices=DOMAIN_NAMES, default=default.domain,
+                        help="kind of place, weather and rig (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--seed", type=int, default=default.seed, help="same seed, same bytes (default: %(default)s)"
     )
@@ -88,7 +90,7 @@ def main() -> int:
         config = SyntheticConfig(
             seed=args.seed, image_size=args.image_size, scenarios=args.scenarios, frames=args.frames,
             vehicles=args.vehicles, lidar_points=args.lidar_points, exposure_spread=args.exposure_spread,
-            distances=args.distances, workers=args.workers,
+            distances=args.distances, domain=args.domain, workers=args.workers,
         )  # fmt: skip
         make_synthetic_opv2v(args.output, depth, config, progress=not args.quiet)
     except ValueError as error:

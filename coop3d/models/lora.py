@@ -65,11 +65,16 @@ def add_lora(model: nn.Module, options: LoraOptions) -> list[str]:
 
 
 def _inject(model: nn.Module, settings: Mapping[str, Any]) -> None:
-    peft = _peft()
+    peft = peft_library()
     peft.inject_adapter_in_model(peft.LoraConfig(**settings), model, adapter_name=ADAPTER)
 
 
-def _peft() -> ModuleType:
+def peft_library() -> ModuleType:
+    """PEFT itself.
+
+    Raises:
+        ValueError: it is not installed.
+    """
     try:
         import peft
     except ImportError as error:
@@ -146,7 +151,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> None:
     if not (folder / ADAPTER_FILE).is_file():
         raise FileNotFoundError(f"{folder / ADAPTER_FILE} does not exist; save_adapter writes it")
     if not any(adapted_layers(model)):
-        peft = _peft()
+        peft = peft_library()
         config = peft.PeftConfig.from_pretrained(str(folder))
         peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     stored = safetensors.torch.load_file(folder / ADAPTER_FILE)

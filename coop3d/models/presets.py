@@ -85,12 +85,17 @@ def _counts(model: nn.Module) -> Iterator[ParameterCount]:
         )
 
 
-def parameter_table(model: nn.Module) -> str:
-    """Trainable and total parameters by sub-module, and their sum, as lines of text."""
+def count_all(model: nn.Module) -> ParameterCount:
+    """All parameters, under the name ``sum``."""
     counts = count_parameters(model)
-    whole = ParameterCount(
+    return ParameterCount(
         name="sum", total=sum(c.total for c in counts), trainable=sum(c.trainable for c in counts)
     )
+
+
+def parameter_table(model: nn.Module) -> str:
+    """Trainable and total parameters by sub-module, and their sum, as lines of text."""
+    counts, whole = count_parameters(model), count_all(model)
     lines = [f"{'sub-module':<22}{'trainable':>15}{'parameters':>15}"]
     lines += [f"{c.name:<22}{c.trainable:>15,}{c.total:>15,}" for c in (*counts, whole)]
     return "\n".join([*lines, f"{whole.trainable / max(1, whole.total):.3%} of the parameters train"])

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from coop3d.conf import (
     require_targets,
 )
 from coop3d.datasets import DataError, collate_coop
+from coop3d.models.presets import count_all
 from coop3d.training.checkpoint import CheckpointError, CheckpointWriteError
 from coop3d.training.data import BadSamplesError, SampleError
 from coop3d.training.distributed import PeerError, Processes, processes, seed_all
@@ -97,7 +99,9 @@ def _train(cfg: DictConfig, run_dir: Path, me: Processes) -> Outcome:
     if me.is_main:
         data = {"train": trainer.task.train, "val": trainer.task.validation}
         prints = {k: d.fingerprint() for k, d in data.items() if hasattr(d, "fingerprint")}
-        write_run_description(run_dir, trainer.config, describe_environment(me.world_size, prints))
+        environment = describe_environment(me.world_size, prints)
+        environment["parameters"] = asdict(count_all(trainer.task.model))
+        write_run_description(run_dir, trainer.config, environment)
     return trainer.fit()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from coop3d.conf import ConfigError, TrainParamsConf, build
 from coop3d.models import MapAnythingConfig, Preset, from_mapping
+from coop3d.models.lora import peft_library
 from coop3d.models.presets import parameter_table
 from coop3d.training.distributed import Processes
 from coop3d.training.sampler import BatchSplit
@@ -40,6 +41,21 @@ def build_network(cfg: DictConfig) -> nn.Module:
 def preset_of(cfg: DictConfig) -> Preset | None:
     """The fine-tuning preset of a config, if it has one."""
     return None if cfg.get("preset") is None else build(cfg, "preset")
+
+
+def require_adapters(cfg: DictConfig) -> None:
+    """A preset with low-rank adapters needs their library; better known before anything trains.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    preset = preset_of(cfg)
+    if preset is None or preset.lora is None:
+        return
+    try:
+        peft_library()
+    except ValueError as error:
+        raise ConfigError(f"preset={preset.name}: {error}.") from error
 
 
 def network_config(cfg: DictConfig) -> MapAnythingConfig | None:

@@ -60,7 +60,7 @@ def load_run(
     if path.is_dir():
         path = path / "checkpoint-best.pth"
     state = load_checkpoint(path)
-    config = _overridden(state["config"], overrides)
+    config = overridden(state["config"], overrides)
     model = build_network(without_pretrained(config))
     try:
         model.load_state_dict(state.get("ema") or state["model"])  # what validation measured
@@ -81,8 +81,12 @@ def without_pretrained(config: DictConfig) -> DictConfig:
     return config
 
 
-def _overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """The saved config with changes; what refers to a changed key follows it."""
+def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """A saved config with changes; what refers to a changed key follows it.
+
+    Raises:
+        ConfigError: an override names no key of it.
+    """
     config = OmegaConf.create(saved)
     for override in overrides:
         key, equals, _ = override.partition("=")

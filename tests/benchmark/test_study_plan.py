@@ -168,7 +168,8 @@ def test_every_arm_of_every_shipped_study_composes_and_builds(path, monkeypatch,
     for name, config in configs.items():
         build_network(config)
         build(config, "loss")
-        assert config.train_params.epochs * config.train_params.steps_per_epoch == study.budget.steps, name
+        steps = config.train_params.epochs * config.train_params.steps_per_epoch
+        assert study.arms[name].own_budget or steps == study.budget.steps, name
     assert study.evaluation.sets()
     different = {str(config) for config in configs.values()}
     assert len(different) == len(configs)  # no arm is the base by mistake
@@ -255,5 +256,5 @@ def test_arguments_that_cannot_be(tmp_path, capsys, monkeypatch):
 
 def test_the_base_is_in_one_place():
     for path in SHIPPED:
-        assert path.read_text().count("machine=demo") == 1
+        assert len(re.findall(r"machine=\w+", path.read_text())) == 1
     assert "machine=demo" in BASE

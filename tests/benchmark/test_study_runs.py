@@ -27,7 +27,8 @@ from coop3d.benchmark.study import (
     write_study,
 )
 from coop3d.benchmark.study.runner import locked, peak_memory_kib
-from coop3d.benchmark.study.state import RunState, log_records, tail
+from coop3d.benchmark.study.state import RunState, log_records, parameter_counts, tail
+from coop3d.training.run import load_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT / "configs" / "studies" / "smoke.yaml"
@@ -93,6 +94,9 @@ def test_kills_and_failures(tmp_path, data):
     assert [a.what for a in done.attempts] == ["train", "train", "evaluate test"]
     assert done.seconds("train") == pytest.approx(done.attempts[0].seconds + done.attempts[1].seconds)
     assert 0.1 < done.peak_memory_gib("train") < 8
+    model = load_run(base.train_folder / "checkpoint-last.pth").model
+    sizes = [(p.numel() * p.requires_grad, p.numel()) for p in model.parameters()]
+    assert parameter_counts(base) == tuple(map(sum, zip(*sizes, strict=True)))
 
     (again,) = StudyRunner(study, tmp_path / "out")([base])  # has nothing to do
     assert again.attempts == done.attempts

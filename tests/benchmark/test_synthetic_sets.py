@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
+from coop3d.benchmark.samples import make_contract
+from coop3d.benchmark.set_scenarios import ScenarioHashes, read_hashes, scenarios_of, write_hashes
 from coop3d.benchmark.synthetic_sets import (
     RECORD,
     SetError,
@@ -27,12 +30,15 @@ from coop3d.benchmark.synthetic_sets import (
     verify_set,
 )
 from coop3d.conf import CONFIG_DIR, build, compose
+from coop3d.datasets import VehicleSampling
+from coop3d.datasets.opv2v import LAYOUT_MARK, LayoutIndex, OPV2VIndex
 from coop3d.datasets.synthetic import SyntheticConfig
-from coop3d.datasets.synthetic.content import sha256
+from coop3d.datasets.synthetic.content import planned_layout, sha256
 from coop3d.evaluation.contracts import load_contract
 
 ROOT = Path(__file__).parents[2]
-MACHINES = {"coop3d-synth-v1": "synth", "coop3d-synth-v1-small": "synth_small"}
+MACHINES = runpy.run_path(str(ROOT / "scripts" / "make_synth_benchmark.py"))["MACHINES"]
+TRAINING_TOWNS = {"coop3d-synth-v1-outskirts-small": 96}  # enough to fine-tune on
 TINY = SyntheticSet(
     name="tiny",
     config=SyntheticConfig(
@@ -53,6 +59,23 @@ def made(tmp_path_factory):
     return fixed, root, verdict
 
 
+TWO = replace(
+    TINY, name="two", config=replace(TINY.config, scenarios={"validate": 1, "test": 2}, lidar_points=8)
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three towns made at once, as published data are: every hash known."""
+    root = tmp_path_factory.mktemp("sets") / "two"
+    verdict = make_set(TWO, root, workers=1, progress=False)
+    fixed = replace(
+        TWO, layout_sha256=verdict.layout_sha256, content_sha256=verdict.content_sha256, means=verdict.means,
+        tolerance=1e-3, scenarios=verdict.scenarios,
+    )  # fmt: skip
+    return fixed, root, verdict
+
+
 @pytest.fixture
 def copy(made, tmp_path):
     root = tmp_path / "tiny"
@@ -66,7 +89,7 @@ def test_definitions_are_complete_and_what_training_makes(name):
     found = load_set(name)
     assert found.name == name
     assert found.config.distances == "opv2v"
-    assert found.config.scenarios["train"] >= 300
+    assert found.config.scenarios["train"] >= TRAINING_TOWNS.get(name, 300)
     assert len(found.layout_sha256) == 64
     demo = ["dataset=opv2v_cyl_coop_demo", "model=tiny", "loss=cyl_loss", "train_params=demo"]
     cfg = compose("train", [f"machine={MACHINES[name]}", *demo])
@@ -201,6 +224,117 @@ def test_definitions_with_other_keys_are_refused(tmp_path, monkeypatch):
         load_set("coop3d-synth-v0")
 
 
+def test_a_layout_completed_in_parts_is_the_set_made_at_once(whole, tmp_path):
+    fixed, root, verdict = whole
+    folder = tmp_path / "two"
+    layout = make_set(fixed, folder, layout_only=True, workers=1, progress=False)
+    assert layout.layout_sha256 == verdict.layout_sha256
+    assert layout.other_yaml == ()
+    assert layout.content_sha256 is None
+    assert layout.exact is None
+    assert {k: h[:2] for k, h in layout.scenarios.items()} == {k: h[:2] for k, h in verdict.scenarios.items()}
+    assert not (folder / RECORD).exists()
+    with pytest.raises(SetError, match="validate: holds the layout, as it should be, and not all"):
+        verify_set(fixed, folder)
+
+    part = make_set(fixed, folder, only=["test"], workers=1, progress=False)
+    assert part.exact is True
+    assert set(part.means) == {"test"}
+    assert part.vehicle_frames == 4
+    assert verify_set(fixed, folder, only=["test"]).content_sha256 == part.content_sha256
+    make_set(fixed, folder, only=["validate"], workers=1, progress=False)
+    assert verify_set(fixed, folder) == replace(verdict, exact=True)
+    assert json.loads((folder / RECORD).read_text()) == json.loads((root / RECORD).read_text())
+    assert not list(folder.rglob(LAYOUT_MARK))
+
+
+def test_contracts_of_a_layout_are_those_of_the_data(whole, tmp_path):
+    fixed, root, _ = whole
+    make_set(fixed, tmp_path / "two", only=["test"], layout_only=True, workers=1, progress=False)
+    sampling = VehicleSampling(vehicles=2, pair_policy="nearest", max_distance_m=None)
+    drawn = [
+        make_contract(index, "a", sampling)
+        for index in (LayoutIndex(tmp_path / "two", "test"), OPV2VIndex(root, "test"))
+    ]
+    assert drawn[0].digest == drawn[1].digest
+    assert len(drawn[0].samples) == 2
+
+
+def test_a_part_is_verified_by_itself(whole, tmp_path):
+    fixed, root, verdict = whole
+    folder = tmp_path / "two"
+    shutil.copytree(root, folder)
+    shutil.copytree(depth_root_of(root), depth_root_of(folder))
+    one, other = (key for key in verdict.scenarios if key.startswith("test/"))
+    picture = sorted((folder / other).glob("*/*_camera0.png"))[0]
+    cv2.imwrite(str(picture), 255 - cv2.imread(str(picture)))
+    found = verify_set(fixed, folder, only=[one])
+    assert found.exact is True
+    assert found.scenarios == {one: verdict.scenarios[one]}
+    with pytest.raises(SetError, match="1 of 2 vehicle-frames changed"):
+        verify_set(fixed, folder, only=[other])
+    (folder / RECORD).unlink()
+    found = verify_set(fixed, folder, only=[other])  # no mean is known of one scenario
+    assert (found.exact, found.agreeing) == (False, ())
+    with pytest.raises(SetError, match="test: level is"):
+        verify_set(fixed, folder, only=["test"])
+    assert verify_set(fixed, folder, only=["test"], layout_only=True).other_yaml == ()
+    for wrong in ("train", "test/2021_08_25_00_00_00", "tes"):
+        with pytest.raises(
+            ValueError, match=f"{wrong!r} is no part of the data set: expected validate, test"
+        ):
+            verify_set(fixed, folder, only=[wrong])
+
+
+def test_yaml_that_keeps_the_layout_is_still_another(whole, tmp_path):
+    fixed, root, verdict = whole
+    folder = tmp_path / "two"
+    shutil.copytree(root, folder)
+    key = next(iter(verdict.scenarios))
+    path = sorted((folder / key).glob("*/*.yaml"))[0]
+    path.write_text(path.read_text().replace("ego_speed: ", "ego_speed: 1"))
+    assert verify_set(fixed, folder, layout_only=True).other_yaml == (key,)
+    path.unlink()
+    with pytest.raises(SetError, match=f"{path.stem}.yaml is missing"):
+        verify_set(fixed, folder, only=[key], layout_only=True)
+
+
+def test_a_slice_keeps_what_is_known_of_its_scenarios(whole):
+    fixed, _, verdict = whole
+    part = fixed.slice(1)
+    assert len(part.scenarios) == 2
+    assert part.scenarios.items() < verdict.scenarios.items()
+    wrong = {key: h._replace(layout="0" * 16) for key, h in verdict.scenarios.items()}
+    with pytest.raises(SetError, match=r"another layout than the definition's"):
+        verify_set(replace(fixed, scenarios=wrong), whole[1], only=["test"], layout_only=True)
+
+
+def test_hashes_are_written_beside_others_and_read_back(tmp_path):
+    path = tmp_path / "x.scenarios.txt"
+    a, b = ScenarioHashes("a" * 16, "b" * 16, "c" * 16), ScenarioHashes("d" * 16, "e" * 16, None)
+    assert read_hashes(path) == {}
+    write_hashes(path, {"test/2": a, "test/1": b})
+    write_hashes(path, {"test/2": a._replace(content=None), "test/3": b})
+    assert read_hashes(path) == {"test/1": b, "test/2": a, "test/3": b}
+    write_hashes(path, {"test/2": a._replace(yaml="0" * 16, content=None)})
+    assert read_hashes(path)["test/2"] == ScenarioHashes("a" * 16, "0" * 16, None)
+    path.write_text(path.read_text() + "test/4 abc - -\n")
+    with pytest.raises(ValueError, match=r"line 6: is 'test/4 abc - -', expected split/scenario and three"):
+        read_hashes(path)
+
+
+@pytest.mark.parametrize("name", ["coop3d-synth-v1", "coop3d-synth-v1-small"])
+def test_published_hashes_are_of_all_scenarios_and_of_the_settings(name):
+    wanted = load_set(name)
+    chosen = scenarios_of(wanted.config)
+    assert wanted.scenarios.keys() == chosen.keys()
+    for key in [*chosen][:: len(chosen) // 3]:
+        layout = planned_layout(wanted.config, *chosen[key])
+        assert sha256(layout.values()).startswith(wanted.scenarios[key].layout)
+    if wanted.content_sha256 is not None:
+        assert None not in {h.content for h in wanted.scenarios.values()}
+
+
 def test_the_script_verifies_and_refuses(made):
     def run(*args: str) -> subprocess.CompletedProcess:
         script = ROOT / "scripts" / "make_synth_benchmark.py"
@@ -211,3 +345,6 @@ def test_the_script_verifies_and_refuses(made):
     assert wrong.returncode == 1
     assert "the folder holds other data" in wrong.stderr
     assert json.loads((made[1] / RECORD).read_text())["frames"]
+    unknown = run("coop3d-synth-v1-small", "--output", str(made[1]), "--only", "demo", "--layout-only")
+    assert unknown.returncode == 1
+    assert "'demo' is no part of the data set" in unknown.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -16,6 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
+from coop3d.datasets import DataError
+from coop3d.datasets.opv2v import LAYOUT_MARK, LayoutIndex, OPV2VIndex
 from coop3d.datasets.synthetic import MANIFEST, SPLITS, SyntheticConfig, generate, make_synthetic_opv2v
 from coop3d.geometry.carla import carla_pose_to_matrix
 
@@ -210,7 +213,7 @@ def test_a_finished_set_is_looked_through_without_building_towns(made, monkeypat
 
 def test_only_one_town_is_kept(tmp_path):
     """A town is tens of megabytes in few objects: the cycle collector does not come in time."""
-    jobs = generate._jobs(tmp_path, None, CONFIG)
+    jobs = generate._jobs(tmp_path, None, CONFIG, generate._chosen(CONFIG, None))
     gc.disable()
     try:
         first = generate._scenario(jobs[0])
@@ -221,6 +224,81 @@ def test_only_one_town_is_kept(tmp_path):
         assert alive() is None
     finally:
         gc.enable()
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory) -> Path:
+    """The same set as ``made``, as a layout."""
+    root = tmp_path_factory.mktemp("layout")
+    summary = make_synthetic_opv2v(root / "images", root / "depth", CONFIG, layout_only=True, progress=False)
+    assert summary.written == summary.vehicle_frames == 8
+    return root / "images"
+
+
+def test_a_layout_is_the_yaml_of_the_whole_and_marks(made, layout):
+    def yaml_of(root: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.yaml")}
+
+    assert yaml_of(layout) == yaml_of(made[0])
+    others = {str(p.relative_to(layout)) for p in layout.rglob("*") if p.is_file() and p.suffix != ".yaml"}
+    assert others == {MANIFEST, f"train/{LAYOUT_MARK}", f"test_culver_city/{LAYOUT_MARK}"}
+    assert not (layout.parent / "depth").exists()
+    assert not list(made[0].rglob(LAYOUT_MARK))
+
+
+def test_a_layout_is_refused_by_readers_and_gives_the_same_index(made, layout):
+    with pytest.raises(DataError, match=r"train: holds a layout .* without --layout-only"):
+        OPV2VIndex(layout, "train")
+    found, whole = LayoutIndex(layout, "train"), OPV2VIndex(made[0], "train")
+    assert [e.key for e in found.frames] == [e.key for e in whole.frames]
+    assert [(i.scenario, i.frame, len(i.entries)) for i in found.instants] == [
+        (i.scenario, i.frame, len(i.entries)) for i in whole.instants
+    ]
+    for key, T in whole.T_world_rig.items():
+        np.testing.assert_array_equal(found.T_world_rig[key], T)
+    with pytest.raises(DataError, match=r"validate: no .*yaml"):
+        LayoutIndex(layout, "validate")
+
+
+def test_an_interrupted_layout_goes_on(made, layout, tmp_path):
+    copy = tmp_path / "images"
+    shutil.copytree(layout, copy)
+    paths = _frames(copy)
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[:-5])
+    again = make_synthetic_opv2v(copy, tmp_path / "depth", CONFIG, layout_only=True, progress=False)
+    assert again.written == 2
+    assert _digest(copy) == _digest(layout)
+
+
+def test_a_layout_is_completed_split_by_split(made, layout, tmp_path):
+    """Nothing of it is trusted to be whole; what is finished is readable, what is not is still refused."""
+    images, depth = tmp_path / "images", tmp_path / "depth"
+    shutil.copytree(layout, images)
+    part = make_synthetic_opv2v(images, depth, CONFIG, only=[("train", 0)], progress=False)
+    assert part.written == part.vehicle_frames == 4
+    assert part.scenarios == 1
+    assert len(OPV2VIndex(images, "train", depth)) == 4
+    with pytest.raises(DataError, match="holds a layout"):
+        OPV2VIndex(images, "test_culver_city")
+    with pytest.raises(ValueError, match="train holds photographs"):
+        make_synthetic_opv2v(images, depth, CONFIG, layout_only=True, progress=False)
+    rest = make_synthetic_opv2v(images, depth, CONFIG, progress=False)
+    assert (rest.written, rest.vehicle_frames) == (4, 8)
+    assert _digest(images, depth) == _digest(*made)
+
+
+def test_a_part_of_a_split_leaves_its_mark(tmp_path):
+    config = replace(CONFIG, scenarios={"train": 2}, image_size=(16, 16), frames=1, lidar_points=8)
+    root = tmp_path / "images"
+    make_synthetic_opv2v(root, None, config, layout_only=True, progress=False)
+    make_synthetic_opv2v(root, None, config, only=[("train", 1)], progress=False)
+    with pytest.raises(DataError, match="holds a layout"):
+        OPV2VIndex(root, "train")
+    assert len(list(root.rglob("*_camera0.png"))) == 2
+    for wrong in ([("train", 2)], [("test", 0)], []):
+        with pytest.raises(ValueError, match="only names"):
+            make_synthetic_opv2v(root, None, config, only=wrong, progress=False)
 
 
 def test_other_settings_are_refused(made, tmp_path):

@@ -5,34 +5,35 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coop3d.datasets.synthetic import Scenario, SyntheticConfig, build_scenario
+from coop3d.datasets.synthetic import DOMAIN_NAMES, Scenario, SyntheticConfig, build_scenario
 from coop3d.datasets.synthetic import sensors as rig
 from coop3d.datasets.synthetic.layout import make_layout
-from coop3d.datasets.synthetic.town import Town
+from coop3d.datasets.synthetic.rig import OPV2V_RIG, ROOF_RIG
+from coop3d.datasets.synthetic.town import TownPlan
 from coop3d.datasets.synthetic.traffic import drive_poses, make_traffic
 from coop3d.geometry.carla import carla_pose_to_matrix, matrix_to_carla_pose
 
 SIZE = (160, 120)
 
 
-@pytest.fixture(scope="module")
-def scenario() -> Scenario:
-    return build_scenario(5, "train", 0, frames=6, vehicles=(3, 3))
+@pytest.fixture(scope="module", params=DOMAIN_NAMES)
+def scenario(request) -> Scenario:
+    return build_scenario(5, "train", 0, frames=6, vehicles=(3, 3), domain=request.param)
 
 
 @pytest.fixture(scope="module")
-def elsewhere() -> list[Scenario]:
+def elsewhere(scenario) -> list[Scenario]:
     """Other towns of the same seed."""
     return [
-        build_scenario(5, split, index, frames=1, vehicles=(3, 3))
+        build_scenario(5, split, index, frames=1, vehicles=(3, 3), domain=scenario.domain.name)
         for split, index in (("validate", 0), ("train", 1))
     ]
 
 
-def _pixel_rays(T_world_camera: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _pixel_rays(T_world_camera: np.ndarray, size: tuple[int, int], scenario: Scenario) -> np.ndarray:
     """[H, W, 3] world directions whose component along the optical axis is 1, through pixel centres."""
     w, h = size
-    f = w / 2 / np.tan(np.radians(50.0))
+    f = w / 2 / np.tan(np.radians({"town": 50.0, "outskirts": 55.0}[scenario.domain.name]))
     u, v = np.meshgrid(np.arange(w) + 0.5, np.arange(h) + 0.5)
     local = np.stack([np.ones_like(u), (u - w / 2) / f, -(v - h / 2) / f], axis=-1)
     return local @ T_world_camera[:3, :3].T
@@ -69,9 +70,9 @@ def test_depth_matches_brute_force(scenario):
     rng = np.random.default_rng(0)
     checked = 0
     for camera in range(4):
-        T = instant.vehicles[agent].T_world_vehicle @ rig.T_vehicle_camera(camera)
+        T = instant.vehicles[agent].T_world_vehicle @ scenario.domain.rig.T_vehicle_camera(camera)
         z, hit = rig.render_depth(instant, T, SIZE, agent)
-        rays = _pixel_rays(T, SIZE)
+        rays = _pixel_rays(T, SIZE, scenario)
         for i, j in zip(rng.integers(0, SIZE[1], 12), rng.integers(0, SIZE[0], 12), strict=True):
             expected = nearest(T[:3, 3], rays[i, j])
             assert np.isinf(expected) == (hit[i, j] < 0)
@@ -86,9 +87,11 @@ def test_depth_matches_trace_everywhere(scenario):
     instant = scenario.instant(1)
     agent = scenario.agents[0]
     for camera in range(4):
-        T = instant.vehicles[agent].T_world_vehicle @ rig.T_vehicle_camera(camera)
+        T = instant.vehicles[agent].T_world_vehicle @ scenario.domain.rig.T_vehicle_camera(camera)
         z, hit = rig.render_depth(instant, T, SIZE, agent)
-        answer = scenario.trace(T[:3, 3], _pixel_rays(T, SIZE).reshape(-1, 3), frame=1, exclude=agent)
+        answer = scenario.trace(
+            T[:3, 3], _pixel_rays(T, SIZE, scenario).reshape(-1, 3), frame=1, exclude=agent
+        )
         same = np.isclose(answer.t.reshape(z.shape), z, atol=1e-6, rtol=1e-9)
         # A ray through the very edge of a triangle may fall on either side of it.
         assert (~same).mean() < 1e-3
@@ -107,7 +110,7 @@ def test_own_body_is_invisible_and_others_see_it(scenario):
     unseen = scenario.trace(above[:3], down, exclude=agent)
     assert unseen.owner[0] != agent
     assert abs(unseen.t[0] - 10.0) < 0.3
-    T = box.T_world_vehicle @ rig.T_vehicle_lidar()
+    T = box.T_world_vehicle @ scenario.domain.rig.T_vehicle_lidar()
     _, _, owner = rig.scan_lidar(instant, T, 256, agent, np.random.default_rng(0))
     assert agent not in owner
 
@@ -125,7 +128,7 @@ def test_lidar_points_lie_on_surfaces(scenario):
     """Re-tracing each shot finds the surface within five standard deviations of the range noise."""
     instant = scenario.instant(3)
     agent = scenario.agents[1]
-    T = instant.vehicles[agent].T_world_vehicle @ rig.T_vehicle_lidar()
+    T = instant.vehicles[agent].T_world_vehicle @ scenario.domain.rig.T_vehicle_lidar()
     points, intensity, owner = rig.scan_lidar(instant, T, 200, agent, np.random.default_rng(1))
     assert len(points) == len(intensity) == len(owner) > 5000
     ranges = np.linalg.norm(points, axis=1)
@@ -146,11 +149,11 @@ def test_two_vehicles_see_the_same_world(scenario):
     a, b = scenario.agents[:2]
     compared = 0
     for cam_a in range(4):
-        T_a = instant.vehicles[a].T_world_vehicle @ rig.T_vehicle_camera(cam_a)
+        T_a = instant.vehicles[a].T_world_vehicle @ scenario.domain.rig.T_vehicle_camera(cam_a)
         z_a, _ = rig.render_depth(instant, T_a, SIZE, a)
-        world = T_a[:3, 3] + (z_a[..., None] * _pixel_rays(T_a, SIZE))[np.isfinite(z_a)]
+        world = T_a[:3, 3] + (z_a[..., None] * _pixel_rays(T_a, SIZE, scenario))[np.isfinite(z_a)]
         for cam_b in range(4):
-            T_b = instant.vehicles[b].T_world_vehicle @ rig.T_vehicle_camera(cam_b)
+            T_b = instant.vehicles[b].T_world_vehicle @ scenario.domain.rig.T_vehicle_camera(cam_b)
             local = (world - T_b[:3, 3]) @ T_b[:3, :3]
             local = local[
                 (local[:, 0] > 1.0)
@@ -168,12 +171,16 @@ def test_two_vehicles_see_the_same_world(scenario):
     assert compared > 300  # they share a view
 
 
-def test_left_and_right_cameras():
+@pytest.mark.parametrize("mounted", [OPV2V_RIG, ROOF_RIG], ids=["opv2v", "roof"])
+def test_left_and_right_cameras(mounted):
     """A point to the right of the vehicle (+y) projects into camera1, one to the left into camera2."""
     for camera, side in ((1, 1.0), (2, -1.0)):
-        local = np.linalg.inv(rig.T_vehicle_camera(camera)) @ np.array([0.0, 10.0 * side, 1.0, 1.0])
+        local = np.linalg.inv(mounted.T_vehicle_camera(camera)) @ np.array([0.0, 10.0 * side, 1.0, 1.0])
         assert local[0] > 9.0
         assert abs(local[1] / local[0]) < np.tan(np.radians(50))
+
+
+def test_opv2v_s_rig():
     # 100 degrees of yaw: the back is nearer to the side cameras' axes than the front.
     assert rig.T_vehicle_camera(1)[0, 0] == pytest.approx(np.cos(np.radians(100)))
     np.testing.assert_allclose(
@@ -224,8 +231,8 @@ def test_connected_vehicles_are_near_each_other():
     nearest = []
     for seed in range(12):
         layout = make_layout(np.random.default_rng(seed))
-        town = Town(layout, None, None, (), seed % 2)  # traffic needs the plan alone
-        drivers, agents = make_traffic(np.random.default_rng(seed), town, 3, 10)
+        plan = TownPlan(layout, seed % 2)
+        drivers, agents = make_traffic(np.random.default_rng(seed), plan, 3, 10)
         xy = np.array([drive_poses(layout, d)[5, :2, 3] for d in drivers if d.id in agents])
         gap = np.linalg.norm(xy[:, None] - xy, axis=2) + 1e9 * np.eye(len(xy))
         nearest += gap.min(axis=1).tolist()
@@ -235,7 +242,7 @@ def test_connected_vehicles_are_near_each_other():
 
 
 def test_towns_differ_and_scenarios_repeat(scenario, elsewhere):
-    again = build_scenario(5, "train", 0, frames=6, vehicles=(3, 3))
+    again = build_scenario(5, "train", 0, frames=6, vehicles=(3, 3), domain=scenario.domain.name)
     np.testing.assert_array_equal(again.static.triangles, scenario.static.triangles)
     np.testing.assert_array_equal(again.town.atlas.texels, scenario.town.atlas.texels)
     for other in elsewhere:
@@ -253,6 +260,7 @@ def test_towns_differ_and_scenarios_repeat(scenario, elsewhere):
         ({"frames": 0}, "1 to 300"),
         ({"lidar_points": 100}, "multiple of 8"),
         ({"workers": 0}, "at least 1"),
+        ({"domain": "village"}, "domain is 'village', expected one of"),
     ],
 )
 def test_bad_settings_are_refused(change, message):

@@ -2,7 +2,15 @@
 
 from coop3d.benchmark.study.commands import Run, evaluate_command, plan_runs, prepare, train_command
 from coop3d.benchmark.study.outcome import SetOutcome, study_outcome
-from coop3d.benchmark.study.plan import Arm, Budget, EvaluationPlan, Study, StudyError, read_study
+from coop3d.benchmark.study.plan import (
+    Arm,
+    Budget,
+    EvaluationPlan,
+    ScoredContract,
+    Study,
+    StudyError,
+    read_study,
+)
 from coop3d.benchmark.study.record import StudyResult
 from coop3d.benchmark.study.report import collect, write_study
 from coop3d.benchmark.study.runner import Stopped, StudyRunner
@@ -12,6 +20,7 @@ __all__ = [
     "Budget",
     "EvaluationPlan",
     "Run",
+    "ScoredContract",
     "SetOutcome",
     "Stopped",
     "Study",

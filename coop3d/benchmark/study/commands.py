@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from coop3d.benchmark.input_sets import InputSet
-from coop3d.benchmark.study.plan import BUDGET_KEYS, Arm, Study, StudyError
+from coop3d.benchmark.study.plan import BUDGET_KEYS, Arm, ScoredContract, Study, StudyError
 from coop3d.conf import ConfigError, compose, require_complete, require_paths, require_targets
 from coop3d.files import safe_name
 from coop3d.training.checkpoint import BEST, LAST
-from coop3d.training.launch import prepare_machine
+from coop3d.training.launch import plain, prepare_machine
+from coop3d.training.network import require_adapters
+from coop3d.training.run import overridden
 from coop3d.training.run_log import REPOSITORY
 
 _CHECKED = ("machine", "dataset", "model", "preset", "loss")
@@ -135,8 +137,22 @@ def prepare(study: Study) -> None:
         try:
             prepare_machine(config)
             require_paths(config)
+            require_adapters(config)
+            for contract in study.evaluation.contracts:
+                _require_scored(config, study.evaluation.overrides, contract)
         except ConfigError as error:
             raise StudyError(f"arm {arm.name}: {error}") from error
+
+
+def _require_scored(config: DictConfig, common: Sequence[str], contract: ScoredContract) -> None:
+    """The data of a contract with overrides of its own exist."""
+    if not contract.overrides:
+        return
+    try:
+        moved = overridden(plain(config), (*common, *contract.overrides))
+        require_paths(moved, how="evaluation.contracts overrides {key}=/path/to/it")
+    except ConfigError as error:
+        raise ConfigError(f"scored on {contract.path}: {error}") from error
 
 
 def train_command(run: Run, processes: int) -> list[str]:
@@ -146,7 +162,7 @@ def train_command(run: Run, processes: int) -> list[str]:
 
 
 def evaluate_command(
-    run: Run, study: Study, set_name: str, contract: Path | None, processes: int
+    run: Run, study: Study, set_name: str, contract: ScoredContract | None, processes: int
 ) -> list[str]:
     """Evaluation of a trained run on one contract, or on the split; started again it resumes."""
     plan = study.evaluation
@@ -154,7 +170,7 @@ def evaluate_command(
     samples = "null" if plan.samples is None else plan.samples
     which = [f"split={plan.split}", f"max_samples={samples}"]
     if contract is not None:
-        which = [f"frames_json={quoted(contract)}"]
+        which = [f"frames_json={quoted(contract.path)}"]
     arguments = [
         f"checkpoint={quoted(checkpoint)}",
         f"output_dir={quoted(run.evaluation_folder(set_name))}",
@@ -162,9 +178,14 @@ def evaluate_command(
         f"inputs={quoted(plan.inputs)}",
         f"points={str(plan.points).lower()}",
         "baselines=[]",
-        f"overrides=[{','.join(map(quoted, plan.overrides))}]",
+        f"overrides=[{','.join(map(quoted, scoring_overrides(study, contract)))}]",
     ]
     return [*_launcher(processes, "evaluate.py"), *arguments]
+
+
+def scoring_overrides(study: Study, contract: ScoredContract | None) -> tuple[str, ...]:
+    """Changes of a run's saved config for scoring it: those for all, then the contract's."""
+    return (*study.evaluation.overrides, *(() if contract is None else contract.overrides))
 
 
 def training_identity(run: Run) -> str:
@@ -172,11 +193,11 @@ def training_identity(run: Run) -> str:
     return hashlib.sha256("\n".join(run.overrides).encode()).hexdigest()
 
 
-def evaluation_identity(study: Study, contract: Path | None) -> str:
+def evaluation_identity(study: Study, contract: ScoredContract | None) -> str:
     """What an evaluation is made of, beside the checkpoint."""
-    content = "split" if contract is None else hashlib.sha256(contract.read_bytes()).hexdigest()
-    plan = study.evaluation
-    parts = (content, plan.split, plan.samples, plan.inputs, plan.checkpoint, plan.points, *plan.overrides)
+    content = "split" if contract is None else hashlib.sha256(contract.path.read_bytes()).hexdigest()
+    plan, changes = study.evaluation, scoring_overrides(study, contract)
+    parts = (content, plan.split, plan.samples, plan.inputs, plan.checkpoint, plan.points, *changes)
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 

@@ -18,6 +18,8 @@ from coop3d.benchmark.study.tables import (
     arm_label,
     cost_lines,
     difference_text,
+    overview_lines,
+    overview_title,
     set_title,
     shown_keys,
     title,
@@ -33,7 +35,7 @@ CLASSES = {"better": "win", "worse": "loss"}
 def write_page(result: StudyResult) -> Path:
     """Write ``study.html``, ``curves.png`` and ``forest_<samples>.png``; return the page's path."""
     study = result.study
-    body = [_failures(result), _arms(study)]
+    body = [_failures(result), _arms(study), _overview(result)]
     for outcome in result.outcomes:
         forest = forest_figure(study, outcome)
         body += [
@@ -87,6 +89,14 @@ def _arms(study: Study) -> Markup:
     return card("Arms", table(["", "what", "overrides"], rows), study.description)
 
 
+def _overview(result: StudyResult) -> Markup:
+    if len(result.outcomes) < 2:
+        return Markup("")
+    head, *lines = overview_lines(result)
+    rows = [(name, [f"<td>{escape(c)}</td>" for c in cells]) for name, *cells in lines]
+    return card(overview_title(result.study), table(head, rows), LEGEND)
+
+
 def _warnings(outcome: SetOutcome) -> Markup:
     lines = "".join(f'<p class="warning">{escape(w)}</p>' for w in outcome.warnings)
     return card(f"Read with care: {outcome.name}", lines) if lines else Markup("")
@@ -133,8 +143,8 @@ def _costs(result: StudyResult) -> Markup:
     head, *lines = cost_lines(result)
     rows = [(name, [f"<td>{escape(c)}</td>" for c in cells]) for name, *cells in lines]
     about = (
-        "Mean wall seconds of the finished runs, resumed parts added up; memory: of the largest training process, and "
-        "allocated on the first GPU."
+        "Parameters that train, of all; mean wall seconds of the finished runs, resumed parts added up; memory: of the "
+        "largest training process, and allocated on the first GPU."
     )
     return card("Cost of a run", table(head, rows), about)
 
@@ -152,4 +162,5 @@ def _about(result: StudyResult) -> Markup:
     }
     for outcome in result.outcomes:
         pairs[f"Contract {outcome.name}"] = f"SHA-256 {outcome.contract['sha256']}"
+    pairs |= {f"Scored on {c.path.stem} with": " ".join(c.overrides) for c in plan.contracts if c.overrides}
     return card("How these numbers came about", facts(pairs))

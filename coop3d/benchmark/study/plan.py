@@ -60,11 +60,25 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoredContract:
+    """A frame contract, and where it is scored.
+
+    Attributes:
+        path: of the contract.
+        overrides: changes of every run's saved config for this contract, after those of the plan: the roots of
+            another data set than the one trained on.
+    """
+
+    path: Path
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationPlan:
     """How every trained run is scored.
 
     Attributes:
-        contracts: frame contracts, each scored by itself; none: ``split`` and ``samples``.
+        contracts: each scored by itself; none: ``split`` and ``samples``.
         split: of the run's config, where there is no contract.
         samples: at most so many of it, evenly spread; None: those the config gives.
         inputs: what models may see, see `EvaluationOptions`.
@@ -73,7 +87,7 @@ class EvaluationPlan:
         overrides: changes of every run's saved config, e.g. one depth source as everyone's truth.
     """
 
-    contracts: tuple[Path, ...] = ()
+    contracts: tuple[ScoredContract, ...] = ()
     split: str = "test"
     samples: int | None = None
     inputs: str = "images+rays+rig"
@@ -81,8 +95,8 @@ class EvaluationPlan:
     points: bool = False
     overrides: tuple[str, ...] = ()
 
-    def sets(self) -> dict[str, Path | None]:
-        """What is scored, by name: a contract file each, or None for the split.
+    def sets(self) -> dict[str, ScoredContract | None]:
+        """What is scored, by name: a contract each, or None for the split.
 
         Raises:
             ContractError: a contract cannot be read.
@@ -90,7 +104,7 @@ class EvaluationPlan:
         """
         if not self.contracts:
             return {self.split: None}
-        loaded: list[FrameContract] = [load_contract(path) for path in self.contracts]
+        loaded: list[FrameContract] = [load_contract(contract.path) for contract in self.contracts]
         names = [contract.name for contract in loaded]
         if len(set(names)) < len(names):
             raise StudyError(
@@ -214,16 +228,14 @@ def _budget(node: _Node) -> Budget:
 
 def _evaluation(node: _Node) -> EvaluationPlan:
     node.only("contracts", "split", "samples", "inputs", "checkpoint", "points", "overrides")
-    contracts = node.sequence("contracts", [])
-    if any(not isinstance(c, str) for c in contracts):
-        raise node.error("contracts", f"found {contracts!r}, expected a list of paths")
+    contracts = _contracts(node)
     if contracts and (node.has("split") or node.has("samples")):
         raise node.error("contracts", "a contract lists its samples: leave out split and samples")
     points = node.mapping.get("points", False)
     if type(points) is not bool:
         raise node.error("points", f"found {points!r}, expected true or false")
     return EvaluationPlan(
-        contracts=tuple(map(Path, contracts)),
+        contracts=contracts,
         split=node.choice("split", ("train", "val", "test"), "test"),
         samples=None if node.mapping.get("samples") is None else node.count("samples"),
         inputs=node.text("inputs", EvaluationPlan.inputs),
@@ -231,6 +243,24 @@ def _evaluation(node: _Node) -> EvaluationPlan:
         points=points,
         overrides=node.overrides("overrides", default=()),
     )
+
+
+def _contracts(node: _Node) -> tuple[ScoredContract, ...]:
+    """Paths, or mappings of a path and overrides."""
+    found = []
+    for number, entry in enumerate(node.sequence("contracts", [])):
+        if isinstance(entry, str):
+            found.append(ScoredContract(path=Path(entry)))
+            continue
+        if not isinstance(entry, dict):
+            raise node.error("contracts", f"found {entry!r}, expected a path, or contract and overrides")
+        part = _Node(node.path, f"{node.place}.contracts.{number}", entry)
+        part.only("contract", "overrides")
+        path = part.text("contract", "")
+        if not path:
+            raise part.error("contract", "is missing, expected the path of a contract")
+        found.append(ScoredContract(path=Path(path), overrides=part.overrides("overrides", default=None)))
+    return tuple(found)
 
 
 def _scores(root: _Node) -> tuple[str, ...]:

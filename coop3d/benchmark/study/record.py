@@ -14,7 +14,7 @@ from typing import Any
 from coop3d.benchmark.results import finite_json
 from coop3d.benchmark.study.outcome import ArmScores, Difference, SetOutcome
 from coop3d.benchmark.study.plan import Study
-from coop3d.benchmark.study.state import RunState, log_records
+from coop3d.benchmark.study.state import RunState, log_records, parameter_counts
 from coop3d.files import write_text
 from coop3d.training.run_log import describe_environment
 
@@ -30,6 +30,7 @@ class Cost:
     """What an arm took, per run.
 
     Attributes:
+        trainable, parameters: how many of the model's train, and how many it has; None: the run did not write it down.
         steps: optimiser steps.
         samples: instants seen in training, repeated ones counted.
         train_seconds, evaluate_seconds: wall clock, mean over finished runs.
@@ -37,6 +38,8 @@ class Cost:
         gpu_peak_gib: allocated on the first GPU, most of all runs; NaN without one.
     """
 
+    trainable: int | None
+    parameters: int | None
     steps: int
     samples: int
     train_seconds: float
@@ -69,7 +72,10 @@ class StudyResult:
         if not done:
             return None
         run = done[0].run
+        trainable, parameters = parameter_counts(run)
         return Cost(
+            trainable=trainable,
+            parameters=parameters,
             steps=run.steps,
             samples=run.steps * run.global_batch,
             train_seconds=sum(s.seconds("train") for s in done) / len(done),
@@ -114,6 +120,8 @@ def _run(state: RunState) -> dict[str, Any]:
         "folder": state.run.folder,
         "overrides": state.run.overrides,
         "steps": state.run.steps,
+        "trainable": parameter_counts(state.run)[0],
+        "parameters": parameter_counts(state.run)[1],
         "global_batch": state.run.global_batch,
         "trained": state.trained,
         "evaluated": sorted(state.evaluated),

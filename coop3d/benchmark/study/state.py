@@ -185,6 +185,15 @@ def log_records(run: Run, kind: str) -> Iterator[dict[str, Any]]:
             yield record
 
 
+def parameter_counts(run: Run) -> tuple[int | None, int | None]:
+    """Trainable and all parameters, as the training wrote them into ``environment.json``; Nones before it does."""
+    try:
+        found = json.loads((run.train_folder / "environment.json").read_text(encoding="utf-8"))["parameters"]
+        return int(found["trainable"]), int(found["total"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return None, None
+
+
 def validated_step(run: Run) -> int:
     """Step of the last validation, 0 before there is one; a finished training ends with one."""
     return max((int(r["step"]) for r in log_records(run, "val")), default=0)

@@ -17,6 +17,9 @@ LEGEND = (
     "95 % interval excludes 0; ++ and -- also when all arms are looked at together (Holm). (x): not comparable, "
     "measured on other pixels."
 )
+COST_HEAD = (
+    "trainable", "of", "steps", "samples", "training [s]", "evaluation [s]", "memory [GiB]", "GPU [GiB]",
+)  # fmt: skip
 MARKS = {"better": "+", "worse": "-", "not comparable": "(x)"}
 
 
@@ -31,6 +34,8 @@ def write_tables(result: StudyResult) -> str:
 def study_text(result: StudyResult) -> str:
     """Everything a console should show."""
     parts = [title(result.study)]
+    if len(result.outcomes) > 1:
+        parts += [overview_title(result.study), _aligned(overview_lines(result))]
     for outcome in result.outcomes:
         parts += [set_title(outcome), _aligned(score_lines(result.study, outcome))]
         if any(arm.differences for arm in outcome.arms.values()):
@@ -48,6 +53,8 @@ def study_text(result: StudyResult) -> str:
 def study_markdown(result: StudyResult) -> str:
     """The same for Markdown."""
     parts = [f"# {_md(result.study.name)}", _md(title(result.study))]
+    if len(result.outcomes) > 1:
+        parts += [f"## {_md(overview_title(result.study))}", _piped(overview_lines(result))]
     for outcome in result.outcomes:
         parts += [f"## {_md(set_title(outcome))}", _piped(score_lines(result.study, outcome))]
         if any(arm.differences for arm in outcome.arms.values()):
@@ -108,15 +115,37 @@ def difference_lines(study: Study, outcome: SetOutcome) -> Lines:
 
 def cost_lines(result: StudyResult) -> Lines:
     """An arm per line: what its runs took."""
-    lines = [["", "steps", "samples", "training [s]", "evaluation [s]", "memory [GiB]", "GPU [GiB]"]]
+    lines = [["", *COST_HEAD]]
     for arm in result.study.arms:
         cost = result.cost(arm)
         if cost is None:
             continue
         numbers = (cost.train_seconds, cost.evaluate_seconds, cost.peak_memory_gib, cost.gpu_peak_gib)
         cells = [f"{n:.4g}" if math.isfinite(n) else "–" for n in numbers]
-        lines.append([arm_label(result.study, arm), str(cost.steps), str(cost.samples), *cells])
+        counts = ["–" if n is None else f"{n:,}" for n in (cost.trainable, cost.parameters)]
+        counts += [str(cost.steps), str(cost.samples)]
+        lines.append([arm_label(result.study, arm), *counts, *cells])
     return lines
+
+
+def overview_lines(result: StudyResult) -> Lines:
+    """An arm per line: the study's first score on each set of samples, and its difference to the arm compared with."""
+    key = result.study.scores[0]
+    lines = [["", *(text for o in result.outcomes for text in (o.name, "difference"))]]
+    for arm in result.study.arms:
+        cells = []
+        for outcome in result.outcomes:
+            scored = outcome.arms.get(arm) if key in outcome.keys else None
+            found = None if scored is None else scored.differences.get(key)
+            cells += ["–" if scored is None else _value(scored, key)]
+            cells += ["–" if found is None else difference_text(key, found)]
+        lines.append([arm_label(result.study, arm), *cells])
+    return lines
+
+
+def overview_title(study: Study) -> str:
+    """Above :func:`overview_lines`."""
+    return f"{study.scores[0]} on each set of samples"
 
 
 def difference_text(key: str, found: Difference) -> str:

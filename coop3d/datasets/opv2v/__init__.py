@@ -4,6 +4,7 @@ from coop3d.datasets.opv2v.boxes import VehicleBox, load_boxes
 from coop3d.datasets.opv2v.entry import FrameEntry, Instant
 from coop3d.datasets.opv2v.frame import DEPTH_SOURCES, load_rig_frame, read_depth, read_image
 from coop3d.datasets.opv2v.index import DEFAULT_CAMERAS, SPLITS, OPV2VIndex
+from coop3d.datasets.opv2v.layout import LAYOUT_MARK, LayoutIndex, is_layout_only
 from coop3d.datasets.opv2v.listing import AUTO, Skipped
 from coop3d.datasets.opv2v.pcd import PointCloud, read_pcd
 from coop3d.datasets.opv2v.reported import load_reported_pose
@@ -14,13 +15,16 @@ __all__ = [
     "AUTO",
     "DEFAULT_CAMERAS",
     "DEPTH_SOURCES",
+    "LAYOUT_MARK",
     "SPLITS",
     "FrameEntry",
     "Instant",
+    "LayoutIndex",
     "OPV2VIndex",
     "PointCloud",
     "Skipped",
     "VehicleBox",
+    "is_layout_only",
     "load_boxes",
     "load_reported_pose",
     "load_rig_frame",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v.entry import FrameEntry, Instant
 from coop3d.datasets.opv2v.index_cache import IndexCache
+from coop3d.datasets.opv2v.layout import refuse_layout
 from coop3d.datasets.opv2v.listing import AUTO, Listing, Skipped, list_split
 from coop3d.datasets.opv2v.poses import read_lidar_poses
 from coop3d.geometry.carla import carla_poses_to_matrices, carla_to_opencv
@@ -43,7 +44,8 @@ class OPV2VIndex:
         cameras: names every frame must have, or ``auto``: each frame has the ``camera{number}`` it has on disk.
 
     Raises:
-        DataError: a root or split does not exist, or no usable frame was found.
+        DataError: a root or split does not exist, the split is a layout without photographs, or no usable frame
+            was found.
         ValueError: ``cameras`` is empty, or no list of names.
     """
 
@@ -88,6 +90,7 @@ class OPV2VIndex:
                 f"{split_dir}: no such split folder ({found}); expected {{root}}/{{split}}/{{scenario}}/..."
                 f"{'{agent}'}. Set the images root (machine.opv2v_images_root) to the folder holding {SPLITS}."
             )
+        refuse_layout(split_dir)
         if self.depth_root is not None and not (self.depth_root / self.split).is_dir():
             raise DataError(
                 f"{self.depth_root / self.split}: depth root has no such split folder; set "

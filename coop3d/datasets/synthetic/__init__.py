@@ -4,12 +4,13 @@ Inputs: a seed and a few settings. Outputs: the exact file layout of OPV2V plus 
 :class:`Scenario` that answers rays. Everything here speaks UE axes (left-handed: x forward, y right, z up).
 """
 
-from .config import DISTANCES, GENERATOR_VERSION, SPLITS, SyntheticConfig
+from .config import DISTANCES, DOMAIN_NAMES, GENERATOR_VERSION, SPLITS, SyntheticConfig
 from .generate import MANIFEST, SyntheticSummary, make_synthetic_opv2v, scenario_name
 from .scenario import Hits, Instant, Scenario, VehicleState, build_scenario
 
 __all__ = [
     "DISTANCES",
+    "DOMAIN_NAMES",
     "GENERATOR_VERSION",
     "MANIFEST",
     "SPLITS",

@@ -25,6 +25,24 @@ _ROOFS = np.array(
 )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Colours:
+    """Tints of walls and roofs, [N, 3] each; a house takes one of either and varies it."""
+
+    walls: NDArray[np.float64]
+    roofs: NDArray[np.float64]
+
+
+TOWN_COLOURS = Colours(walls=_WALLS, roofs=_ROOFS)
+PALE_COLOURS = Colours(
+    walls=np.array([
+        [1.2, 1.18, 1.12], [1.1, 1.0, 0.78], [0.62, 0.28, 0.2], [0.32, 0.36, 0.42], [0.95, 0.93, 0.88],
+        [0.5, 0.55, 0.42], [0.85, 0.72, 0.5], [0.4, 0.3, 0.24],
+    ]),
+    roofs=np.array([[0.2, 0.21, 0.24], [0.3, 0.27, 0.25], [0.42, 0.44, 0.47], [0.38, 0.24, 0.18]]),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Character:
     """What one block is like."""
@@ -35,16 +53,39 @@ class Character:
     shops: float  # probability
     pitched: float  # probability of a pitched roof
     filled: float  # share of the lots that carry a house
+    lawn: bool = False  # grass between the houses
+    gardens: bool = False  # planted in front of the houses
+    grove: tuple[int, int] | None = None  # trees beside the usual ones
+    width: tuple[float, float] = (8.0, 21.0)  # of a house along the street, m
+    depth: tuple[float, float] = (8.0, 14.0)
+    facades: tuple[int, int] = (0, textures.N_FACADES)  # of the atlas, first and one past the last
 
 
 DOWNTOWN = Character((3, 8), (0.0, 1.2), (0.0, 1.5), 0.7, 0.15, 0.95)
 TERRACE = Character((2, 4), (0.3, 3.0), (0.0, 4.0), 0.3, 0.5, 0.9)
-SUBURB = Character((1, 2), (4.0, 8.0), (3.0, 9.0), 0.0, 0.9, 0.8)
-PARK = Character((1, 3), (2.0, 8.0), (5.0, 15.0), 0.1, 0.5, 0.2)
+SUBURB = Character((1, 2), (4.0, 8.0), (3.0, 9.0), 0.0, 0.9, 0.8, lawn=True, gardens=True)
+PARK = Character((1, 3), (2.0, 8.0), (5.0, 15.0), 0.1, 0.5, 0.2, lawn=True, gardens=True, grove=(8, 18))
+# What stands where a town thins out: detached houses, sheds and halls of sheet metal, fields with trees.
+COTTAGES = Character(
+    (1, 2), (4.0, 9.0), (5.0, 14.0), 0.0, 0.95, 0.85, lawn=True, gardens=True, width=(8.0, 15.0), facades=(0, 6),
+)  # fmt: skip
+HALLS = Character(
+    (2, 3), (3.0, 8.0), (4.0, 12.0), 0.0, 0.25, 0.85, width=(16.0, 38.0), depth=(12.0, 22.0), facades=(6, 10)
+)
+ORCHARD = Character(
+    (1, 1), (5.0, 9.0), (10.0, 30.0), 0.0, 1.0, 0.3, lawn=True, gardens=True, grove=(14, 30), facades=(0, 6)
+)
 
 
 def build_house(
-    b: MeshBuilder, rng: Generator, layout: Layout, center_ab, facing_ab, size, style: Character
+    b: MeshBuilder,
+    rng: Generator,
+    layout: Layout,
+    center_ab,
+    facing_ab,
+    size,
+    style: Character,
+    colours: Colours = TOWN_COLOURS,
 ) -> None:
     """One house: ``center_ab`` plan centre, ``facing_ab`` unit plan direction of its front, ``size`` (width, depth)."""
     width, depth = size
@@ -56,12 +97,11 @@ def build_house(
     z = layout.height(np.array(corners))
     floor, buried = float(z.max()) + 0.1, float(z.min()) - 1.0
     T = placed(xy[0], xy[1], floor, yaw)
-    wall = np.clip(
-        _WALLS[rng.integers(len(_WALLS))] * rng.uniform(0.75, 1.12) * rng.uniform(0.95, 1.05, 3), 0.08, 1.3
-    )
+    tint = colours.walls[rng.integers(len(colours.walls))]
+    wall = np.clip(tint * rng.uniform(0.75, 1.12) * rng.uniform(0.95, 1.05, 3), 0.08, 1.3)
     storeys = int(rng.integers(style.floors[0], style.floors[1] + 1))
     storey_m, cell_m = rng.uniform(2.8, 3.5), rng.uniform(2.2, 4.2)
-    layer = textures.FACADE_0 + int(rng.integers(textures.N_FACADES))
+    layer = textures.FACADE_0 + int(rng.integers(*style.facades))
     shop = rng.uniform() < style.shops
     seed = int(rng.integers(1, 1 << 20))
     b.box(placed(xy[0], xy[1], buried, yaw), (depth + 0.12, width + 0.12, floor - buried + 0.35), textures.CONCRETE,
@@ -74,7 +114,7 @@ def build_house(
         _shop_trim(b, rng, T, depth, width, z0)
     top = z0 + max(1, storeys - shop) * storey_m
     _walls(b, T, depth, width, z0, top, layer, wall, cell_m, storey_m, seed)
-    roof = _ROOFS[rng.integers(len(_ROOFS))] * rng.uniform(0.8, 1.2)
+    roof = colours.roofs[rng.integers(len(colours.roofs))] * rng.uniform(0.8, 1.2)
     if rng.uniform() < style.pitched:
         _pitched_roof(b, rng, T, depth, width, top, roof, wall)
     else:

@@ -8,6 +8,7 @@ from typing import Any
 GENERATOR_VERSION = 1
 SPLITS = ("train", "validate", "test", "test_culver_city")
 DISTANCES = ("as_is", "opv2v")
+DOMAIN_NAMES = ("town", "outskirts")
 
 
 def _default_scenarios() -> dict[str, int]:
@@ -20,7 +21,7 @@ class SyntheticConfig:
 
     Attributes:
         seed: the only source of randomness.
-        image_size: (width, height) in pixels; the horizontal field of view is always 100 degrees.
+        image_size: (width, height) in pixels; the domain decides the field of view (``town``: 100 degrees across).
         scenarios: scenarios per split; splits never share a town, nor do scenarios.
         frames: instants per scenario, 0.1 s apart.
         vehicles: fewest and most connected vehicles of a scenario, drawn with OPV2V's shares.
@@ -29,6 +30,8 @@ class SyntheticConfig:
         distances: how far apart connected vehicles are. ``as_is``: as the streets give them, mostly below 30 m,
             never above 60. ``opv2v``: the two nearest of each scenario follow OPV2V's table (:mod:`.spacing`), and
             distances and numbers of vehicles are spread evenly over the scenarios, not drawn each on its own.
+        domain: ``town``, or ``outskirts``: other houses, streets and textures, haze or low sun, and a rig on a van's
+            roof with wider lenses (:mod:`.domain`).
         workers: processes; 1 works in the calling process.
     """
 
@@ -40,6 +43,7 @@ class SyntheticConfig:
     lidar_points: int = 1000
     exposure_spread: float = 0.08
     distances: str = "as_is"
+    domain: str = "town"
     workers: int = 1
 
     def __post_init__(self) -> None:
@@ -68,6 +72,8 @@ class SyntheticConfig:
             raise ValueError(f"exposure_spread is {self.exposure_spread}, expected 0 to 0.5")
         if self.distances not in DISTANCES:
             raise ValueError(f"distances is {self.distances!r}, expected one of {list(DISTANCES)}")
+        if self.domain not in DOMAIN_NAMES:
+            raise ValueError(f"domain is {self.domain!r}, expected one of {list(DOMAIN_NAMES)}")
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}, expected at least 1")
         if self.seed < 0:
@@ -79,5 +85,7 @@ class SyntheticConfig:
         del out["workers"]
         if self.distances == "as_is":
             del out["distances"]  # data made before there was a choice are the same data
+        if self.domain == "town":
+            del out["domain"]
         out["image_size"], out["vehicles"] = list(self.image_size), list(self.vehicles)
         return {"generator_version": GENERATOR_VERSION, **out}

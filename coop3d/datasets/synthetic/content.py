@@ -24,12 +24,13 @@ from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v.yaml_io import load_yaml, number_array
 from coop3d.geometry.carla import matrix_to_carla_pose
 
-from . import sensors
 from .config import SPLITS, SyntheticConfig
-from .generate import N_CAMERAS, scenario_name
+from .domain import DOMAINS
+from .generate import scenario_name
 from .scenario import drive, plan_scenario
 from .town import town_plan
 from .traffic import drive_poses
+from .vehicle_frame import N_CAMERAS
 
 _POSE_KEYS = ("lidar_pose", *(f"camera{i}" for i in range(N_CAMERAS)))
 
@@ -65,10 +66,11 @@ def sha256(lines: Iterable[str]) -> str:
 def planned_layout(config: SyntheticConfig, split: str, index: int) -> dict[Frame, str]:
     """Layout of one scenario as the settings decide it, computed without building or tracing the town."""
     plan = plan_scenario(config.seed, split, index, config.vehicles, config.distances)
-    town = town_plan(default_rng(SeedSequence((config.seed, SPLITS.index(split), index, 2))))
+    domain = DOMAINS[config.domain]
+    town = town_plan(default_rng(SeedSequence((config.seed, SPLITS.index(split), index, 2))), domain)
     drivers, agents = drive(config.seed, split, index, plan, town, config.frames)
     name = scenario_name(split, index)
-    mounts = [sensors.T_vehicle_lidar(), *(sensors.T_vehicle_camera(i) for i in range(N_CAMERAS))]
+    mounts = [domain.rig.T_vehicle_lidar(), *map(domain.rig.T_vehicle_camera, range(N_CAMERAS))]
     out = {}
     for driver in (d for d in drivers if d.id in agents):
         for k, T in enumerate(drive_poses(town.layout, driver)[: config.frames]):
@@ -86,6 +88,14 @@ def written_layout(images_root: Path, splits: Sequence[str] = SPLITS) -> dict[Fr
     paths = [p for split in splits for p in sorted((images_root / split).glob("*/*/[0-9]*.yaml"))]
     with ThreadPoolExecutor() as pool:
         return dict(sorted(pool.map(_written, paths)))
+
+
+def yaml_digest(images_root: Path, scenario: str) -> str:
+    """SHA-256 over the bytes of all YAML files of a scenario (``split/scenario``) and their names."""
+    paths = sorted((images_root / scenario).rglob("*.yaml"))
+    return sha256(
+        f"{p.relative_to(images_root).as_posix()} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in paths
+    )
 
 
 def _written(path: Path) -> tuple[Frame, str]:

@@ -9,27 +9,30 @@ import multiprocessing
 import os
 import queue
 import time
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.random import SeedSequence, default_rng
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from coop3d.files import write_bytes
-from coop3d.geometry.carla import carla_pose_to_matrix, matrix_to_carla_pose
+from coop3d.datasets.opv2v.layout import LAYOUT_MARK
+from coop3d.files import write_bytes, write_text
 
-from . import sensors, writer
+from . import writer
 from .config import SPLITS, SyntheticConfig
-from .scenario import Instant, Scenario, VehicleState, build_scenario, plan_scenario
+from .scenario import Scenario, build_scenario, plan_scenario
+from .vehicle_frame import vehicle_files, write_vehicle_frame, write_vehicle_yaml
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "synthetic.json"
-N_CAMERAS = len(sensors.CAMERA_POSES)
+_MARK_TEXT = (
+    "This split holds the YAML of a synthetic data set; photographs, depth and clouds are missing, or some are.\n"
+    "Readers refuse it. The command that made it, without --layout-only, makes the rest and removes this file.\n"
+)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,17 @@ class _Job:
     split: str
     index: int
     frames: tuple[int, ...]
+    layout_only: bool
 
 
 def make_synthetic_opv2v(
-    images_root: Path, depth_root: Path | None, config: SyntheticConfig, *, progress: bool = True
+    images_root: Path,
+    depth_root: Path | None,
+    config: SyntheticConfig,
+    *,
+    only: Collection[tuple[str, int]] | None = None,
+    layout_only: bool = False,
+    progress: bool = True,
 ) -> SyntheticSummary:
     """Write a synthetic OPV2V, or finish one that was begun with the same settings.
 
@@ -65,28 +75,63 @@ def make_synthetic_opv2v(
         images_root: becomes ``{split}/{scenario}/{agent}/{frame}.yaml|.pcd|_camera0..3.png``.
         depth_root: becomes ``{split}/{scenario}/{agent}/{frame}_camera{i}_depth.npy``; None writes no depth.
         config: settings.
+        only: (split, number) of the scenarios to make; None makes all.
+        layout_only: write the YAML alone, the same bytes as otherwise. Each split is marked as a layout, which readers
+            refuse; without this option a later run goes on, and takes the mark from the splits it was asked to
+            make in full.
         progress: show a bar.
 
     Raises:
-        ValueError: if ``images_root`` holds something else, or a set made with other settings.
+        ValueError: if ``images_root`` holds something else, a set made with other settings, or (``layout_only``)
+            photographs; or if ``only`` names no scenario of the settings.
     """
     images_root = Path(images_root)
     depth_root = None if depth_root is None else Path(depth_root)
     start = time.perf_counter()
+    scenarios = _chosen(config, only)
     _claim(images_root, depth_root, config)
     for root in [images_root] if depth_root is None else [images_root, depth_root]:
         for left_over in root.glob("*/*/*/.*"):  # of a run that was killed
             left_over.unlink(missing_ok=True)
-    jobs = _jobs(images_root, depth_root, config)
+    if layout_only:
+        for split in dict.fromkeys(split for split, _ in scenarios):
+            _mark(images_root / split)
+    jobs = _jobs(images_root, depth_root, config, scenarios, layout_only)
     written = total = 0
-    with tqdm(desc="synthetic OPV2V", unit=" vehicle-frames", disable=not progress, smoothing=0.05) as bar:
+    what = "synthetic layout" if layout_only else "synthetic OPV2V"
+    with tqdm(desc=what, unit=" vehicle-frames", disable=not progress, smoothing=0.05) as bar:
         for new, done in _run(jobs, config.workers):
             written, total = written + new, total + done
             bar.update(done)
-    n_scenarios = sum(config.scenarios.values())
+    if not layout_only:
+        for split, n in config.scenarios.items():
+            if sum(s == split for s, _ in scenarios) == n:
+                (images_root / split / LAYOUT_MARK).unlink(missing_ok=True)
     seconds = time.perf_counter() - start
     logger.info("%s: %d vehicle-frames, %d written in %.1f s", images_root, total, written, seconds)
-    return SyntheticSummary(images_root, depth_root, n_scenarios, total, written, seconds)
+    return SyntheticSummary(images_root, depth_root, len(scenarios), total, written, seconds)
+
+
+def _chosen(config: SyntheticConfig, only: Collection[tuple[str, int]] | None) -> list[tuple[str, int]]:
+    every = [(split, k) for split in SPLITS for k in range(config.scenarios.get(split, 0))]
+    if only is None:
+        return every
+    unknown = sorted(set(only) - set(every))
+    if unknown or not only:
+        raise ValueError(f"only names {unknown[:3]}, expected some (split, number) within {config.scenarios}")
+    return [key for key in every if key in only]
+
+
+def _mark(folder: Path) -> None:
+    """Say that a split is a layout, before its first YAML is written."""
+    if (folder / LAYOUT_MARK).exists():
+        return
+    if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        raise ValueError(
+            f"{folder} holds photographs, or a run that makes them began there: it cannot become a layout. "
+            "Finish it without layout_only, or choose another output folder."
+        )
+    write_text(folder / LAYOUT_MARK, _MARK_TEXT)
 
 
 def scenario_name(split: str, index: int) -> str:
@@ -125,14 +170,19 @@ def _claim(images_root: Path, depth_root: Path | None, config: SyntheticConfig) 
     write_bytes(manifest, (json.dumps(settings, indent=2) + "\n").encode())
 
 
-def _jobs(images_root: Path, depth_root: Path | None, config: SyntheticConfig) -> list[_Job]:
+def _jobs(
+    images_root: Path,
+    depth_root: Path | None,
+    config: SyntheticConfig,
+    scenarios: list[tuple[str, int]],
+    layout_only: bool = False,
+) -> list[_Job]:
     """Split the work so that every process gets some; a town costs as much as several vehicle-frames to build."""
-    scenarios = [(split, k) for split in SPLITS for k in range(config.scenarios.get(split, 0))]
     pieces = (
         min(max(1, config.frames // 8), -(-2 * config.workers // len(scenarios))) if config.workers > 1 else 1
     )
     frames = np.array_split(np.arange(config.frames), pieces)
-    return [_Job(images_root, depth_root, config, split, index, tuple(int(f) for f in part))
+    return [_Job(images_root, depth_root, config, split, index, tuple(int(f) for f in part), layout_only)
             for split, index in scenarios for part in frames]  # fmt: skip
 
 
@@ -192,14 +242,14 @@ def _scenario(job: _Job) -> Scenario:
     """The scenario of a job; the last one is kept, as several jobs of one process may share it."""
     global _built
     c = job.config
-    key = (c.seed, job.split, job.index, c.frames, c.vehicles, c.distances)
+    key = (c.seed, job.split, job.index, c.frames, c.vehicles, c.distances, c.domain)
     if _built is None or _built[0] != key:
         if _built is not None:
             _built[1].release()
         _built = None  # before the next one: a town takes tens of megabytes
         scenario = build_scenario(
-            c.seed, job.split, job.index, frames=c.frames, vehicles=c.vehicles, distances=c.distances
-        )
+            c.seed, job.split, job.index, frames=c.frames, vehicles=c.vehicles, distances=c.distances, domain=c.domain,
+        )  # fmt: skip
         _built = (key, scenario)
     return _built[1]
 
@@ -222,14 +272,14 @@ def _do(job: _Job):
             stem = f"{plan.tick(frame):06d}"
             images = folder / str(agent)
             depth = None if job.depth_root is None else job.depth_root / job.split / name / str(agent)
-            if is_complete(images, depth, stem, c.image_size):
+            if _is_done(job, images, depth, stem):
                 yield 0, 1
                 continue
-            for path in (images, depth):
-                if path is not None:
-                    path.mkdir(parents=True, exist_ok=True)
             instant = _scenario(job).instant(frame)
-            write_vehicle_frame(instant, agent, c, (job.split, job.index), images, depth, stem)
+            if job.layout_only:
+                write_vehicle_yaml(instant, agent, c, (job.split, job.index), images, stem)
+            else:
+                write_vehicle_frame(instant, agent, c, (job.split, job.index), images, depth, stem)
             yield 1, 1
 
 
@@ -242,62 +292,8 @@ def _protocol(job: _Job, agents: list[int], name: str) -> dict[str, Any]:
     }
 
 
-def _outputs(images: Path, depth: Path | None, stem: str) -> list[Path]:
-    """All files of a vehicle-frame, the YAML last: it is the mark of completion."""
-    out = [images / f"{stem}_camera{i}.png" for i in range(N_CAMERAS)] + [images / f"{stem}.pcd"]
-    if depth is not None:
-        out += [depth / f"{stem}_camera{i}_depth.npy" for i in range(N_CAMERAS)]
-    return [*out, images / f"{stem}.yaml"]
-
-
-def is_complete(images: Path, depth: Path | None, stem: str, image_size: tuple[int, int]) -> bool:
+def _is_done(job: _Job, images: Path, depth: Path | None, stem: str) -> bool:
     """Whether a vehicle-frame needs no more work."""
-    return all(writer.is_whole(p, image_size) for p in reversed(_outputs(images, depth, stem)))
-
-
-def write_vehicle_frame(
-    instant: Instant, agent: int, config: SyntheticConfig, key: tuple[str, int], images: Path, depth: Path | None,
-    stem: str,
-) -> None:  # fmt: skip
-    """Render and write one vehicle at one instant; ``key`` is (split, index of the scenario)."""
-    seeds = (config.seed, SPLITS.index(key[0]), key[1], 5, agent)
-    rng = default_rng(SeedSequence((*seeds, instant.frame)))
-    gains = np.exp(config.exposure_spread * default_rng(SeedSequence(seeds)).standard_normal(N_CAMERAS))
-    me = instant.vehicles[agent]
-    lidar_pose = matrix_to_carla_pose(me.T_world_vehicle @ sensors.T_vehicle_lidar())
-    T_world_lidar = carla_pose_to_matrix(lidar_pose)
-    points, intensity, owner = sensors.scan_lidar(instant, T_world_lidar, config.lidar_points, agent, rng)
-    writer.write_pcd(images / f"{stem}.pcd", points, intensity)
-    record: dict[str, Any] = {}
-    for i in range(N_CAMERAS):
-        cords = matrix_to_carla_pose(me.T_world_vehicle @ sensors.T_vehicle_camera(i))
-        T_world_camera = carla_pose_to_matrix(cords)
-        bgr, z_m = sensors.render_camera(instant, T_world_camera, config.image_size, agent, gains[i])
-        writer.write_png(images / f"{stem}_camera{i}.png", bgr)
-        if depth is not None:
-            writer.write_depth(depth / f"{stem}_camera{i}_depth.npy", z_m)
-        record[f"camera{i}"] = {
-            "cords": cords.tolist(),
-            "extrinsic": (np.linalg.inv(T_world_camera) @ T_world_lidar).tolist(),
-            "intrinsic": sensors.intrinsic(config.image_size).tolist(),
-        }
-    ego = matrix_to_carla_pose(me.T_world_vehicle)
-    record["ego_speed"] = me.speed_kmh
-    record["lidar_pose"] = lidar_pose.tolist()
-    record["plan_trajectory"] = instant.scenario.plan(agent, instant.frame)
-    guess = ego + rng.standard_normal(6) * [0.1, 0.1, 0.05, 0.0, 0.2, 0.0]  # what a GNSS receiver would say
-    record["predicted_ego_pos"] = guess.tolist()
-    record["true_ego_pos"] = ego.tolist()
-    record["vehicles"] = {int(i): _annotation(instant.vehicles[int(i)]) for i in np.unique(owner[owner >= 0])}
-    write_bytes(images / f"{stem}.yaml", writer.yaml_text(record).encode())
-
-
-def _annotation(v: VehicleState) -> dict[str, list[float] | float]:
-    pose: NDArray[np.float64] = matrix_to_carla_pose(v.T_world_vehicle)
-    return {
-        "angle": pose[3:].tolist(),
-        "center": v.body.center.tolist(),
-        "extent": v.body.extent.tolist(),
-        "location": pose[:3].tolist(),
-        "speed": v.speed_kmh,
-    }
+    files = vehicle_files(images, depth, stem)
+    wanted = files[-1:] if job.layout_only else files
+    return all(writer.is_whole(p, job.config.image_size) for p in reversed(wanted))

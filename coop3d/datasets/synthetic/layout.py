@@ -46,6 +46,29 @@ class Street:
         return self.lanes + 4 * self.parking + 8 * self.yellow
 
 
+@dataclass(frozen=True, kw_only=True)
+class StreetStyle:
+    """How streets are drawn.
+
+    Attributes:
+        gaps_m: between neighbouring streets, axis to axis.
+        wide: share of towns most of whose streets have two lanes per direction.
+        open_share: share of the stretches between crossings that exist, the inner streets aside.
+        parking: share of streets with parking lanes.
+        sidewalk_m: width.
+        slope: of the terrain's waves.
+        hills_m: rise of the land beyond the town.
+    """
+
+    gaps_m: tuple[float, float] = (48.0, 84.0)
+    wide: float = 0.4
+    open_share: float = 0.72
+    parking: float = 0.6
+    sidewalk_m: tuple[float, float] = (2.4, 4.2)
+    slope: tuple[float, float] = (0.012, 0.035)
+    hills_m: tuple[float, float] = (4.0, 26.0)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Plan, warp and terrain of one town. ``axes[0]`` are the a-streets, ``axes[1]`` the b-streets."""
@@ -108,22 +131,24 @@ class Layout:
         return bool(self.is_open[axis][street, crossing])
 
 
-def make_layout(rng: Generator) -> Layout:
+def make_layout(rng: Generator, style: StreetStyle | None = None) -> Layout:
     """Draw a town plan."""
-    wide = rng.uniform() < 0.4
+    style = style or StreetStyle()
+    wide = rng.uniform() < style.wide
     axes = []
     for _ in range(2):
-        gaps = rng.uniform(48.0, 84.0, 3)
+        gaps = rng.uniform(*style.gaps_m, 3)
         centers = np.concatenate([[0.0], np.cumsum(gaps)])
         centers -= centers[1] + gaps[1] * rng.uniform(0.35, 0.65)
         lanes = rng.choice([1, 2], 4, p=[0.3, 0.7] if wide else [0.75, 0.25])
         axes.append(tuple(
-            Street(float(c), int(n), bool(rng.uniform() < 0.6), float(rng.uniform(2.4, 4.2)), bool(rng.uniform() < 0.5))
+            Street(float(c), int(n), bool(rng.uniform() < style.parking), float(rng.uniform(*style.sidewalk_m)),
+                   bool(rng.uniform() < 0.5))
             for c, n in zip(centers, lanes, strict=True)
         ))  # fmt: skip
     is_open = []
     for _ in range(2):
-        exists = rng.uniform(size=(4, 5)) < 0.72
+        exists = rng.uniform(size=(4, 5)) < style.open_share
         exists[1:3] = True  # the two inner streets of each axis run through
         is_open.append(exists)
     bend = np.stack(
@@ -131,12 +156,12 @@ def make_layout(rng: Generator) -> Layout:
     )
     n = 5
     length, angle = rng.uniform(70, 260, n), rng.uniform(0, 2 * np.pi, n)
-    slope = rng.uniform(0.012, 0.035) * rng.uniform(0.5, 1.0, n)
+    slope = rng.uniform(*style.slope) * rng.uniform(0.5, 1.0, n)
     k = 2 * np.pi / length
     waves = np.stack([slope / k, k * np.cos(angle), k * np.sin(angle), rng.uniform(0, 6.28, n)], axis=1)
     offset = np.array([*rng.uniform(-400, 400, 2), rng.uniform(-4, 12)])
     return Layout(
-        (axes[0], axes[1]), (is_open[0], is_open[1]), bend, waves, float(rng.uniform(4, 26)),
+        (axes[0], axes[1]), (is_open[0], is_open[1]), bend, waves, float(rng.uniform(*style.hills_m)),
         float(rng.uniform(0, 2 * np.pi)), offset,
     )  # fmt: skip
 

@@ -59,6 +59,31 @@ def make_light(rng: Generator) -> Light:
     )  # fmt: skip
 
 
+def make_hazy_light(rng: Generator) -> Light:
+    """Draw a low evening sun in haze, or an overcast sky that casts hardly a shadow; far things fade in both."""
+    overcast = rng.uniform() < 0.5
+    elevation, azimuth = np.radians(rng.uniform(14, 24)), rng.uniform(0, 2 * np.pi)
+    direction = np.array(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    )
+    if overcast:
+        cover, strength, warm = rng.uniform(1.1, 1.35), rng.uniform(0.25, 0.5), np.array([1.0, 0.98, 0.95])
+        zenith = np.array([0.5, 0.53, 0.57]) * rng.uniform(0.85, 1.1)
+        horizon = np.array([0.66, 0.68, 0.7]) * rng.uniform(0.9, 1.05)
+    else:
+        cover, strength, warm = rng.uniform(0.1, 0.5), rng.uniform(2.4, 3.2), np.array([1.0, 0.74, 0.42])
+        zenith = np.array([0.36, 0.42, 0.55]) * rng.uniform(0.8, 1.05)
+        horizon = np.array([0.95, 0.76, 0.55]) * rng.uniform(0.9, 1.05)
+    sun = warm * strength
+    ambient_up = 0.6 * zenith + 0.25 * horizon.mean() + 0.05
+    ambient_down = np.array([0.24, 0.22, 0.2]) * rng.uniform(0.8, 1.2)
+    exposure = rng.uniform(0.75, 0.95) / (0.45 + 0.3 * sun.mean() * direction[2] + 0.5 * ambient_up.mean())
+    return Light(
+        direction, sun, ambient_up, ambient_down, zenith, horizon, rng.uniform(45, 110), cover, rng.uniform(0, 10, 2),
+        exposure,
+    )  # fmt: skip
+
+
 class ShadowMap:
     """Heights of the first surfaces the sun's rays meet; see the module's docstring."""
 

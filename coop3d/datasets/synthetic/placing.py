@@ -53,7 +53,7 @@ def place_connected(rng: Generator, town: Town | TownPlan, n: int) -> list[Car]:
     street = int(rng.integers(1, 3))
     lanes = lanes_of(layout, axis, street)
     first = lanes[rng.integers(len(lanes))]
-    cars = [Car(first, float(rng.uniform(-45, 45)), make_body(rng, True), True)]
+    cars = [Car(first, float(rng.uniform(-45, 45)), make_body(rng, True, town.domain.connected), True)]
     wish = 1.0
     while len(cars) < n:
         anchor = cars[rng.integers(len(cars))]
@@ -77,7 +77,7 @@ def place_connected(rng: Generator, town: Town | TownPlan, n: int) -> list[Car]:
         dist = [np.hypot(*(at - plan_xy(layout, c.lane, c.mid))) for c in cars]
         same = [abs(mid - c.mid) for c in cars if c.lane == lane]
         if min(dist) > 5.0 and np.hypot(*(at - here)) < 60.0 and min(same, default=99.0) > 9.0:
-            cars.append(Car(lane, mid, make_body(rng, True), True))
+            cars.append(Car(lane, mid, make_body(rng, True, town.domain.connected), True))
         wish = min(wish * 1.03, 3.0)
     return cars
 
@@ -103,7 +103,7 @@ def place_connected_at(rng: Generator, town: Town | TownPlan, wanted_m: Sequence
     lanes = lanes_of(layout, int(rng.integers(2)), int(rng.integers(1, 3)))
     first = lanes[rng.integers(len(lanes))]
     mid = out_of_crossings(town, first, float(rng.uniform(-45, 45)))
-    cars = [Car(first, mid, make_body(rng, True), True)]
+    cars = [Car(first, mid, make_body(rng, True, town.domain.connected), True)]
     for wanted in wanted_m:
         best: tuple[float, Lane, float] | None = None
         for _ in range(_TRIES):
@@ -114,7 +114,7 @@ def place_connected_at(rng: Generator, town: Town | TownPlan, wanted_m: Sequence
             if best is not None and best[0] < _SLACK_M:
                 break
         assert best is not None, "a town has room for a car"
-        cars.append(Car(best[1], best[2], make_body(rng, True), True))
+        cars.append(Car(best[1], best[2], make_body(rng, True, town.domain.connected), True))
     return cars
 
 

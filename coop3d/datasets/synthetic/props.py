@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
@@ -65,15 +66,17 @@ def conifer(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: f
     _leaves(b, np.stack([nxt, skirt, core], axis=2).reshape(-1, 3, 3), tone * 0.5, rng)
 
 
-def broadleaf(b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: float) -> None:
-    """A trunk under two to four lumpy crowns; ``base`` [3] world."""
+def broadleaf(
+    b: MeshBuilder, rng: Generator, base: NDArray[np.float64], height: float, green: float = 0.75
+) -> None:
+    """A trunk under lumpy crowns, green with probability ``green``, else turning; ``base`` [3] world."""
     T = placed(base[0], base[1], base[2] - 0.3, rng.uniform(0, 6.28))
     trunk = height * rng.uniform(0.3, 0.42)
     bark = np.array([0.5, 0.42, 0.33]) * rng.uniform(0.7, 1.3)
     b.prism(ring(height * 0.03, 7, T, 0.0), ring(height * 0.018, 7, T, trunk + 0.25 * height), textures.BARK, bark,
             period=0.9)  # fmt: skip
     season = rng.uniform()
-    tint = np.array([0.28, 0.42, 0.12]) if season < 0.75 else np.array([0.55, 0.38, 0.1])
+    tint = np.array([0.28, 0.42, 0.12]) if season < green else np.array([0.55, 0.38, 0.1])
     tint = tint * rng.uniform(0.75, 1.2) * rng.uniform(0.9, 1.1, 3)
     span = height - trunk
     crowns, tones = [], []
@@ -146,8 +149,8 @@ class Plants:
         )
 
 
-def make_plants(rng: Generator) -> Plants:
-    """Draw a town's plants."""
+def make_plants(rng: Generator, green: float = 0.75) -> Plants:
+    """Draw a town's plants; ``green``: share of the broad-leaved trees whose leaves have not turned."""
 
     def stock(grow, size: float, n: int = _VARIANTS) -> tuple[Mesh, ...]:
         out = []
@@ -157,7 +160,8 @@ def make_plants(rng: Generator) -> Plants:
             out.append(b.build())
         return tuple(out)
 
-    return Plants(stock(conifer, _MODEL_HEIGHT_M), stock(broadleaf, _MODEL_HEIGHT_M), stock(bush, 1.0, 6))
+    broad = partial(broadleaf, green=green)
+    return Plants(stock(conifer, _MODEL_HEIGHT_M), stock(broad, _MODEL_HEIGHT_M), stock(bush, 1.0, 6))
 
 
 def lamp_post(b: MeshBuilder, height: float, reach: float, tint) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import mesh, shading
 from .bvh import FAR, Bvh, build_bvh, trace_rays
 from .config import SPLITS
-from .lighting import Light, ShadowMap, make_light
+from .domain import DOMAINS, Domain
+from .lighting import Light, ShadowMap
 from .spacing import even_draw, vehicle_shares, wanted_distances
 from .town import Town, TownPlan, make_town, town_plan
 from .traffic import FIRST_TRAFFIC_ID, Driver, drive_poses, ground_pose, make_traffic, make_traffic_at
@@ -74,7 +76,6 @@ class Scenario:
         static = static.reordered(self.static.order)
         places = np.stack([self._poses[i][frames // 2, :3, 3] for i in agents])
         self.shade_origin: NDArray[np.float64] = np.round(places.mean(axis=0))
-        self.shadows = ShadowMap(static.triangles, self.shade_origin[:2], light.sun_direction)
         # The moving part has the same size at every instant: reserve its place behind the static part once.
         n_static, n_moving = len(static), sum(len(d.body.mesh) for d in drivers)
         surface = shading.make_surface(static, self.shade_origin)
@@ -84,6 +85,16 @@ class Scenario:
         self._owner = _extended(static.owner, n_moving)
         self._n_static = n_static
         self._current: Instant | None = None
+
+    @cached_property
+    def shadows(self) -> ShadowMap:
+        """Of what never moves, cast for the first photograph: a layout has none."""
+        return ShadowMap(self.static.triangles, self.shade_origin[:2], self.light.sun_direction)
+
+    @property
+    def domain(self) -> Domain:
+        """What kind of world it is, and with which rig it is measured."""
+        return self.town.domain
 
     @property
     def ticks(self) -> list[int]:
@@ -136,12 +147,12 @@ class Instant:
     def __init__(self, scenario: Scenario, frame: int):
         self.scenario, self.frame = scenario, frame
         self.vehicles = scenario.vehicles(frame)
-        movers = [
+        self._movers = [
             v.body.mesh.transformed(v.T_world_vehicle).owned_by(v.id)
             for v in self.vehicles.values()
             if v.id not in scenario._parked
         ]
-        moving = mesh.concatenate(movers)
+        moving = mesh.concatenate(self._movers)
         self.moving = build_bvh(moving.triangles)
         moving = moving.reordered(self.moving.order)
         self.surface, self.owner = scenario._surface, scenario._owner
@@ -149,7 +160,11 @@ class Instant:
         for f in fields(surface):
             getattr(self.surface, f.name)[scenario._n_static :] = getattr(surface, f.name)
         self.owner[scenario._n_static :] = moving.owner
-        self.shadow_height = scenario.shadows.with_movers([m.triangles for m in movers])
+
+    @cached_property
+    def shadow_height(self) -> NDArray[np.float32]:
+        """[H, W] what casts shadows at this instant, the moving vehicles included; see :class:`ShadowMap`."""
+        return self.scenario.shadows.with_movers([m.triangles for m in self._movers])
 
     def hierarchies(self) -> tuple:
         """Both hierarchies and their owners, in the order the compiled tracers take them."""
@@ -241,6 +256,7 @@ def build_scenario(
     frames: int = 10,
     vehicles: tuple[int, int] = (2, 4),
     distances: str = "as_is",
+    domain: str = "town",
 ) -> Scenario:
     """Scenario ``index`` of ``split``, in memory.
 
@@ -251,13 +267,15 @@ def build_scenario(
         frames: number of instants, 0.1 s apart.
         vehicles: fewest and most connected vehicles.
         distances: ``as_is`` or ``opv2v``, as in :class:`SyntheticConfig`.
+        domain: kind of world, as there.
     """
     plan = plan_scenario(seed, split, index, vehicles, distances)
     key = (seed, SPLITS.index(split), index)
-    town = make_town(_rng(*key, 2))
+    world = DOMAINS[domain]
+    town = make_town(_rng(*key, 2), world)
     drivers, agents = drive(seed, split, index, plan, town, frames)
     assert agents == plan.agents
-    return Scenario(town, make_light(_rng(*key, 4)), drivers, agents, frames, plan.first_tick)
+    return Scenario(town, world.light(_rng(*key, 4)), drivers, agents, frames, plan.first_tick)
 
 
 def connected_places(
@@ -268,9 +286,10 @@ def connected_places(
     frames: int = 10,
     vehicles: tuple[int, int] = (2, 4),
     distances: str = "as_is",
+    domain: str = "town",
 ) -> NDArray[np.float64]:
     """[frames, n, 3] where the connected vehicles of :func:`build_scenario` are (world, m), without a town built."""
     plan = plan_scenario(seed, split, index, vehicles, distances)
-    town = town_plan(_rng(seed, SPLITS.index(split), index, 2))
+    town = town_plan(_rng(seed, SPLITS.index(split), index, 2), DOMAINS[domain])
     drivers, agents = drive(seed, split, index, plan, town, frames)
     return np.stack([drive_poses(town.layout, d)[:frames, :3, 3] for d in drivers if d.id in agents], axis=1)

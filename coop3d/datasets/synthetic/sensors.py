@@ -1,8 +1,4 @@
-"""OPV2V's rig and what its sensors measure: exact depth, colour, LiDAR sweeps.
-
-All poses are UE axes (left-handed: x forward, y right, z up). A camera's own frame is a UE actor frame too: x along
-the optical axis, y to the right of the picture, z up.
-"""
+"""What the sensors of a rig measure: exact depth, colour, LiDAR sweeps. Axes are those of :mod:`.rig`."""
 
 from __future__ import annotations
 
@@ -13,44 +9,21 @@ from numba import njit
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from coop3d.geometry.carla import carla_pose_to_matrix
-
 from . import shading
 from .bvh import PACKET, trace_packet
+from .rig import OPV2V_RIG
 
 if TYPE_CHECKING:
     from .scenario import Instant
 
-# [x, y, z, roll, yaw, pitch] in the vehicle frame: front, right, left, back.
-CAMERA_POSES = (
-    (2.5, 0.0, 1.0, 0.0, 0.0, 0.0),
-    (0.0, 0.3, 1.8, 0.0, 100.0, 0.0),
-    (0.0, -0.3, 1.8, 0.0, -100.0, 0.0),
-    (-2.0, 0.0, 1.5, 0.0, 180.0, 0.0),
-)
-LIDAR_POSE = (-0.5, 0.0, 1.9, 0.0, 0.0, 0.0)
-HORIZONTAL_FOV_DEG = 100.0
 LIDAR_BEAMS, LIDAR_LOW_DEG, LIDAR_HIGH_DEG = 64, -25.0, 5.0
 LIDAR_RANGE_M, LIDAR_NOISE_M = 120.0, 0.02
 _VIGNETTE = 0.22
 _DISPLAY = shading.display_table()
-
-
-def T_vehicle_camera(camera: int) -> NDArray[np.float64]:
-    """[4, 4] nominal pose of a camera in the vehicle frame."""
-    return carla_pose_to_matrix(CAMERA_POSES[camera])
-
-
-def T_vehicle_lidar() -> NDArray[np.float64]:
-    """[4, 4] nominal pose of the LiDAR in the vehicle frame."""
-    return carla_pose_to_matrix(LIDAR_POSE)
-
-
-def intrinsic(image_size: tuple[int, int]) -> NDArray[np.float64]:
-    """[3, 3] pinhole matrix for (width, height); pixel centres lie at half-integers, square pixels."""
-    w, h = image_size
-    f = w / (2.0 * np.tan(np.radians(HORIZONTAL_FOV_DEG) / 2.0))
-    return np.array([[f, 0.0, w / 2.0], [0.0, f, h / 2.0], [0.0, 0.0, 1.0]])
+# Of OPV2V's own rig; that of a scenario is in its domain.
+T_vehicle_camera = OPV2V_RIG.T_vehicle_camera
+T_vehicle_lidar = OPV2V_RIG.T_vehicle_lidar
+intrinsic = OPV2V_RIG.intrinsic
 
 
 def render_depth(
@@ -70,7 +43,7 @@ def render_depth(
     """
     w, h = image_size
     z_m, hit = np.empty((h, w)), np.empty((h, w), np.int32)
-    focal = float(intrinsic(image_size)[0, 0])
+    focal = float(instant.scenario.domain.rig.intrinsic(image_size)[0, 0])
     _trace_image(
         np.ascontiguousarray(T_world_camera[:3, 3]), np.ascontiguousarray(T_world_camera[:3, :3]), focal,
         *instant.hierarchies(), exclude, z_m, hit,
@@ -94,12 +67,12 @@ def render_camera(
     z_m, hit = render_depth(instant, T_world_camera, image_size, exclude)
     bgr = np.empty((*hit.shape, 3), np.uint8)
     surface, world = instant.surface, instant.scenario
+    focal = float(world.domain.rig.intrinsic(image_size)[0, 0])
     shading.shade(
         z_m, hit, np.ascontiguousarray(T_world_camera[:3, :3]), np.ascontiguousarray(T_world_camera[:3, 3]),
-        float(intrinsic(image_size)[0, 0]), surface.normal, surface.uv_map, surface.kind, surface.layer, surface.tint,
-        surface.tag, world.town.atlas.texels, world.town.atlas.offset, world.light_numbers, instant.shadow_height,
-        world.shadows.origin, world.shadows.shear, world.shade_origin, float(gain), _VIGNETTE,
-        _DISPLAY, bgr,
+        focal, surface.normal, surface.uv_map, surface.kind, surface.layer, surface.tint, surface.tag,
+        world.town.atlas.texels, world.town.atlas.offset, world.light_numbers, instant.shadow_height,
+        world.shadows.origin, world.shadows.shear, world.shade_origin, float(gain), _VIGNETTE, _DISPLAY, bgr,
     )  # fmt: skip
     return bgr, np.where(hit >= 0, z_m, 0.0).astype(np.float32)
 

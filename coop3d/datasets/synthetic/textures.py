@@ -36,6 +36,25 @@ _SHUTTERS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Paint:
+    """What the surfaces of a domain are made of.
+
+    Attributes:
+        asphalt, paving, grass: linear RGB before it varies from town to town.
+        walls: what each facade in turn is made of: 0, 1 brick, 2 boards, 3 plaster, 4 panels, 5 corrugated sheet.
+        ribbon: share of facades whose windows form a band.
+        window: smallest and largest share of a cell's width that its window takes.
+    """
+
+    asphalt: tuple[float, float, float] = (0.185, 0.184, 0.187)
+    paving: tuple[float, float, float] = (0.4, 0.38, 0.355)
+    grass: tuple[float, float, float] = (0.15, 0.22, 0.07)
+    walls: tuple[int, ...] = (0, 1, 2, 3, 4)
+    ribbon: float = 0.2
+    window: tuple[float, float] = (0.32, 0.62)
+
+
 @dataclass(frozen=True)
 class Atlas:
     """All textures of a town; level ``l`` of layer ``i`` begins at ``offset[l] + i * side**2``."""
@@ -44,9 +63,10 @@ class Atlas:
     offset: NDArray[np.int64]  # [LEVELS]
 
 
-def make_atlas(rng: Generator) -> Atlas:
+def make_atlas(rng: Generator, paint: Paint | None = None) -> Atlas:
     """Draw the textures of one town."""
-    chains = [_mip_chain(_layer(i, rng)) for i in range(N_LAYERS)]
+    paint = paint or Paint()
+    chains = [_mip_chain(_layer(i, rng, paint)) for i in range(N_LAYERS)]
     parts, offset, start = [], [], 0
     for level in range(LEVELS):
         parts += [chain[level] for chain in chains]
@@ -101,20 +121,20 @@ def _bricks(rng: Generator, rows: int, cols: int, mortar: float, spread: float):
     return tone[row % rows, col].astype(np.float32), gap
 
 
-def _layer(i: int, rng: Generator) -> NDArray[np.float32]:
+def _layer(i: int, rng: Generator, paint: Paint) -> NDArray[np.float32]:
     fine = _noise(rng, (16, 32, 64, 128), 0.8)
     if i == ASPHALT:
         grain = rng.standard_normal((SIZE, SIZE)).astype(np.float32) * 0.6 + _noise(rng, (64, 128), 1.1)
-        tex = _flat(np.array([0.185, 0.184, 0.187]) * rng.uniform(0.75, 1.2), grain, 0.085)
+        tex = _flat(np.array(paint.asphalt) * rng.uniform(0.75, 1.2), grain, 0.085)
         tex[..., :3] *= (1.0 + 0.035 * _noise(rng, (4, 8, 16)))[..., None]
         return tex
     if i in (PAVING, CONCRETE):
         tone, gap = _bricks(rng, int(rng.choice([2, 3, 4])), 2, 0.02 if i == CONCRETE else 0.04, 0.07)
-        tex = _flat(np.array([0.4, 0.38, 0.355]) * rng.uniform(0.8, 1.1), fine, 0.07)
+        tex = _flat(np.array(paint.paving) * rng.uniform(0.8, 1.1), fine, 0.07)
         tex[..., :3] *= (tone * np.where(gap, 0.62, 1.0))[..., None]
         return tex
     if i in (GRASS, HEDGE):
-        base = np.array([0.15, 0.22, 0.07]) * rng.uniform(0.8, 1.2, 3)
+        base = np.array(paint.grass) * rng.uniform(0.8, 1.2, 3)
         tex = _flat(base, _noise(rng, (8, 32, 64, 128), 1.0), 0.34)
         tex[..., 0] *= 1.0 + 0.25 * _noise(rng, (4, 8, 16))
         return tex
@@ -151,15 +171,15 @@ def _layer(i: int, rng: Generator) -> NDArray[np.float32]:
         tex[..., :3] = np.clip(0.86 + 0.07 * _noise(rng, (6, 12, 24)), 0.5, 1.0)[..., None]
         return tex
     if FACADE_0 <= i < FACADE_0 + N_FACADES:
-        return _facade(rng, fine, i - FACADE_0)
+        return _facade(rng, fine, i - FACADE_0, paint)
     if SHOP_0 <= i < SHOP_0 + N_SHOPS:
         return _shop_front(rng, fine)
     return _sign(rng)
 
 
-def _facade(rng: Generator, fine: NDArray[np.float32], kind: int) -> NDArray[np.float32]:
+def _facade(rng: Generator, fine: NDArray[np.float32], kind: int, paint: Paint) -> NDArray[np.float32]:
     """One window cell (row 0 at the top): wall, frame, panes, sill, sometimes bands and shutters."""
-    wall = kind % 5
+    wall = paint.walls[kind % len(paint.walls)]
     if wall in (0, 1):
         tone, gap = _bricks(rng, 24, 9, 0.16, 0.12)
         tex = _flat([0.62, 0.6, 0.58], fine, 0.05)
@@ -170,13 +190,18 @@ def _facade(rng: Generator, fine: NDArray[np.float32], kind: int) -> NDArray[np.
         boards = int(rng.integers(12, 20))
         tex = _flat([0.66, 0.65, 0.64], fine, 0.04)
         tex[..., :3] *= (0.78 + 0.3 * ((y * boards) % 1.0))[..., None]
+    elif wall == 5:  # corrugated sheet
+        x = np.mgrid[0:SIZE, 0:SIZE][1] / SIZE
+        waves = int(rng.integers(14, 26))
+        tex = _flat([0.6, 0.61, 0.62], fine, 0.05)
+        tex[..., :3] *= (0.88 + 0.22 * np.sin(2 * np.pi * waves * x))[..., None]
     else:
         tex = _flat([0.66, 0.65, 0.63], _noise(rng, (4, 16, 64, 128), 0.7), 0.06)
         if wall == 4:  # concrete panels
             tex[:5, :, :3] *= 0.6
             tex[:, :4, :3] *= 0.65
-    ribbon = rng.uniform() < 0.2
-    w = SIZE if ribbon else int(SIZE * rng.uniform(0.32, 0.62))
+    ribbon = rng.uniform() < paint.ribbon
+    w = SIZE if ribbon else int(SIZE * rng.uniform(*paint.window))
     h = int(SIZE * rng.uniform(0.38, 0.62))
     x0, y0 = (SIZE - w) // 2, int(SIZE * rng.uniform(0.14, 0.28))
     frame = rng.uniform(0.15, 0.95) * np.array([1.0, 0.97, 0.92])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
 
 from . import buildings, props, textures
+from .domain import TOWN, Domain, TownStyle
 from .layout import OUTSKIRTS_M, PARKING_M, Layout, Street, build_ground, make_layout
 from .mesh import Mesh, MeshBuilder, placed
 from .vehicles import Body, make_body
@@ -40,9 +42,15 @@ class Town:
 
     layout: Layout
     mesh: Mesh
-    atlas: textures.Atlas
     parked: tuple[ParkedCar, ...]
     green_axis: int  # streets of this axis have the green light
+    rng: Generator = field(repr=False)  # of the textures, drawn last
+    domain: Domain = TOWN
+
+    @cached_property
+    def atlas(self) -> textures.Atlas:
+        """Textures, made for the first photograph: a layout has none."""
+        return textures.make_atlas(self.rng, self.domain.town.paint)
 
 
 class TownPlan(NamedTuple):
@@ -50,33 +58,33 @@ class TownPlan(NamedTuple):
 
     layout: Layout
     green_axis: int
+    domain: Domain = TOWN
 
 
-def town_plan(rng: Generator) -> TownPlan:
+def town_plan(rng: Generator, domain: Domain = TOWN) -> TownPlan:
     """What :func:`make_town` draws first from the same ``rng``."""
-    return TownPlan(make_layout(rng), int(rng.integers(2)))
+    return TownPlan(make_layout(rng, domain.town.streets), int(rng.integers(2)), domain)
 
 
-def make_town(rng: Generator) -> Town:
-    """Draw a town. Everything about it follows from ``rng``."""
-    layout, green = town_plan(rng)
-    b = MeshBuilder()
-    mood = rng.dirichlet([0.9, 1.0, 1.0, 0.5])
-    styles = [buildings.DOWNTOWN, buildings.TERRACE, buildings.SUBURB, buildings.PARK]
-    pick = rng.choice(4, size=(5, 5), p=mood)
-    lawn = np.isin(pick, (2, 3)) | (rng.uniform(size=(5, 5)) < 0.2)
+def make_town(rng: Generator, domain: Domain = TOWN) -> Town:
+    """Draw a town of a domain. Everything about it follows from ``rng``."""
+    layout, green, _ = town_plan(rng, domain)
+    style, b = domain.town, MeshBuilder()
+    mood = rng.dirichlet(style.mood)
+    pick = rng.choice(len(style.blocks), size=(5, 5), p=mood)
+    lawn = np.array([c.lawn for c in style.blocks])[pick] | (rng.uniform(size=(5, 5)) < 0.2)
     lawn[[0, -1]] = lawn[:, [0, -1]] = True
     build_ground(layout, b, lawn)
-    flora = Flora(props.make_plants(rng), rng.uniform(0.1, 0.9))
+    flora = Flora(props.make_plants(rng, style.green), rng.uniform(0.1, 0.9))
     for i in range(5):
         for j in range(5):
-            _block(b, rng, layout, i, j, styles[pick[i, j]], bool(lawn[i, j]), flora)
+            _block(b, rng, layout, i, j, style.blocks[pick[i, j]], bool(lawn[i, j]), flora, style)
     for axis in range(2):
         for k in range(len(layout.axes[axis])):
-            _street_furniture(b, rng, layout, axis, k, green, flora)
-    _forest(b, rng, layout, flora)
+            _street_furniture(b, rng, layout, axis, k, green, flora, style)
+    _forest(b, rng, layout, flora, style.woods)
     parked = _park_cars(rng, layout)
-    return Town(layout, b.build(), textures.make_atlas(rng), parked, green)
+    return Town(layout, b.build(), parked, green, rng, domain)
 
 
 def _block_rect(layout: Layout, i: int, j: int) -> tuple[float, float, float, float]:
@@ -95,7 +103,15 @@ def _block_rect(layout: Layout, i: int, j: int) -> tuple[float, float, float, fl
 
 
 def _block(
-    b, rng: Generator, layout: Layout, i, j, style: buildings.Character, lawn: bool, flora: Flora
+    b,
+    rng: Generator,
+    layout: Layout,
+    i,
+    j,
+    style: buildings.Character,
+    lawn: bool,
+    flora: Flora,
+    town: TownStyle,
 ) -> None:
     """Houses along the four sides of a block, trees in its middle."""
     a0, a1, b0, b1 = _block_rect(layout, i, j)
@@ -113,28 +129,29 @@ def _block(
         here = start + corner
         fence_from = start + 0.5
         while exists and here < stop - corner - 6.0:
-            width = min(rng.uniform(8.0, 21.0), stop - corner - here)
-            depth = min(rng.uniform(8.0, 14.0), room - style.setback[1])
+            width = min(rng.uniform(*style.width), stop - corner - here)
+            depth = min(rng.uniform(*style.depth), room - style.setback[1])
             setback = rng.uniform(*style.setback) + 0.8
             if width < 6.0 or depth < 5.0:
                 break
             if rng.uniform() < style.filled:
                 middle = here + width / 2
                 center = _on_side(facing, edge, middle, setback + depth / 2)
-                buildings.build_house(b, rng, layout, center, facing, (width - 0.2, depth), style)
+                size = (width - 0.2, depth)
+                buildings.build_house(b, rng, layout, center, facing, size, style, town.colours)
                 deepest = max(deepest, setback + depth)
             gap = rng.uniform(*style.gap)
             here += width + gap
         if style.setback[1] > 2.5 and rng.uniform() < 0.75:
             _fence(b, rng, layout, facing, edge, fence_from, stop - 0.5)
-    n_trees = int(rng.integers(2, 9)) if lawn else int(rng.integers(0, 3))
-    if style is buildings.PARK:
-        n_trees += int(rng.integers(8, 18))
+    n_trees = int(rng.integers(*town.trees)) if lawn else int(rng.integers(0, 3))
+    if style.grove is not None:
+        n_trees += int(rng.integers(*style.grove))
     inner = min(deepest + 2.5, room)
     for _ in range(n_trees):
         ab = np.array([rng.uniform(a0 + inner, a1 - inner), rng.uniform(b0 + inner, b1 - inner)])
         _tree(b, rng, layout, ab, flora, 0.0)
-    if style in (buildings.SUBURB, buildings.PARK):  # gardens in front of the houses
+    if style.gardens:  # in front of the houses
         for _, _, facing, start, stop in sides:
             edge = {(-1.0, 0.0): a0, (1.0, 0.0): a1, (0.0, -1.0): b0, (0.0, 1.0): b1}[facing]
             for _ in range(int(rng.integers(1, 5))):
@@ -178,13 +195,15 @@ def _tree(
     flora.plants.tree(b, rng, layout.ground(ab, 0.0), height, flora.needles if needles is None else needles)
 
 
-def _street_furniture(b, rng: Generator, layout: Layout, axis: int, k: int, green: int, flora: Flora) -> None:
+def _street_furniture(
+    b, rng: Generator, layout: Layout, axis: int, k: int, green: int, flora: Flora, style: TownStyle
+) -> None:
     """Lamps, trees and bins on both sidewalks of a street, traffic lights at its crossings."""
     street = layout.axes[axis][k]
     others = layout.axes[1 - axis]
     tint = rng.uniform(0.15, 0.6) * np.ones(3)
-    height, spacing = rng.uniform(5.5, 9.0), rng.uniform(19.0, 32.0)
-    planted = rng.uniform() < 0.6 and street.sidewalk > 2.8
+    height, spacing = rng.uniform(*style.lamp_m), rng.uniform(19.0, 32.0)
+    planted = rng.uniform() < style.street_trees and street.sidewalk > 2.8
     lamp_builder, signal_builder = MeshBuilder(), MeshBuilder()
     props.lamp_post(lamp_builder, height, 1.8, tint)
     # A signal's +y is the driver's right, so the arm that reaches over the road points to -y.
@@ -233,9 +252,9 @@ def _bin(b, rng: Generator, layout: Layout, axis, k, across, along) -> None:
     b.box(placed(x, y, z, rng.uniform(0, 6.28)), size, textures.METAL, rng.uniform(0.05, 0.9, 3))
 
 
-def _forest(b, rng: Generator, layout: Layout, flora: Flora) -> None:
+def _forest(b, rng: Generator, layout: Layout, flora: Flora, woods: tuple[int, int]) -> None:
     """Woods on the outskirts, clear of the roads that leave the town."""
-    n = int(rng.integers(90, 190))
+    n = int(rng.integers(*woods))
     inner = layout.edge - OUTSKIRTS_M
     placed_trees = 0
     while placed_trees < n:

@@ -68,12 +68,12 @@ class Body:
     extent: NDArray[np.float64]  # [3] half sizes of the box
 
 
-def make_body(rng: Generator, connected: bool) -> Body:
-    """Draw a vehicle; connected ones are ordinary cars."""
+def make_body(rng: Generator, connected: bool, styles: tuple[int, ...] = CONNECTED_STYLES) -> Body:
+    """Draw a vehicle; connected ones are of ``styles``, numbers in ``STYLES``."""
     shares = np.array(_STYLE_SHARES)
     if connected:
         keep = np.zeros(len(STYLES))
-        keep[list(CONNECTED_STYLES)] = 1.0
+        keep[list(styles)] = 1.0
         shares = shares * keep / (shares * keep).sum()
     style = STYLES[rng.choice(len(STYLES), p=shares)]
     paint = np.clip(
