@@ -48,10 +48,12 @@ step "4/5 train (resumes where it stopped)"
 bash bash_scripts/train/opv2v_cyl_coop.sh 1 machine=synth_small dataset=opv2v_cyl_coop_small model=small \
   loss=match_loss train_params=small "hydra.run.dir=$run" "$@"
 
+python scripts/plot_training.py "$run" --output "$out/curves.png"
+
 step "5/5 score on towns never seen, photographs only"
 python scripts/evaluate.py "checkpoint=$run/checkpoint-last.pth" "output_dir=$out/evaluation" scenes=3 \
   frames_json=configs/contracts/coop3d-synth-v1-small-test-nearest.json
 
 step "done"
 cat "$out/evaluation/table.txt"
-echo "report: $out/evaluation/report.html"
+echo "report: $out/evaluation/report.html, curves: $out/curves.png"

@@ -11,6 +11,7 @@ from typing import Any
 
 from coop3d.benchmark.study.commands import Run, training_identity
 from coop3d.benchmark.study.plan import StudyError
+from coop3d.benchmark.training_curves import read_log
 from coop3d.files import write_text
 
 FORMAT, VERSION = "coop3d-study-run", 1
@@ -172,17 +173,8 @@ def tail(path: Path) -> tuple[str, ...]:
 
 
 def log_records(run: Run, kind: str) -> Iterator[dict[str, Any]]:
-    """Records of the training's ``log.jsonl``; a torn last line is left out."""
-    path = run.train_folder / "log.jsonl"
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record.get("kind") == kind:
-            yield record
+    """Records of the training's ``log.jsonl``."""
+    return read_log(run.train_folder / "log.jsonl", kind)
 
 
 def parameter_counts(run: Run) -> tuple[int | None, int | None]:

@@ -1,0 +1,89 @@
+"""Learning curves of training runs as one picture, from their ``log.jsonl``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from coop3d.benchmark.figures import MODEL_COLOURS, figure, style, to_png
+from coop3d.files import write_bytes
+
+PANELS = {
+    "loss": "loss",
+    "loss/matching/entropy": "entropy of a match [nats]",
+    "loss/matching/right": "best match is right, share of cells",
+    "pose/translation_m/median": "translation, median [m]",
+    "pose/rotation_deg/median": "rotation, median [deg]",
+    "range/abs_rel": "range, AbsRel",
+    "mask/iou": "mask IoU",
+    "confidence/ause": "confidence, AUSE (1: chance)",
+}
+PER_ROW, PANEL_WIDTH = 4, 3.6  # inches
+
+
+def read_log(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """Records of one kind (``train``, ``val``) of a ``log.jsonl``; a torn line is left out, no file is no record."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record.get("kind") == kind:
+            yield record
+
+
+def plot_training(runs: Sequence[Path], output: Path, keys: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Draw training (thin) and validation (dots) of every run over optimiser steps.
+
+    Args:
+        runs: run directories, told apart by their names.
+        output: PNG file; replaced.
+        keys: metrics, a panel each; None: those of `PANELS` that some run has.
+
+    Returns:
+        The keys drawn.
+
+    Raises:
+        ValueError: a run has no log, or no run has one of the keys.
+    """
+    logs = {run: {kind: list(read_log(run / "log.jsonl", kind)) for kind in ("train", "val")} for run in runs}
+    for run, log in logs.items():
+        if not any(log.values()):
+            raise ValueError(f"{run}/log.jsonl: no records; expected the directory of a training run")
+    known = {key for log in logs.values() for records in log.values() for r in records for key in r}
+    missing = [key for key in keys or () if key not in known]
+    if missing:
+        found = ", ".join(sorted(k for k in known if "/" in k or k == "loss"))
+        raise ValueError(f"no run has {', '.join(missing)}; there are: {found}")
+    keys = tuple(key for key in (keys or PANELS) if key in known)
+    with style():
+        columns = min(PER_ROW, len(keys))
+        fig, axes = figure(columns, rows=math.ceil(len(keys) / columns), width=PANEL_WIDTH * columns)
+        for ax in axes[len(keys) :]:
+            ax.set_visible(False)
+        for ax, key in zip(axes, keys, strict=False):
+            for i, (run, log) in enumerate(logs.items()):
+                _draw(ax, log, key, MODEL_COLOURS[i % len(MODEL_COLOURS)], run.resolve().name)
+            ax.set(title=PANELS.get(key, key), xlabel="optimiser step")
+        if len(runs) > 1:
+            fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    write_bytes(output, to_png(fig))
+    return keys
+
+
+def _draw(ax: Axes, log: dict[str, list[dict[str, Any]]], key: str, colour: str, name: str) -> None:
+    for kind, look in (
+        ("train", {"linewidth": 0.8, "alpha": 0.6}),
+        ("val", {"marker": "o", "markersize": 3.5}),
+    ):
+        points = [(r["step"], r[key]) for r in log[kind] if isinstance(r.get(key), (int, float))]
+        if points:
+            label = name if kind == "val" else None
+            ax.plot(*zip(*points, strict=True), color=colour, label=label, **look)
