@@ -127,9 +127,7 @@ class Cells:
     nearest: Tensor  # [B, V, N] smallest range in the cell, metres
     farthest: Tensor  # [B, V, N]
     known: Tensor  # [B, V, N] bool: the pixel that stands for the cell has a metric range
-    cosine_reach: (
-        float  # of the angle between a ray and a point at which the point is outside; 0 where walls say it
-    )
+    cosine_reach: float  # of the angle from a ray at which a point is outside; 0 where walls say it
     per_pose: int = 1  # successive views that have one pose
     columns: int = 0  # of the grid
     walls: Tensor | None = None  # [B, V, N, 4, 3] of photographs, reference frame; instead of the reach

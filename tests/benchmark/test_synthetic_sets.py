@@ -48,14 +48,20 @@ TINY = SyntheticSet(
 )  # fmt: skip
 
 
+def made_and_published(wanted, root):
+    """The data set made, its definition with what was found as published data have it, and the verdict."""
+    verdict = make_set(wanted, root, workers=1, progress=False)
+    fixed = replace(
+        wanted, layout_sha256=verdict.layout_sha256, content_sha256=verdict.content_sha256, means=verdict.means,
+        tolerance=1e-3,
+    )  # fmt: skip
+    return fixed, verdict
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets") / "tiny"
-    verdict = make_set(TINY, root, workers=1, progress=False)
-    fixed = replace(
-        TINY, layout_sha256=verdict.layout_sha256, content_sha256=verdict.content_sha256, means=verdict.means,
-        tolerance=1e-3,
-    )  # fmt: skip
+    fixed, verdict = made_and_published(TINY, root)
     return fixed, root, verdict
 
 
@@ -68,12 +74,8 @@ TWO = replace(
 def whole(tmp_path_factory):
     """Three towns made at once, as published data are: every hash known."""
     root = tmp_path_factory.mktemp("sets") / "two"
-    verdict = make_set(TWO, root, workers=1, progress=False)
-    fixed = replace(
-        TWO, layout_sha256=verdict.layout_sha256, content_sha256=verdict.content_sha256, means=verdict.means,
-        tolerance=1e-3, scenarios=verdict.scenarios,
-    )  # fmt: skip
-    return fixed, root, verdict
+    fixed, verdict = made_and_published(TWO, root)
+    return replace(fixed, scenarios=verdict.scenarios), root, verdict
 
 
 @pytest.fixture

@@ -114,14 +114,15 @@ def study_json(result: StudyResult) -> dict[str, Any]:
 
 
 def _run(state: RunState) -> dict[str, Any]:
+    trainable, parameters = parameter_counts(state.run)
     return {
         "arm": state.run.arm,
         "seed": state.run.seed,
         "folder": state.run.folder,
         "overrides": state.run.overrides,
         "steps": state.run.steps,
-        "trainable": parameter_counts(state.run)[0],
-        "parameters": parameter_counts(state.run)[1],
+        "trainable": trainable,
+        "parameters": parameters,
         "global_batch": state.run.global_batch,
         "trained": state.trained,
         "evaluated": sorted(state.evaluated),

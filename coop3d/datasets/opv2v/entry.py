@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,3 +98,11 @@ def depth_name(frame: str, camera: str, kind: str) -> str:
         if kind == "npy"
         else f"{frame}_depth{camera.removeprefix('camera')}.png"
     )
+
+
+def group_instants(frames: Iterable[FrameEntry]) -> list[Instant]:
+    """Frames grouped by (scenario, tick), sorted. A vehicle without that tick is simply not in the group."""
+    groups: dict[tuple[str, str], list[FrameEntry]] = {}
+    for entry in frames:
+        groups.setdefault((entry.key.scenario, entry.key.frame), []).append(entry)
+    return [Instant(s, f, tuple(entries)) for (s, f), entries in sorted(groups.items())]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v.entry import FrameEntry, Instant
+from coop3d.datasets.opv2v.entry import FrameEntry, Instant, group_instants
 from coop3d.datasets.opv2v.index_cache import IndexCache
 from coop3d.datasets.opv2v.layout import refuse_layout
 from coop3d.datasets.opv2v.listing import AUTO, Listing, Skipped, list_split
@@ -125,10 +125,7 @@ class OPV2VIndex:
     @cached_property
     def instants(self) -> list[Instant]:
         """Frames grouped by (scenario, tick). A vehicle without that tick is simply not in the group."""
-        groups: dict[tuple[str, str], list[FrameEntry]] = {}
-        for entry in self.frames:
-            groups.setdefault((entry.key.scenario, entry.key.frame), []).append(entry)
-        return [Instant(s, f, tuple(entries)) for (s, f), entries in sorted(groups.items())]
+        return group_instants(self.frames)
 
     def partners_of(self, entry: FrameEntry) -> tuple[FrameEntry, ...]:
         """The other vehicles recorded at the same instant, by numeric id."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v.entry import FrameEntry, Instant
+from coop3d.datasets.opv2v.entry import FrameEntry, Instant, group_instants
 from coop3d.datasets.opv2v.poses import read_lidar_poses
 from coop3d.geometry.carla import carla_poses_to_matrices, carla_to_opencv
 from coop3d.types import SampleKey
@@ -69,11 +69,8 @@ class LayoutIndex:
 
     @cached_property
     def instants(self) -> list[Instant]:
-        """Frames grouped by (scenario, tick), sorted."""
-        groups: dict[tuple[str, str], list[FrameEntry]] = {}
-        for entry in self.frames:
-            groups.setdefault((entry.key.scenario, entry.key.frame), []).append(entry)
-        return [Instant(s, f, tuple(entries)) for (s, f), entries in sorted(groups.items())]
+        """As of `OPV2VIndex`."""
+        return group_instants(self.frames)
 
     @cached_property
     def T_world_rig(self) -> dict[SampleKey, NDArray[np.float64]]:
