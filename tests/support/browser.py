@@ -121,12 +121,9 @@ class Browser:
 @contextmanager
 def open_browser(profile: Path, size: tuple[int, int] = (1400, 1000)) -> Iterator[Browser]:
     """A running browser; both processes end with the block."""
-    assert CHROMEDRIVER is not None, MISSING
-    driver = subprocess.Popen([CHROMEDRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
+    driver, port = _start_driver()
     try:
-        assert driver.stdout is not None
-        line = next(x for x in driver.stdout if "started successfully on port" in x)
-        browser = Browser(int(line.rsplit(" ", 1)[1].strip().rstrip(".")))
+        browser = Browser(port)
         browser.start(profile, size)
         try:
             yield browser
@@ -135,3 +132,24 @@ def open_browser(profile: Path, size: tuple[int, int] = (1400, 1000)) -> Iterato
     finally:
         driver.terminate()
         driver.wait(timeout=10)
+
+
+def _start_driver(attempts: int = 5) -> tuple[subprocess.Popen[str], int]:
+    """A chromedriver that listens, and its port.
+
+    The driver picks a free IPv6 port and ends when another process has the same one on IPv4, which parallel tests
+    make likely; so it is started again.
+    """
+    assert CHROMEDRIVER is not None, MISSING
+    said: list[str] = []
+    for _ in range(attempts):
+        driver = subprocess.Popen(
+            [CHROMEDRIVER, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            said.append(line)
+            if "started successfully on port" in line:
+                return driver, int(line.rsplit(" ", 1)[1].strip().rstrip("."))
+        driver.wait(timeout=10)
+    raise RuntimeError(f"{CHROMEDRIVER} ended {attempts} times before it listened:\n{''.join(said)}")
