@@ -15,6 +15,7 @@ from torch import Tensor
 from coop3d.files import replacing
 from coop3d.models.initialisation import initialise_additions
 from coop3d.models.lora import plain_state
+from coop3d.models.position_table import seam_jump
 from coop3d.models.published import canonical_state, published_state
 from coop3d.models.weight_files import read_state
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+POSITION_TABLE = "encoder.model.pos_embed"
 _LISTED = 8  # names shown per kind of mismatch
 
 
@@ -35,6 +37,9 @@ class LoadReport:
     fresh: tuple[str, ...]  # the project's additions that the file lacks: they start at zero effect
     left_out: tuple[str, ...]  # sub-modules of the file that the configuration leaves out
     not_asked: int = 0  # tensors outside of the sub-modules asked for
+    seam_jump: float | None = (
+        None  # of a loaded position table that is read on a circle, see `position_table`
+    )
 
     def __str__(self) -> str:
         parts = [f"{self.path}: {self.loaded} tensors loaded"]
@@ -44,6 +49,11 @@ class LoadReport:
             parts.append(f"in the file, but not in the configuration: {', '.join(self.left_out)}")
         if self.not_asked:
             parts.append(f"{self.not_asked} tensors not asked for")
+        if self.seam_jump is not None:
+            parts.append(
+                f"the position table's ends, neighbours in a panorama, differ by {self.seam_jump:.2f} times the step "
+                "between columns (1: periodic)"
+            )
         return "; ".join(parts)
 
 
@@ -82,6 +92,7 @@ def load_checkpoint(
         fresh=tuple(n for n in fresh if submodules is None or _inside(n, submodules)),
         left_out=left_out,
         not_asked=total - len(state),
+        seam_jump=_seam_jump(model) if POSITION_TABLE in state else None,
     )
     log.info("%s", report)
     return report
@@ -103,6 +114,12 @@ def save_checkpoint(model: MapAnything, path: str | Path, **extra: Any) -> None:
         temporary.open("wb") as file,
     ):  # a path's name would be in the file
         torch.save(payload, file)
+
+
+def _seam_jump(model: MapAnything) -> float | None:
+    """Of the model's position table if it is read on a circle."""
+    transformer = model.encoder.model
+    return seam_jump(transformer.position_table()) if transformer.wrap_around else None
 
 
 def _inside(name: str, parents: Iterable[str]) -> bool:

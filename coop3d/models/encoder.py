@@ -61,6 +61,10 @@ class VisionTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(C, eps=LAYER_NORM_EPS) if config.final_norm else nn.Identity()
 
+    def position_table(self) -> Tensor:
+        """[R, S, Ce] learned codes of the patches, without that of the class token."""
+        return at_least_float32(self.pos_embed[0, 1:]).unflatten(0, self.config.position_grid)
+
     def position_codes(self, h: int, w: int, turns: Tensor | None) -> Tensor:
         """Position table on an h x w grid: [1 or N, h * w, Ce].
 
@@ -68,7 +72,7 @@ class VisionTransformer(nn.Module):
         ``wrap_around`` columns are read on a circle, at ``turns`` [N, w] where given.
         """
         rows, columns = self.config.position_grid
-        table = at_least_float32(self.pos_embed[0, 1:]).unflatten(0, (rows, columns))
+        table = self.position_table()
         device = table.device
         native = (h, w) == (rows, columns)
         row_axis = identity_axis(h, device) if native else official_axis(h, rows, device)

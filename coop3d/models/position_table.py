@@ -94,6 +94,22 @@ def resample(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return torch.einsum("...ws,hsc->...hwc", columns.to(table), stretched).flatten(-3, -2)
 
 
+def seam_jump(table: Tensor) -> float:
+    """How far a table is from a periodic one: the step across its left and right ends, in steps between neighbours.
+
+    Args:
+        table: [R, S, C] with S >= 2.
+
+    Returns:
+        Root mean square difference of last and first column, over the median of that of neighbouring columns: 1 for a
+        periodic table that changes evenly, S - 1 for a ramp from left to right; 0 for a table of equal columns.
+    """
+    steps = (
+        (table.roll(-1, dims=1) - table).detach().float().square().mean(dim=(0, 2)).sqrt()
+    )  # the last one is the seam's
+    return float(steps[-1] / steps[:-1].median()) if bool(steps.any()) else 0.0
+
+
 def forget_axes() -> None:
     """Empty the caches, around a context in which tensors are not what they are elsewhere."""
     official_axis.cache_clear()

@@ -209,3 +209,18 @@ def test_a_sharded_folder_and_a_cached_repository_load(tmp_path):
     (folder / "part1.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"names part1\.safetensors"):
         read_state(folder)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "submodules", "expected"),
+    [(True, None, 7.0), (False, None, None), (True, ["scale_token"], None)],
+)
+def test_report_says_how_far_the_position_table_is_from_a_circle(tmp_path, wrap, submodules, expected):
+    values = small_values(encoder={"position_grid": [2, 8]}, panorama={"wrap_around": wrap})
+    source = build_model(**values)
+    with torch.no_grad():
+        source.encoder.model.position_table().copy_(torch.arange(8.0)[None, :, None])
+    save_checkpoint(source, tmp_path / "weights.pth")
+    report = load_checkpoint(build_model(**values), tmp_path / "weights.pth", submodules)
+    assert report.seam_jump == (expected and pytest.approx(expected))
+    assert ("7.00 times the step" in str(report)) is (expected is not None)

@@ -15,6 +15,7 @@ from coop3d.models.position_table import (
     periodic_axis,
     ray_turns,
     resample,
+    seam_jump,
 )
 
 CPU = torch.device("cpu")
@@ -81,3 +82,12 @@ def test_ray_turns_are_the_columns_of_an_upright_panorama_and_roll_with_it():
     turns = ray_turns(rays, 14)
     torch.testing.assert_close(turns, column_turns(8, CPU), rtol=0, atol=1e-6)
     torch.testing.assert_close(ray_turns(rays.roll(42, 1), 14), turns.roll(3), rtol=0, atol=1e-6)
+
+
+def test_seam_jump_tells_a_circle_from_a_plane():
+    columns = torch.arange(12.0)[None, :, None].expand(5, 12, 3)
+    angle = columns * 2 * torch.pi / 12
+    assert seam_jump(torch.cat([angle.sin(), angle.cos()], dim=-1)) == pytest.approx(1.0, abs=1e-5)
+    assert seam_jump(columns) == pytest.approx(11.0)
+    assert seam_jump(columns.roll(4, dims=1)) == pytest.approx(1.0)  # the break is elsewhere
+    assert seam_jump(torch.ones(5, 12, 3)) == 0.0
