@@ -55,6 +55,8 @@ def parse_args() -> argparse.Namespace:
     add("settings", nargs="+", metavar="KEY=VALUE",
         help="study=FILE and output_dir=FOLDER; all else is an override for the training of every arm")  # fmt: skip
     add("--only", metavar="ARM,...", help="run these arms now; the tables show every arm that is finished")
+    add("--seeds", type=seed_list, metavar="N,...",
+        help="run these seeds of the study now, e.g. the first of every study before the second of any")  # fmt: skip
     add("--dry-run", action="store_true", help="print the commands and start nothing")
     add("--jobs", type=positive, default=1, metavar="N", help="runs at the same time (default: %(default)s)")
     add("--processes", type=positive, default=1, metavar="N",
@@ -80,6 +82,20 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed_list(text: str) -> list[int]:
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected whole numbers with commas between")
+    return [int(part) for part in text.split(",")]
+
+
+def chosen_seeds(study: Study, only: list[int] | None) -> list[int]:
+    unknown = sorted(set(only or ()) - set(study.seeds))
+    if unknown:
+        have = ", ".join(map(str, study.seeds))
+        raise StudyError(f"--seeds: no seed {', '.join(map(str, unknown))}; the study has {have}.")
+    return list(study.seeds) if only is None else only
+
+
 def chosen_arms(study: Study, only: str | None) -> list[str]:
     names = list(study.arms) if only is None else [name.strip() for name in only.split(",")]
     unknown = [name for name in names if name not in study.arms]
@@ -101,9 +117,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         study = read_study(args.study, args.overrides)
-        names = chosen_arms(study, args.only)
+        names, seeds = chosen_arms(study, args.only), chosen_seeds(study, args.seeds)
         runs = plan_runs(study, args.output_dir)
-        now = [run for run in runs if run.arm in names]
+        now = [run for run in runs if run.arm in names and run.seed in seeds]
         if args.dry_run:
             print_commands(study, now, args.processes)
             return

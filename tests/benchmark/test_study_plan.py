@@ -233,6 +233,9 @@ def test_dry_run_prints_commands_and_leaves_nothing(tmp_path, monkeypatch, capsy
     assert all(
         "train_params.lr=0.5" in line and "model.panorama.wrap_around=false" in line for line in lines[::2]
     )
+    run_script(monkeypatch, smoke, f"output_dir={out}", "--dry-run", "--seeds", "1")
+    named = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#")]
+    assert [line.split()[1] for line in named] == ["base/seed1:", "no_wrap/seed1:"]
 
 
 def test_arguments_that_cannot_be(tmp_path, capsys, monkeypatch):
@@ -246,6 +249,10 @@ def test_arguments_that_cannot_be(tmp_path, capsys, monkeypatch):
     assert "output_dir=... is missing" in refused(smoke)
     assert "study=... is missing" in refused(f"output_dir={tmp_path}")
     assert "expected a whole number of at least 1" in refused(smoke, f"output_dir={tmp_path}", "--jobs", "0")
+    assert "--seeds: no seed 7; the study has 0, 1." in refused(
+        smoke, f"output_dir={tmp_path}", "--seeds", "0,7"
+    )
+    assert "found 'x', expected whole numbers" in refused(smoke, f"output_dir={tmp_path}", "--seeds", "x")
     assert "--only: no arm nobody; the study has base, no_wrap" in refused(
         smoke, f"output_dir={tmp_path}", "--only", "nobody"
     )
