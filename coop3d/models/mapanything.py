@@ -24,6 +24,7 @@ from coop3d.models.initialisation import initialise
 from coop3d.models.matched_pose import pose_from_matches
 from coop3d.models.matching_head import MatchingHead
 from coop3d.models.position_table import ray_turns
+from coop3d.models.published import ADDITIONS
 from coop3d.models.recompute import run_block
 from coop3d.models.scenes import (
     check_vehicle_frame,
@@ -100,9 +101,8 @@ class MapAnything(HubMixin, nn.Module):
 
     def get_additions(self) -> dict[str, nn.Module]:
         """Sub-modules that MapAnything's checkpoints do not have, by name."""
-        names = ("ray_origins_encoder", "info_sharing.view_role", "info_sharing.rig_camera", "matching_head")
-        found = {name: module for name, module in self.named_modules() if name in names}
-        return {name: found[name] for name in names if name in found}
+        found = dict(self.named_modules())
+        return {name: found[name] for name in ADDITIONS if name in found}
 
     def absent_encoders(self) -> list[str]:
         """Names of published encoders that this configuration leaves out."""

@@ -9,9 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from coop3d.models.lora import LoraOptions, add_lora, is_adapter, strip_adapter
-
-# Sub-modules that only some configurations have; a pattern may name them in vain.
-OPTIONAL = ("ray_origins_encoder", "info_sharing.view_role", "info_sharing.rig_camera", "matching_head")
+from coop3d.models.published import ADDITIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +49,9 @@ class Preset:
     def _check_patterns(self, names: list[str]) -> None:
         for field in ("train", "freeze"):
             for pattern in getattr(self, field):
-                if pattern.startswith(OPTIONAL) or any(fnmatchcase(name, pattern) for name in names):
+                if pattern.startswith(ADDITIONS):  # only some configurations have these
+                    continue
+                if any(fnmatchcase(name, pattern) for name in names):
                     continue
                 top = ", ".join(sorted({name.split(".")[0] for name in names}))
                 raise ValueError(f"preset.{field}: {pattern!r} matches no parameter; sub-modules are {top}")

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from coop3d.models.config import MapAnythingConfig, from_mapping
 
+# Sub-modules that the published model lacks, each with options of its own that build it.
+ADDITIONS = ("ray_origins_encoder", "info_sharing.view_role", "info_sharing.rig_camera", "matching_head")
+
 # The published state dict stores some tensors under several names; the right-hand side is the module's.
 _ALIASES = (
     (re.compile(r"^dense_head\.0\."), "dpt_feature_head."),
