@@ -9,10 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from coop3d.datasets.light import curves_of_gains, look_up_by_camera
 from coop3d.geometry.cameras import PanoramaCamera
 from coop3d.geometry.mounted import MountedCamera
 from coop3d.geometry.transforms import yaw_rotation
 from coop3d.types import Panorama
+
+MOST_STOPS = 4.0
 
 
 def roll_yaw(panorama: Panorama, columns: int) -> Panorama:
@@ -66,6 +69,9 @@ class Augmentation:
         yaw_roll: roll every panorama by a random number of columns; turn the frame that a vehicle's photographs share.
         brightness, contrast, saturation: half-widths of the multiplicative ranges [1 - a, 1 + a].
         gamma: half-width of the exponent's logarithm.
+        camera_exposure: cameras of a vehicle differ: light of each times 2^u, u within so many stops.
+        camera_warmth: red light of each camera times 2^u and blue times 2^-u, u within so many stops.
+        camera_loss: probability that one camera of a vehicle gives no picture.
     """
 
     yaw_roll: bool = True
@@ -73,14 +79,22 @@ class Augmentation:
     contrast: float = 0.25
     saturation: float = 0.25
     gamma: float = 0.15
+    camera_exposure: float = 0.0
+    camera_warmth: float = 0.0
+    camera_loss: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("brightness", "contrast", "saturation", "gamma"):
+        for name in ("brightness", "contrast", "saturation", "gamma", "camera_loss"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"augmentation {name} is {getattr(self, name)}, expected 0 <= value < 1")
+        for name in ("camera_exposure", "camera_warmth"):
+            if not 0 <= getattr(self, name) <= MOST_STOPS:
+                raise ValueError(
+                    f"augmentation {name} is {getattr(self, name)}, expected 0 to {MOST_STOPS:g} stops"
+                )
 
     def __call__(self, views: tuple[Panorama, ...], rng: np.random.Generator) -> tuple[Panorama, ...]:
-        """Same colours for all views of a vehicle; yaw roll per panorama, or one turn for all photographs."""
+        """Colours per vehicle, then per camera; yaw roll per panorama, or one turn for all photographs."""
         gain = 1 + self.brightness * rng.uniform(-1, 1)
         contrast = 1 + self.contrast * rng.uniform(-1, 1)
         saturation = 1 + self.saturation * rng.uniform(-1, 1)
@@ -96,7 +110,24 @@ class Augmentation:
             changed.append(
                 replace(view, rgb=_jitter(view.rgb, view.covered, gain, contrast, saturation, exponent))
             )
+        if self.camera_exposure or self.camera_warmth or self.camera_loss:
+            return self._by_camera(changed, rng)
         return tuple(changed)
+
+    def _by_camera(self, views: list[Panorama], rng: np.random.Generator) -> tuple[Panorama, ...]:
+        """What each camera of a vehicle does to colours by itself; photographs have one camera each."""
+        cameras = [len(view.origins) for view in views]
+        K = sum(cameras)
+        light = 2.0 ** (self.camera_exposure * rng.uniform(-1, 1, K))
+        warmth = 2.0 ** (self.camera_warmth * rng.uniform(-1, 1, K))
+        gains = light[:, None] * np.stack([warmth, np.ones(K), 1 / warmth], axis=1)
+        if rng.uniform() < self.camera_loss:
+            gains[rng.integers(K)] = 0.0
+        parts = np.split(curves_of_gains(gains), np.cumsum(cameras)[:-1])
+        return tuple(
+            replace(view, rgb=look_up_by_camera(view.rgb, view.source, curves))
+            for view, curves in zip(views, parts, strict=True)
+        )
 
 
 def _jitter(

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.datasets.disturb.base import LIGHT_OF_LEVEL, Disturbance, srgb_encode
+from coop3d.datasets.disturb.base import Disturbance
 from coop3d.datasets.errors import DataError
+from coop3d.datasets.light import curves_of_gains, look_up_by_camera
 from coop3d.geometry.cameras import PanoramaCamera
 from coop3d.types import Panorama, RigFrame, SampleKey
 
@@ -51,10 +52,7 @@ class ColourCurves(Disturbance):
         if not isinstance(panorama.camera, PanoramaCamera):
             raise ValueError(f"{panorama.key}: expected a panorama, found {type(panorama.camera).__name__}")
         curves = self.curves(_azimuths_of_sources(panorama), rng, panorama.key)
-        table = np.zeros((256, 256, 3), np.uint8)
-        table[: len(curves)] = curves
-        channel = np.arange(3)
-        return replace(panorama, rgb=table[panorama.source[..., None], panorama.rgb, channel])
+        return replace(panorama, rgb=look_up_by_camera(panorama.rgb, panorama.source, curves))
 
 
 def _looked_up(image: NDArray[np.uint8], curve: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -122,7 +120,7 @@ class Exposure(ColourCurves):
 
     def curves(self, azimuths_deg: NDArray[np.float64], rng: np.random.Generator, key: SampleKey) -> Curves:
         gains = 2.0 ** (self.stops * _spread(len(azimuths_deg), rng))
-        return _curves(np.repeat(gains[:, None], 3, axis=1))
+        return curves_of_gains(np.repeat(gains[:, None], 3, axis=1))
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ class WhiteBalance(ColourCurves):
 
     def curves(self, azimuths_deg: NDArray[np.float64], rng: np.random.Generator, key: SampleKey) -> Curves:
         warm = 2.0 ** (self.stops * _spread(len(azimuths_deg), rng))
-        return _curves(np.stack([warm, np.ones_like(warm), 1 / warm], axis=1))
+        return curves_of_gains(np.stack([warm, np.ones_like(warm), 1 / warm], axis=1))
 
 
 @dataclass(frozen=True)
@@ -153,12 +151,6 @@ class Gamma(ColourCurves):
 def _spread(cameras: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """[K] from -1 to 1 in even steps, in random order: the extremes always occur."""
     return rng.permutation(np.linspace(-1, 1, cameras) if cameras > 1 else np.ones(1))
-
-
-def _curves(gains: NDArray[np.float64]) -> Curves:
-    """[K, 256, 3] from gains of light [K, 3]."""
-    light = np.clip(LIGHT_OF_LEVEL[None, :, None] * gains[:, None, :], 0, 1)
-    return np.rint(255 * srgb_encode(light)).astype(np.uint8)
 
 
 def _unchanged(cameras: int) -> Curves:

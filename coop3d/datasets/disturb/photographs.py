@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.datasets.disturb.base import Disturbance, to_levels, to_light
+from coop3d.datasets.disturb.base import Disturbance
+from coop3d.datasets.light import to_levels, to_light
 from coop3d.types import RigFrame
 
 NOMINAL_WIDTH = 800  # OPV2V's photographs; pixels of a disturbance are rescaled to others, so angles stay
