@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coop3d.models.convolution import Window, conv2d
+
 
 def wrap_columns(x: Tensor, margin: int) -> Tensor:
     """[..., W] to [..., W + 2 margin]: each side continued by the opposite one, turns repeated if narrow."""
@@ -45,16 +47,14 @@ class WrapConv2d(nn.Conv2d):
             dilation=(1, column_dilation),
             bias=bias,
         )
-        self.wrap = wrap
-        self.margins = margins
+        self.wrapped_columns = margins[1] if wrap else 0
+        self.window = Window(stride, (margins[0], margins[1] - self.wrapped_columns), (1, column_dilation))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] to [N, C', H', W']."""
-        rows, columns = self.margins
-        if not self.wrap or columns == 0:
-            return super().forward(x)
-        x = wrap_columns(x, columns)
-        return F.conv2d(x, self.weight, self.bias, self.stride, (rows, 0), self.dilation)
+        if self.wrapped_columns:
+            x = wrap_columns(x, self.wrapped_columns)
+        return conv2d(x, self.weight, self.bias, self.window)
 
 
 def upsample(x: Tensor, size: tuple[int, int], wrap: bool) -> Tensor:
