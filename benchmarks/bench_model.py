@@ -15,18 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import resident_bytes
+from measure import in_new_process, peak_bytes, resident_bytes
 
 from coop3d.files import write_text
 from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
@@ -65,6 +62,11 @@ def middle_size(checkpointing: bool) -> MapAnything:
     return MapAnything(from_mapping(MapAnythingConfig, config))
 
 
+def some_views() -> ViewInputs:
+    """Random photographs, the same every time."""
+    return ViewInputs(image=torch.rand(1, VIEWS, 3, H, W, generator=torch.Generator().manual_seed(1)))
+
+
 def objective(p: FactoredPrediction) -> torch.Tensor:
     """Sum over views of the mean squares of every output."""
     scale = p.scale[:, None, None]
@@ -83,10 +85,10 @@ def measure(mode: str, repeats: int) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     model = middle_size(checkpointing=mode == "train_checkpointed").train(mode != "inference")
     built = resident_bytes() / 1e9
-    inputs = ViewInputs(image=torch.rand(1, VIEWS, 3, H, W, generator=torch.Generator().manual_seed(1)))
+    inputs = some_views()
     steps = [one_step(model, inputs, mode != "inference") for _ in range(repeats + 1)][1:]  # first: warm-up
     forward, total, processor = (statistics.median(times) for times in zip(*steps, strict=True))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = peak_bytes() / 1e9
     return {
         "seconds": round(total, 2),
         "processor_seconds": round(processor, 2),
@@ -153,8 +155,7 @@ def main() -> None:
         "modes": {},
     }
     for mode in args.modes:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            ours = pool.submit(measure, mode, args.repeats).result()
+        ours = in_new_process(measure, mode, args.repeats)
         result["modes"][mode] = ours | compare(ours, here.get(mode, {}), ELSEWHERE[mode])
     print(json.dumps(result, indent=2))
     if args.output is not None:

@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import resource
 import statistics
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_model import THREADS, VIEWS, H, W, hardware, middle_size, one_step
-from measure import resident_bytes
+from bench_model import THREADS, VIEWS, H, W, hardware, middle_size, one_step, some_views
+from measure import in_new_process, peak_bytes, resident_bytes
 from tqdm import tqdm
 
 from coop3d.conf import compose
@@ -29,7 +26,6 @@ from coop3d.files import write_text
 from coop3d.models.memory import GIB, Workload, build_on_meta, estimate_memory
 from coop3d.models.presets import count_all
 from coop3d.training.network import network_config, preset_of
-from coop3d.types import ViewInputs
 
 PRESETS = ("full", "lower_encoder_lr", "freeze_encoder", "heads", "bias_only", "lora")
 CHECKPOINTING = (
@@ -65,12 +61,12 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     preset.apply(model)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     built = resident_bytes() / 1e9
-    inputs = ViewInputs(image=torch.rand(1, VIEWS, 3, H, W, generator=torch.Generator().manual_seed(1)))
+    inputs = some_views()
     times = []
     for _ in range(repeats + 1):
         times.append(one_step(model, inputs, training=True)[1])
         optimiser.step()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    peak = peak_bytes() / 1e9
     return {"seconds": round(statistics.median(times[1:]), 2), "above_built_gb": round(peak - built, 2)}
 
 
@@ -99,12 +95,10 @@ def main() -> None:
         "presets": {name: {} for name in args.presets},
     }
     for name in tqdm(args.presets, unit="preset"):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            if not args.measured_only:
-                result["presets"][name]["estimated"] = pool.submit(estimate, name).result()
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            if not args.estimated_only:
-                result["presets"][name]["measured"] = pool.submit(measure, name, args.repeats).result()
+        if not args.measured_only:
+            result["presets"][name]["estimated"] = in_new_process(estimate, name)
+        if not args.estimated_only:
+            result["presets"][name]["measured"] = in_new_process(measure, name, args.repeats)
     print(json.dumps(result, indent=2))
     if args.output is not None:
         write_text(args.output, json.dumps(result, indent=2) + "\n")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,17 @@ def median_ms(task: Callable[[], Any], repeats: int = 9, warm_up: int = 3) -> fl
         task()
         times.append(1e3 * (time.perf_counter() - start))
     return round(statistics.median(times), 2)
+
+
+def in_new_process(task: Callable[..., Any], *arguments: Any) -> Any:
+    """What the task returns from a process of its own, whose peak of memory is the task's."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(task, *arguments).result()
+
+
+def peak_bytes() -> int:
+    """Largest memory of this process so far (Linux)."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def resident_bytes() -> int:

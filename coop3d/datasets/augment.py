@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.datasets.light import curves_of_gains, look_up_by_camera
+from coop3d.datasets.light import camera_gains, curves_of_gains, look_up_by_camera
 from coop3d.geometry.cameras import PanoramaCamera
 from coop3d.geometry.mounted import MountedCamera
 from coop3d.geometry.transforms import yaw_rotation
@@ -120,7 +120,7 @@ class Augmentation:
         K = sum(cameras)
         light = 2.0 ** (self.camera_exposure * rng.uniform(-1, 1, K))
         warmth = 2.0 ** (self.camera_warmth * rng.uniform(-1, 1, K))
-        gains = light[:, None] * np.stack([warmth, np.ones(K), 1 / warmth], axis=1)
+        gains = camera_gains(light, warmth)
         if rng.uniform() < self.camera_loss:
             gains[rng.integers(K)] = 0.0
         parts = np.split(curves_of_gains(gains), np.cumsum(cameras)[:-1])

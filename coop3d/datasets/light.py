@@ -34,6 +34,12 @@ def to_levels(light: NDArray[np.floating]) -> NDArray[np.uint8]:
     return _LEVEL_OF_LIGHT[(np.clip(light, 0, 1) * _STEPS + 0.5).astype(np.uint16)]
 
 
+def camera_gains(light: NDArray[np.float64], warmth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[K, 3] gains of red, green and blue of cameras with ``light`` [K] times the light and ``warmth`` [K] more red
+    and less blue."""
+    return light[:, None] * np.stack([warmth, np.ones_like(warmth), 1 / warmth], axis=1)
+
+
 def curves_of_gains(gains: NDArray[np.float64]) -> NDArray[np.uint8]:
     """[K, 256, 3] level in, level out, for light of each camera and channel times ``gains`` [K, 3]."""
     light = np.clip(LIGHT_OF_LEVEL[None, :, None] * gains[:, None, :], 0, 1)

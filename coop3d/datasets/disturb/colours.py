@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coop3d.datasets.disturb.base import Disturbance
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.light import curves_of_gains, look_up_by_camera
+from coop3d.datasets.light import camera_gains, curves_of_gains, look_up_by_camera
 from coop3d.geometry.cameras import PanoramaCamera
 from coop3d.types import Panorama, RigFrame, SampleKey
 
@@ -119,8 +119,8 @@ class Exposure(ColourCurves):
     family: ClassVar[str] = "exposure"
 
     def curves(self, azimuths_deg: NDArray[np.float64], rng: np.random.Generator, key: SampleKey) -> Curves:
-        gains = 2.0 ** (self.stops * _spread(len(azimuths_deg), rng))
-        return curves_of_gains(np.repeat(gains[:, None], 3, axis=1))
+        light = 2.0 ** (self.stops * _spread(len(azimuths_deg), rng))
+        return curves_of_gains(camera_gains(light, np.ones_like(light)))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class WhiteBalance(ColourCurves):
 
     def curves(self, azimuths_deg: NDArray[np.float64], rng: np.random.Generator, key: SampleKey) -> Curves:
         warm = 2.0 ** (self.stops * _spread(len(azimuths_deg), rng))
-        return curves_of_gains(np.stack([warm, np.ones_like(warm), 1 / warm], axis=1))
+        return curves_of_gains(camera_gains(np.ones_like(warm), warm))
 
 
 @dataclass(frozen=True)
