@@ -124,3 +124,15 @@ def test_a_linear_layers_operations_are_those_of_its_product():
 
     inputs = random_panoramas(B=1, V=2, h=1, w=2)
     assert FlopCounter(Single()).of_step(inputs) == 3 * 2 * (2 * 14 * 28) * 3 * 5
+
+
+def test_attention_is_counted():
+    """On a CPU, too, whose kernel PyTorch's counter does not know: queries by keys, and weights by values."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, inputs):
+            tokens = inputs.rays.flatten(2, 3)  # [B, V, H W, 3]
+            return torch.nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+
+    inputs = random_panoramas(B=1, V=2, h=1, w=2)
+    assert FlopCounter(Attention()).of_step(inputs) == 3 * 2 * 2 * 2 * (14 * 28) ** 2 * 3
