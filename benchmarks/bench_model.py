@@ -8,6 +8,10 @@ that come from a machine like this one replace those of `ELSEWHERE`, an idle mac
 which was which. Times of two runs compare only if the machine did the same beside both, so times taken on a busy one do
 not belong under ``modes``: that file has them as ``alternating``, with their ratios.
 
+``share_of_product_speed`` says how far a step is from the floor: its useful operations (a forward pass, times three in
+training; what checkpointing and attention's backward pass compute again does not count) per second, over those of a
+product of two large matrices in the same process.
+
 python benchmarks/bench_model.py --output benchmarks/results/model.json
 """
 
@@ -23,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import in_new_process, peak_bytes, resident_bytes
+from measure import in_new_process, median_ms, peak_bytes, resident_bytes
 
 from coop3d.files import write_text
 from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
+from coop3d.training.flops import BACKWARD_FACTOR, FlopCounter
 from coop3d.types import FactoredPrediction, ViewInputs
 
 H, W, VIEWS, THREADS = 252, 1008, 2, 2
@@ -89,15 +94,26 @@ def measure(mode: str, repeats: int) -> dict[str, Any]:
     steps = [one_step(model, inputs, mode != "inference") for _ in range(repeats + 1)][1:]  # first: warm-up
     forward, total, processor = (statistics.median(times) for times in zip(*steps, strict=True))
     peak = peak_bytes() / 1e9
+    operations = FlopCounter(model).of_step(inputs) / (BACKWARD_FACTOR if mode == "inference" else 1)
+    product = product_gflops()
     return {
         "seconds": round(total, 2),
         "processor_seconds": round(processor, 2),
         "forward_seconds": round(forward, 2),
+        "operations_g": round(operations / 1e9),
+        "product_gflops": round(product),
+        "share_of_product_speed": round(operations / 1e9 / total / product, 2),
         "built_gb": round(built, 2),
         "peak_gb": round(peak, 2),
         "above_built_gb": round(peak - built, 2),
         "parameters_m": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
     }
+
+
+def product_gflops(size: int = 2048) -> float:
+    """Speed of a large matrix product in float32, 1e9 operations per second."""
+    a, b = torch.rand(size, size), torch.rand(size, size)
+    return 2 * size**3 / (1e6 * median_ms(lambda: a @ b))
 
 
 def one_step(model: MapAnything, inputs: ViewInputs, training: bool) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ class MemoryEstimate:
         return "\n".join(lines + [f"  {name:<34}{size / GIB:>8.2f}" for name, size in parts.items()])
 
 
+@cache  # seconds for a large model, and both the forecast and the preflight of a run ask
 def estimate_memory(
     config: MapAnythingConfig, workload: Workload, preset: Preset | None = None
 ) -> MemoryEstimate:

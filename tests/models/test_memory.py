@@ -126,6 +126,7 @@ def test_adapters_are_counted():
 def test_the_estimate_leaves_nothing_behind():
     model = small_model()
     state = torch.get_rng_state()
+    estimate_memory.cache_clear()
     estimate_memory(model.config, WORKLOAD)
     assert torch.equal(torch.get_rng_state(), state)
     p = model(_inputs(WORKLOAD, torch.device("cpu")))  # position tables are numbers again

@@ -11,9 +11,11 @@ from support.small_model import PANORAMA, random_panoramas, small_values
 
 from coop3d.conf import CONFIG_DIR, ConfigError, compose, require_complete, require_targets
 from coop3d.models import MapAnything
+from coop3d.models.memory import estimate_memory
 from coop3d.training import load_run
 from coop3d.training.checkpoint import FORMAT, VERSION, write_atomic
 from coop3d.training.launch import ALONE
+from coop3d.training.memory_need import gpu_need
 from coop3d.training.network import announce_cost, build_network
 
 DEMO = ["machine=demo", "dataset=opv2v_cyl_coop_demo", "model=tiny", "loss=cyl_loss", "train_params=demo"]
@@ -91,3 +93,14 @@ def test_photographs_count_every_camera(caplog):
     with caplog.at_level(logging.INFO):
         announce_cost(cfg, ALONE)
     assert "8 views of 280 x 210" in caplog.text
+
+
+def test_forecast_and_preflight_share_one_dry_run():
+    estimate_memory.cache_clear()
+    cfg = compose("train", DEMO)
+    announce_cost(cfg, ALONE)
+    need = gpu_need(cfg, ALONE)
+    assert need is not None
+    assert need.parts["activations"] > 0
+    assert estimate_memory.cache_info().misses == 1
+    assert gpu_need(compose("train", [*DEMO, "preset=heads"]), ALONE) != need  # another preset is another run
