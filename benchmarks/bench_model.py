@@ -3,10 +3,9 @@
 The sizes, inputs and objective are those at which MapAnything's own code was timed (2 views of 252x1008, images only,
 float32, 112 M parameters). One process per mode, so that its peak of resident memory is its own.
 
-``--official`` names a file with figures of the official code (`results/model_official.json`). Those under its ``modes``
-that come from a machine like this one replace those of `ELSEWHERE`, an idle machine of another kind; the result says
-which was which. Times of two runs compare only if the machine did the same beside both, so times taken on a busy one do
-not belong under ``modes``: that file has them as ``alternating``, with their ratios.
+``--official`` names a file with figures of the official code (`results/model_official.json`): steps of both programs
+in turn on idle machines. Those of a machine like this one replace those of `ELSEWHERE`; the result says which was which.
+Two runs compare only if the machine did the same beside both.
 
 ``share_of_product_speed`` says how far a step is from the floor: its useful operations (a forward pass, times three in
 training; what checkpointing and attention's backward pass compute again does not count) per second, over those of a
@@ -140,10 +139,9 @@ def compare(ours: dict[str, Any], here: dict[str, float], elsewhere: dict[str, f
 
 
 def figures_here(path: Path) -> dict[str, dict[str, float]]:
-    """The official code's figures by mode, if those in the file are of a machine like this one."""
-    content = json.loads(path.read_text())
-    modes: dict[str, dict[str, float]] = content["modes"] if content["hardware"] == hardware() else {}
-    return modes
+    """The official code's figures by mode on a machine like this one; none if the file knows no such."""
+    machines = {m["hardware"]: m["modes"] for m in json.loads(path.read_text())["machines"]}
+    return {mode: figures["official"] for mode, figures in machines.get(hardware(), {}).items()}
 
 
 def hardware() -> str:
