@@ -4,7 +4,7 @@ The sizes, inputs and objective are those at which MapAnything's own code was ti
 float32, 112 M parameters). One process per mode, so that its peak of resident memory is its own.
 
 ``--official`` names a file with figures of the official code (`results/model_official.json`): steps of both programs
-in turn on idle machines. Those of a machine like this one replace those of `ELSEWHERE`; the result says which was which.
+in turn on idle machines. Those of a machine like this one replace `ELSEWHERE`; the result says which was which.
 Two runs compare only if the machine did the same beside both.
 
 ``share_of_product_speed`` says how far a step is from the floor: its useful operations (a forward pass, times three in
