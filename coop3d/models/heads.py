@@ -20,7 +20,7 @@ class ResidualConvUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, F, h, w] to [N, F, h, w]."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True)).add_(x)
 
 
 def _group_norm(dim: int, norm: bool) -> nn.Module:
@@ -115,7 +115,7 @@ class DptRegressor(nn.Module):
         self.conv1 = WrapConv2d(dim, half, 3, wrap=wrap)
         self.norm = _group_norm(half, norm)
         self.conv2 = nn.Sequential(
-            WrapConv2d(half, half, 3, wrap=wrap), nn.ReLU(), nn.Conv2d(half, DENSE_CHANNELS, 1)
+            WrapConv2d(half, half, 3, wrap=wrap), nn.ReLU(inplace=True), nn.Conv2d(half, DENSE_CHANNELS, 1)
         )
 
     def forward(self, features: Tensor, image_size: tuple[int, int]) -> Tensor:
