@@ -16,7 +16,7 @@ from coop3d.models.config import MapAnythingConfig
 from coop3d.models.encoder import EncoderOutput, ImageEncoder
 from coop3d.models.geometric_encoders import DenseEncoder, GlobalEncoder
 from coop3d.models.geometric_inputs import GeometricEncoders, GeometricInputs, fuse_geometry
-from coop3d.models.heads import DptFeatures, DptRegressor, PoseHead, ScaleHead, to_map
+from coop3d.models.heads import DptFeatures, DptRegressor, PoseHead, ScaleHead, leave_outputs, to_map
 from coop3d.models.hub import HubMixin
 from coop3d.models.inference import Array, Images, Precision, infer
 from coop3d.models.info_sharing import AlternatingAttention, Counts, SharedFeatures
@@ -68,6 +68,9 @@ class MapAnything(HubMixin, nn.Module):
             (Ce, Ct, Ct, Ct), head.layer_dims, head.feature_dim, wrap, head.group_norm
         )
         self.dpt_regressor_head = DptRegressor(head.feature_dim, wrap, head.group_norm)
+        if head.checkpoint_policy == "selective":
+            leave_outputs(self.dpt_feature_head)
+            leave_outputs(self.dpt_regressor_head)
         self.pose_head = PoseHead(Ct, head.pose_hidden_dim)
         self.scale_head = ScaleHead(Ct, head.scale_hidden_dim)
         if head.matching is not None:

@@ -26,6 +26,7 @@ def test_a_model_comes_back_from_its_folder(tmp_path):
     inputs = random_panoramas(B=1)
     with torch.no_grad():
         assert torch.equal(model(inputs).points_ref, source(inputs).points_ref)
+    assert {p.data_ptr() % 64 for p in model.parameters()} == {0}  # not in the middle of a file's memory
 
 
 def test_the_folder_holds_each_tensor_once_under_a_published_name(tmp_path):
