@@ -94,6 +94,9 @@ def relative_pose(matches: MatchedRays, options: ClassicalOptions | None = None)
     if inlier.sum() < max(options.min_inliers, options.min_inlier_share * len(inlier)):
         return NoPose("too few inliers")
     good = matches.take(inlier)
+    if _without_parallax(T, good, options):
+        T[:3, 3] = 0.0
+        return RelativePose(T, "rig", int(inlier.sum()), 0.0)
     T, scale_std = _refined(T, good, options)
     if _tilt_deg(T) > options.max_tilt_deg:
         return NoPose("tilted")
@@ -192,6 +195,15 @@ def _as_pinholes(origins: FloatArray, rays: FloatArray) -> tuple[list, NDArray[n
         local = rays[which == k] @ R.T
         pixels[which == k] = FOCAL * local[:, :2] / local[:, 2:]
     return cameras, which, pixels
+
+
+def _without_parallax(T: FloatArray, matches: MatchedRays, options: ClassicalOptions) -> bool:
+    """Matched rays are parallel once the rotation is undone: the rigs stand in one place.
+
+    Parallel rays lie in one plane whatever ``t`` is, so the epipolar constraint would accept any.
+    """
+    parallel = np.einsum("ni,ij,nj->n", matches.rays1, T[:3, :3], matches.rays2)
+    return bool(np.median(parallel) > math.cos(options.max_error_mrad / 1000.0))
 
 
 def _refined(T: FloatArray, matches: MatchedRays, options: ClassicalOptions) -> tuple[FloatArray, float]:
