@@ -136,6 +136,20 @@ def test_two_panoramas_of_one_place_are_matched_and_placed():
     assert torch.equal(prediction.trans, again.trans)
 
 
+def test_rigs_in_one_place_are_told_from_any_translation_by_their_parallel_rays():
+    """Turned by 20 degrees on the spot: every t satisfies the epipolar constraint, and none is the answer but 0."""
+    generator = np.random.default_rng(0)
+    rays = generator.normal(size=(200, 3)) * [1.0, 0.2, 1.0]
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    origins = CENTRES[generator.integers(4, size=200)]
+    turn = pose(20, 0, 0)[:3, :3]
+    found = relative_pose(MatchedRays(origins @ turn.T, rays @ turn.T, origins, rays))
+    assert isinstance(found, RelativePose)
+    np.testing.assert_allclose(found.T_ref_other[:3, :3], turn, atol=1e-3)
+    assert (found.T_ref_other[:3, 3] == 0).all()
+    assert found.scale_from == "rig"
+
+
 def test_features_are_found_across_the_seam_and_not_where_no_camera_sees():
     view = batch(("641",), width=504)
     rays, origins = (x[0, 0].double().numpy() for x in (view.inputs.rays, view.inputs.origins))
