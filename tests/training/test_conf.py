@@ -11,13 +11,13 @@ from coop3d.conf import (
     CONFIG_DIR,
     ConfigError,
     TrainParamsConf,
-    _without_flags,
     compose,
     hydra_main,
     require_complete,
     require_paths,
     require_targets,
 )
+from coop3d.conf.composition import _without_flags
 
 TEAM = (
     "machine=local3090",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from coop3d.benchmark.entrants import Blind
 from coop3d.benchmark.evaluate import choose_samples
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
-from coop3d.benchmark.options import EvaluationOptions
+from coop3d.benchmark.options import EvaluationOptions, SampleOptions
 from coop3d.benchmark.provenance import head, identity
 from coop3d.benchmark.robustness.catalogue import SIGHT, Case, cases_of
 from coop3d.benchmark.robustness.findings import Findings, by_sight, finding, intervals
@@ -40,41 +40,26 @@ CLEAN = "clean"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustnessOptions:
-    """Which samples, which disturbances, and how samples are fetched.
+class RobustnessOptions(SampleOptions):
+    """Options of `evaluate_robustness`.
 
     Attributes:
         disturbances: names of the catalogue; ``all`` for the usual ones.
         contract: a frame contract; exactly its samples are scored. None: those the run's config lists.
-        split, max_samples: without a contract, as `EvaluationOptions`.
-        on_missing: ``stop`` or ``skip`` where the data lack frames of the contract.
-        inputs: what the model may see, a value of `InputSet`.
         seed: of the disturbances.
-        batch, num_workers, scoring_threads, device, restart, report: as `EvaluationOptions`.
         resamples: draws of the bootstrap.
     """
 
     disturbances: tuple[str, ...] = ("all",)
     contract: str | None = None
-    split: str = "test"
-    max_samples: int | None = None
-    on_missing: str = "stop"
-    inputs: str = "images+rays+rig"
     seed: int = 0
-    batch: int = 1
-    num_workers: int = 2
-    scoring_threads: int = 1
-    device: str = "auto"
-    restart: bool = False
-    report: bool = True
     resamples: int = 2000
 
     @property
     def of_samples(self) -> EvaluationOptions:
         """The part that an ordinary evaluation has, too."""
-        shared = ("split", "max_samples", "on_missing", "inputs", "batch", "num_workers", "scoring_threads")
-        values: dict[str, Any] = {name: getattr(self, name) for name in (*shared, "device", "restart")}
-        return EvaluationOptions(frames_json=self.contract, baselines=(), **values)
+        shared = {f.name: getattr(self, f.name) for f in fields(SampleOptions)}
+        return EvaluationOptions(frames_json=self.contract, baselines=(), **shared)
 
 
 @dataclass(frozen=True, kw_only=True)

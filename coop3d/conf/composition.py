@@ -1,0 +1,111 @@
+"""Configs as the command line composes them, with messages that name the closest key."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from coop3d.conf.errors import ConfigError, suggest
+from coop3d.conf.schemas import register_schemas
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
+
+
+def hydra_main(
+    config_name: str, flags: Sequence[str] = ()
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Like ``hydra.main``, with messages that name the closest key when an override is wrong.
+
+    Args:
+        config_name: file under ``configs/``.
+        flags: keys that may also be given as ``--like-this VALUE``.
+    """
+
+    def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def main() -> None:
+            register_schemas()
+            sys.argv[1:] = overrides = [_quoted(a) for a in _without_flags(sys.argv[1:], flags)]
+            if not any(o.startswith("-") for o in overrides):  # Hydra's own flags: let Hydra answer
+                try:
+                    compose(config_name, overrides)
+                except ConfigError as error:
+                    sys.exit(f"Config error: {error}")
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
+
+        return main
+
+    return decorate
+
+
+def _without_flags(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """``--like-this VALUE`` and ``--like-this=VALUE`` as ``like_this=VALUE``."""
+    spelled = {f"--{key.replace('_', '-')}": key for key in flags}
+    found, rest = list[str](), list(arguments)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag in spelled and not equals:
+            if not rest:
+                sys.exit(f"Config error: {flag} needs a value, as {spelled[flag]}=VALUE does.")
+            equals, value = "=", rest.pop(0)
+        found.append(f"{spelled.get(flag, flag)}{equals}{value}")
+    return found
+
+
+def _quoted(argument: str) -> str:
+    """Hydra's grammar wants quotes around list items that hold a '=': add them to ``overrides=[a.b=c,d=e]``."""
+    match = re.fullmatch(r"overrides=\[([^'\"]*)\]", argument)
+    if not match or not match[1]:
+        return argument
+    items = re.split(r",(?=[\w.]+=)", match[1])
+    return f"overrides=[{','.join(repr(item) for item in items)}]"
+
+
+def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a config as the command line would.
+
+    Raises:
+        ConfigError: with the offending key and the closest existing one.
+    """
+    try:
+        return _compose(config_name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(config_name, overrides, error)) from error
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    register_schemas()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+        return hydra.compose(config_name, overrides=list(overrides))
+
+
+def _explain(config_name: str, overrides: Sequence[str], error: Exception) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    message = " ".join(str(error).split())
+    if str(cause) not in str(error):
+        message = f"{message}: {' '.join(str(cause).split())}"
+    full_key = getattr(cause, "full_key", None)
+    if full_key:
+        keys = _sibling_keys(config_name, overrides, full_key)
+        if full_key.rpartition(".")[2] not in keys:
+            return f"There is no config key '{full_key}'. {suggest(full_key, keys)}"
+    return re.sub(r" (reference_type|object_type)=\S+", "", message)  # the key exists: its value is wrong
+
+
+def _sibling_keys(config_name: str, overrides: Sequence[str], full_key: str) -> list[str]:
+    """Keys beside ``full_key`` in the config composed without the overrides that name it."""
+    rest = [o for o in overrides if not o.lstrip("+~").split("=")[0].startswith(full_key)]
+    try:
+        node: Any = _compose(config_name, rest)
+    except (HydraException, OmegaConfBaseException):
+        return []
+    parent = full_key.rpartition(".")[0]
+    node = OmegaConf.select(node, parent) if parent else node
+    return [str(k) for k in node] if isinstance(node, DictConfig) else []
