@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +63,37 @@ class SwiGlu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] to [..., C]."""
-        gate, value = self.w12(x).chunk(2, dim=-1)
-        return self.w3(F.silu(gate) * value)
+        return self.w3(gated(self.w12(x)))
+
+
+def gated(x: Tensor) -> Tensor:
+    """``silu(first half) * second half`` of the channels, [..., 2 C] to [..., C]."""
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+        out: Tensor = _Gated.apply(x)
+        return out
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+class _Gated(torch.autograd.Function):
+    """`gated` whose backward pass needs its input alone and writes both halves of the gradient where they belong."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate).mul_(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        gate, value = x.chunk(2, dim=-1)
+        of_x = torch.empty_like(x)
+        of_gate, of_value = of_x.chunk(2, dim=-1)
+        torch.ops.aten.silu.out(gate, out=of_value).mul_(gradient)
+        torch.mul(value, gradient, out=of_gate)
+        torch.ops.aten.silu_backward.grad_input(of_gate, gate, grad_input=of_gate)
+        return of_x
 
 
 class LayerScale(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coop3d.models.blocks import Attention, Block, GeluMlp, SwiGlu
+from coop3d.models.blocks import Attention, Block, GeluMlp, SwiGlu, gated
 from coop3d.models.spatial import WrapConv2d, upsample, wrap_columns
 
 
@@ -39,6 +39,26 @@ def test_gated_and_plain_mlp_by_hand():
     torch.testing.assert_close(gated(x), gated.w3(a * torch.sigmoid(a) * b))
     y = plain.fc1(x)
     torch.testing.assert_close(plain(x), plain.fc2(y * 0.5 * (1 + torch.erf(y / math.sqrt(2)))))
+
+
+def test_the_gradient_of_a_gated_mlp_against_finite_differences():
+    x = torch.randn(2, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.autograd.gradcheck(gated, x.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gated_mlp_keeps_its_input_alone_and_loses_no_bit(dtype):
+    x, gradient = (
+        torch.randn(3, 5, n, generator=torch.Generator().manual_seed(n)).to(dtype) for n in (16, 8)
+    )
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = gated(x.requires_grad_())
+    gate, value = x.chunk(2, dim=-1)
+    plain = F.silu(gate) * value
+    assert [t.data_ptr() for t in kept] == [x.data_ptr()]
+    assert torch.equal(y, plain)
+    assert torch.equal(*(torch.autograd.grad(out, x, gradient)[0] for out in (y, plain)))
 
 
 def test_a_block_without_layer_scale_has_no_such_parameters():
