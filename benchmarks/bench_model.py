@@ -9,7 +9,7 @@ Two runs compare only if the machine did the same beside both.
 
 ``share_of_product_speed`` says how far a step is from the floor: its useful operations (a forward pass, times three in
 training; what checkpointing and attention's backward pass compute again does not count) per second, over those of a
-product of two large matrices in the same process.
+product of two large matrices between the steps.
 
 python benchmarks/bench_model.py --output benchmarks/results/model.json
 """
@@ -90,11 +90,11 @@ def measure(mode: str, repeats: int) -> dict[str, Any]:
     model = middle_size(checkpointing=mode == "train_checkpointed").train(mode != "inference")
     built = resident_bytes() / 1e9
     inputs = some_views()
-    steps = [one_step(model, inputs, mode != "inference") for _ in range(repeats + 1)][1:]  # first: warm-up
-    forward, total, processor = (statistics.median(times) for times in zip(*steps, strict=True))
+    # A product after every step: a machine that others share has slow and fast minutes.
+    steps = [(*one_step(model, inputs, mode != "inference"), product_gflops()) for _ in range(repeats + 1)]
+    forward, total, processor, product = map(statistics.median, zip(*steps[1:], strict=True))  # first: warm-up
     peak = peak_bytes() / 1e9
     operations = FlopCounter(model).of_step(inputs) / (BACKWARD_FACTOR if mode == "inference" else 1)
-    product = product_gflops()
     return {
         "seconds": round(total, 2),
         "processor_seconds": round(processor, 2),
