@@ -13,7 +13,10 @@ from coop3d.training.sampler import fixed_batches
 
 
 def training_statistics(run: Run, samples: int, num_workers: int, show: bool = True) -> TrainingStatistics:
-    """Statistics of evenly spread training samples, the same on every process."""
+    """Statistics of evenly spread training samples as they were recorded, the same on every process.
+
+    Augmentation would turn every panorama by chance: a mean displacement of random headings knows no direction.
+    """
     statistics, dataset = TrainingStatistics(), run.dataset("train")
     requests = fixed_batches(dataset, samples, batch=1)
     stream = iter(make_loader(dataset, requests, collate_coop, num_workers, 2, torch.device("cpu")))

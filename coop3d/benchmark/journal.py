@@ -17,6 +17,7 @@ from typing import Any, TextIO, TypeVar
 
 from coop3d.evaluation.rows import SampleRow, ViewRow, flatten, unflatten
 from coop3d.files import write_text
+from coop3d.training.run_log import git_revision
 
 log = logging.getLogger(__name__)
 
@@ -154,17 +155,19 @@ def claim_folder(folder: Path, identity: Identity, restart: bool) -> None:
     """Make ``folder`` the place of this evaluation, or go on with the same one; called by one process.
 
     Results of the same samples made by other weights or settings are moved to ``folder/earlier-N`` with a warning.
-    New entrants beside known ones are welcome. Files that no evaluation writes are left alone.
+    New entrants beside known ones are welcome; rows by other revisions of the code are kept, with a warning. Files that
+    no evaluation writes are left alone.
 
     Raises:
         FolderError: it holds results of another contract, or files of unknown origin that would be overwritten.
     """
-    path = folder / "journal" / "identity.json"
+    path = _identity_path(folder)
     content = {
         "format": FORMAT,
         "contract": identity.contract,
         "settings": dict(identity.settings),
         "entrants": {k: dict(v) for k, v in identity.entrants.items()},
+        "code": [git_revision()["revision"] or "unknown"],
     }
     content = json.loads(json.dumps(content))  # as it will be read back
     stored = _stored_identity(path)
@@ -178,25 +181,41 @@ def claim_folder(folder: Path, identity: Identity, restart: bool) -> None:
         _move_aside(folder, reason)
     elif stored is not None:
         content["entrants"] = {**stored["entrants"], **content["entrants"]}
+        content["code"] = sorted({*stored.get("code", []), *content["code"]})
+        if len(content["code"]) > 1:
+            log.warning(
+                "%s: rows of %d revisions of the code (%s); restart=true scores all of them anew.",
+                folder, len(content["code"]), ", ".join(c[:12] for c in content["code"]),
+            )  # fmt: skip
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def revisions(folder: Path) -> list[str]:
+    """Commits of the code that scored a claimed folder's rows."""
+    stored = _stored_identity(_identity_path(folder))
+    return list(stored.get("code", [])) if stored is not None else []
+
+
+def _identity_path(folder: Path) -> Path:
+    return folder / "journal" / "identity.json"
 
 
 def _reason_to_move(
     folder: Path, stored: Mapping[str, Any] | None, now: Mapping[str, Any], restart: bool
 ) -> str:
     """Why what is there must make room; empty where it need not."""
-    if restart:
-        return "restart=true"
-    if stored is not None:
-        changed = _changes(stored, now)
-        return f"made with other {', '.join(changed)}" if changed else ""
     there = _written(folder)
-    if there and not all((folder / name).exists() for name in EARLIER_LAYOUT):
+    if stored is None and there and not all((folder / name).exists() for name in EARLIER_LAYOUT):
         raise FolderError(
             f"{folder} holds {', '.join(p.name for p in there[:5])}, which no evaluation wrote and this one would "
             "overwrite. Use another output_dir."
         )
-    return "an evaluation by earlier code" if there else ""
+    if restart:
+        return "restart=true"
+    if stored is None:
+        return "an evaluation by earlier code" if there else ""
+    changed = _changes(stored, now)
+    return f"made with other {', '.join(changed)}" if changed else ""
 
 
 def _written(folder: Path) -> list[Path]:

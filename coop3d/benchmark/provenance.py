@@ -45,7 +45,8 @@ def identity(
         for name, c in checkpoints.items()
     }
     for name in baselines:
-        entrants[BASELINES[name]] = {"samples": options.baseline_samples} if name in FITTED else {}
+        fitted = {"samples": options.baseline_samples, "augmented": False}
+        entrants[BASELINES[name]] = fitted if name in FITTED else {}
     return Identity(samples.contract.digest, settings, entrants)
 
 

@@ -117,8 +117,8 @@ def _source(run: Run, split: str) -> Any:
 
 def missing_samples(contract: FrameContract, index: FrameIndex[Any]) -> list[ContractSample]:
     """Samples of which some vehicle has no usable frame."""
-    there = {entry.key for entry in index.frames}
-    return [sample for sample in contract.samples if not there.issuperset(sample.keys)]
+    there = index.T_world_rig.keys()  # of the frames listed, those whose pose can be read
+    return [sample for sample in contract.samples if not there >= set(sample.keys)]
 
 
 def _missing_message(

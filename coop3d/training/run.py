@@ -29,7 +29,7 @@ class Run:
     step: int
 
     def dataset(self, split: str) -> CoopDataset:
-        """The dataset of a split as the run's config describes it; only ``train`` is augmented.
+        """The dataset of a split as the run's config describes it, as it was recorded: nothing is augmented.
 
         Raises:
             ConfigError: if there is no such split, or its data roots do not exist.
@@ -39,7 +39,15 @@ class Run:
         if split not in self.config.dataset:
             raise ConfigError(f"{self.checkpoint}: the config saved with this run has no dataset.{split}.")
         require_paths(self.config, how="'overrides=[{key}=/path/to/it]'")
-        return build(self.config, f"dataset.{split}")
+        return build(without_augmentation(self.config, split), f"dataset.{split}")
+
+
+def without_augmentation(config: DictConfig, split: str) -> DictConfig:
+    """A copy of a config whose dataset of this split is not augmented."""
+    config = config.copy()
+    if has_key(config, f"dataset.{split}.augmentation"):
+        OmegaConf.update(config, f"dataset.{split}.augmentation", None)
+    return config
 
 
 def load_run(

@@ -195,6 +195,19 @@ def test_files_of_unknown_origin_are_not_overwritten(run_dir, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("mine")
+    with pytest.raises(FolderError, match="which no evaluation wrote"):
+        evaluate_run(run_dir, tmp_path / "other", options(max_samples=2, restart=True))
+
+
+def test_rows_of_another_revision_of_the_code_are_said(run_dir, tmp_path, monkeypatch, caplog):
+    for revision in ("one", "two"):
+        monkeypatch.setattr("coop3d.benchmark.journal.git_revision", lambda r=revision: {"revision": r})
+        evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+        known = json.loads((tmp_path / "metrics.json").read_text())["code_of_rows"]
+    assert known == ["one", "two"]
+    assert "rows of 2 revisions of the code (one, two); restart=true" in caplog.text
 
 
 # ---- several checkpoints
@@ -276,6 +289,31 @@ def test_frames_missing_on_disk_are_named_or_counted(town, tmp_path):
     assert len(evaluation.result.entrants[0].samples) == 2
     assert [b.reason for b in evaluation.bad] == ["is not on disk"] * 2
     assert "2 samples, 2 unreadable" in evaluation.table
+
+
+def test_a_pose_that_cannot_be_read_is_a_missing_frame(town, tmp_path):
+    root, run, _, contract = town
+    images, depth = write_dataset(tmp_path, "test", scenarios=2, frames=2, positions=TOWN)
+    scenario, agent, frame = contract.samples[0].keys[1]
+    (images / "test" / scenario / agent / f"{frame}.yaml").write_text("lidar_pose: nonsense\n")
+    overrides = [f"dataset.test.source.images_root={images}", f"dataset.test.source.depth_root={depth}"]
+    conf = options(frames_json=str(root / "town.json"), baselines=(), on_missing="skip")
+    evaluation = evaluate_run(run, tmp_path / "out", conf, overrides)
+    assert str(contract.samples[0]) in {b.key for b in evaluation.bad}
+
+
+def test_baselines_are_fitted_on_what_was_recorded(town, tmp_path):
+    """Augmentation turns panoramas by chance; then a mean displacement means nothing."""
+    root, *_ = town
+    dataset = opv2v_dataset(root / "images", root / "depth", vehicles=2)
+    turned = {"_target_": "coop3d.datasets.Augmentation", "yaw_roll": True}
+    found = []
+    for name, augmentation in (("plain", None), ("turned", turned)):
+        nodes = {**dataset, "train": {**dataset["train"], "augmentation": augmentation}}
+        run = train_toy(tmp_path / name, nodes)
+        found.append(evaluate_run(run, tmp_path / f"{name}_scores", options(baselines=("mean", "row"))))
+    for name in ("mean displacement + constant depth", "mean displacement + row depth"):
+        assert found[1].summaries[name] == pytest.approx(found[0].summaries[name], rel=0, nan_ok=True)
 
 
 def test_truth_without_any_range_is_an_error_that_says_what_to_do(town, tmp_path):

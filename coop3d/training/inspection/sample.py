@@ -19,7 +19,7 @@ from coop3d.datasets.opv2v import FrameEntry, VehicleBox, load_boxes, load_repor
 from coop3d.geometry import invert_rigid, transform_points
 from coop3d.training.data import CoopDataset
 from coop3d.training.launch import prepare_machine
-from coop3d.training.run import SPLITS, Run, load_run
+from coop3d.training.run import SPLITS, Run, load_run, without_augmentation
 from coop3d.types import CoopBatch, FactoredPrediction, SampleKey, ViewInputs, ViewTargets
 from coop3d.visualization import OrientedBox, Scene, lidar_cloud, scene_from_prediction
 from coop3d.visualization.export import ExportCloud, export_cloud
@@ -136,9 +136,7 @@ def open_dataset(config: DictConfig, split: str, sources: PointSources) -> CoopD
         raise ConfigError(
             f"split={split} is not one of {', '.join(s for s in SPLITS if s in config.dataset)}"
         )
-    config = config.copy()
-    if has_key(config, f"dataset.{split}.augmentation"):
-        OmegaConf.update(config, f"dataset.{split}.augmentation", None)  # look at what was recorded
+    config = without_augmentation(config, split)
     wanted = DEPTH_SOURCE_OF.get(sources.depth)
     if wanted is not None:
         if not has_key(config, "dataset.depth_source"):
