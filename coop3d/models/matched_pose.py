@@ -43,6 +43,11 @@ def pose_from_matches(
     Returns:
         The same with ``trans`` and ``quat_xyzw`` replaced, and ``pose_support`` set.
     """
+    with torch.autocast(prediction.trans.device.type, enabled=False):  # a 3x3 inverse has no half precision
+        return _posed(prediction, config, cameras)
+
+
+def _posed(prediction: FactoredPrediction, config: MatchingConfig, cameras: int) -> FactoredPrediction:
     assert prediction.descriptors is not None
     B, V = prediction.trans.shape[:2]
     T, support = prediction.T_ref_view.clone(), prediction.trans.new_zeros(B, V)

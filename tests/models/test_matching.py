@@ -142,6 +142,18 @@ def test_matches_replace_wrong_poses():
     torch.testing.assert_close(found.T_ref_view[0, 0], torch.eye(4))
 
 
+def test_poses_from_matches_know_no_half_precision(monkeypatch):
+    """A 3x3 inverse in bfloat16 does not exist on a GPU, where evaluation runs under autocast."""
+    _, p = seen_world(("641", "650"))
+    inverse, seen = torch.linalg.inv, set()
+    monkeypatch.setattr(torch.linalg, "inv", lambda x: seen.add(x.dtype) or inverse(x))
+    expected = pose_from_matches(p, MatchingConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pose_from_matches(p, MatchingConfig())
+    assert seen == {torch.float32}
+    torch.testing.assert_close(found.T_ref_view, expected.T_ref_view, rtol=0, atol=0)
+
+
 def test_a_vehicle_without_matches_keeps_its_regressed_pose():
     truth, p = seen_world(("641", "650", "659"), blind=(2,))
     found = pose_from_matches(p, MatchingConfig(min_support=10.0))
