@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -104,11 +106,19 @@ def make_loader(
 
 def _start_worker(_: int) -> None:
     """A worker outlives stop signals: the trainer finishes its step, saves, and then ends its workers."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    threading.Thread(target=_obey_the_trainer, daemon=True).start()
     import cv2  # here, so that importing this module loads no native library
 
     cv2.setNumThreads(0)
+
+
+def _obey_the_trainer() -> None:
+    """End this worker when its trainer says so, which waits for it: at exit, after an error, without a time limit."""
+    while True:
+        told = signal.sigwaitinfo(STOP_SIGNALS)
+        if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+            os._exit(0)
 
 
 def draw(stream: Iterator[Collated], dataset: CoopDataset, requests: Sequence[Request]) -> Collated:
@@ -149,7 +159,8 @@ class BadRecord:
 class BadSampleLedger:
     """Counts samples that could not be read over a whole run, and ends the run when there are too many.
 
-    A sample is counted once however often it is met. So that a run in which *nothing* can be read ends too,
+    What is broken is counted once however often it is met, and in whatever company of vehicles: reasons name the file,
+    and samples with the same reason are one. So that a run in which *nothing* can be read ends too,
     the number of bad samples met since the last good one has the same limit.
     """
 
@@ -159,12 +170,13 @@ class BadSampleLedger:
         self._since_good = 0
 
     def add(self, records: Sequence[BadRecord], good: int) -> list[BadRecord]:
-        """Account for one global batch; returns the records not seen before.
+        """Account for one global batch; returns the records whose reason was not seen before.
 
         Raises:
             BadSamplesError: with the list of samples and reasons.
         """
-        new = [r for r in {r.key: r for r in records}.values() if r.key not in self.reasons]
+        known = set(self.reasons.values())
+        new = [r for r in {r.reason: r for r in records}.values() if r.reason not in known]
         self.reasons |= {r.key: r.reason for r in new}
         self._since_good = 0 if good else self._since_good + len(records)
         if records and self.policy is BadSamplePolicy.stop:

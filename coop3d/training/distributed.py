@@ -125,8 +125,11 @@ def processes(conf: DistributedConf, patience_minutes: float = 0.0) -> Iterator[
     dist.init_process_group(backend, timeout=timedelta(minutes=conf.timeout_minutes + patience_minutes))
     try:
         yield me
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        if backend == "gloo":
+            dist.destroy_process_group()
+        raise  # NCCL's end is collective: the others do not come, and the reason would wait for them
+    dist.destroy_process_group()
 
 
 def _device(wanted: str) -> torch.device:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -46,7 +50,7 @@ class FlopCounter:
 
         counting = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
         try:
-            with shapes_only(), torch.no_grad(), counting as counter:
+            with _undisturbed(), shapes_only(), torch.no_grad(), counting as counter:
                 model = _copy(self._model, torch.device("cpu"))
                 model(inputs._map(lambda x: torch.empty(x.shape, dtype=x.dtype)))
             return float(counter.get_total_flops())
@@ -54,6 +58,24 @@ class FlopCounter:
             log.warning("Operations are not counted (%s: %s).", type(error).__name__, error)
             self._model = None
             return 0.0
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without torch's report of dead loader processes, an exception from a signal handler, wherever this process is.
+
+    In here it would be taken for trouble with counting, and modes that it keeps from ending would stay on. The loader
+    finds out by itself when it is asked for the next batch.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def _copy(model: nn.Module, device: torch.device) -> nn.Module:

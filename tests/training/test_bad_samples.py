@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,8 @@ from coop3d.training.checkpoint import LAST, load_checkpoint
 from coop3d.training.data import BadRecord, BadSampleLedger, BadSamplesError, SampleError
 from coop3d.training.guard import NonFiniteError
 from coop3d.training.trainer import Outcome
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def bad_lines(run_dir):
@@ -59,6 +64,40 @@ def test_a_good_sample_resets_the_run_of_bad_ones():
         ledger.add([BadRecord("a", "r"), BadRecord("a", "r")], good=0)
         ledger.add([BadRecord("a", "r")], good=3)
     assert list(ledger.reasons) == ["a"]
+
+
+def test_one_broken_file_counts_once_in_whatever_company():
+    ledger = BadSampleLedger(BadSamplePolicy.skip, limit=2)
+    for pass_ in range(9):
+        records = [
+            BadRecord(f"a + {pass_}", "/data/a.png: truncated"),
+            BadRecord(f"b + {pass_}", "/data/b.png"),
+        ]
+        ledger.add(records, good=2)
+    assert ledger.reasons == {"a + 0": "/data/a.png: truncated", "b + 0": "/data/b.png"}
+    with pytest.raises(BadSamplesError, match="These 3 samples"):
+        ledger.add([BadRecord("c + 0", "/data/c.png: truncated")], good=2)
+
+
+FAILING = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+torch.set_num_threads(1)
+from support.toy_run import ToyDataset, make_trainer
+make_trainer(Path({run_dir!r}), ToyDataset(bad=(1, 2)), num_workers=1, max_bad_samples=1, epochs=50).fit()
+"""
+
+
+def test_a_failed_run_with_loader_processes_ends(tmp_path):
+    """At exit the trainer waits for its workers without a time limit, so they must obey its SIGTERM."""
+    script = tmp_path / "toy.py"
+    script.write_text(FAILING.format(tests=str(ROOT / "tests"), run_dir=str(tmp_path / "run")))
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, timeout=100
+    )
+    assert done.returncode == 1
+    assert "max_bad_samples=1" in done.stderr
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -124,6 +125,23 @@ def test_a_linear_layers_operations_are_those_of_its_product():
 
     inputs = random_panoramas(B=1, V=2, h=1, w=2)
     assert FlopCounter(Single()).of_step(inputs) == 3 * 2 * (2 * 14 * 28) * 3 * 5
+
+
+def test_a_loader_that_dies_while_operations_are_counted_is_no_trouble_with_counting():
+    class Dying(torch.nn.Module):
+        def forward(self, inputs):
+            os.kill(os.getpid(), signal.SIGCHLD)
+            return inputs.rays @ torch.ones(3, 1)
+
+    def report(*_):
+        raise RuntimeError("DataLoader worker is killed")
+
+    before = signal.signal(signal.SIGCHLD, report)
+    try:
+        assert FlopCounter(Dying()).of_step(random_panoramas(B=1, V=2, h=1, w=2)) == 3 * 2 * (2 * 14 * 28) * 3
+        assert signal.getsignal(signal.SIGCHLD) is report
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_attention_is_counted():

@@ -203,3 +203,22 @@ def test_errors_of_one_process_end_all(two):
     assert not (two / "all_bad" / LAST).exists()
     assert not (two / "full_disk" / LAST).exists()
     assert (two / "full_disk" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(("device", "ends"), [("cpu", 1), ("cuda", 0)])
+def test_after_an_error_nobody_waits_for_the_others(monkeypatch, device, ends):
+    """NCCL's communicators end together: a process that failed alone would wait for all others, and they for it."""
+    calls = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("coop3d.training.distributed._device", lambda _: torch.device(device, 0))
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: calls.append("end"))
+    with (
+        pytest.raises(RuntimeError, match="out of memory"),
+        processes(DistributedConf(strategy=Strategy.ddp)),
+    ):
+        raise RuntimeError("out of memory")
+    assert len(calls) == ends
+    with processes(DistributedConf(strategy=Strategy.ddp)):
+        pass
+    assert len(calls) == ends + 1
