@@ -31,7 +31,7 @@ from coop3d.training.checkpoint import CheckpointError, CheckpointWriteError
 from coop3d.training.data import BadSamplesError, SampleError
 from coop3d.training.distributed import PeerError, Processes, processes, seed_all
 from coop3d.training.guard import NonFiniteError
-from coop3d.training.memory_need import alternatives, gpu_need, host_need
+from coop3d.training.memory_need import MemoryNeed, alternatives, gpu_need, host_need
 from coop3d.training.network import announce_cost, build_network
 from coop3d.training.out_of_memory import GpuMemoryError
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
@@ -125,7 +125,7 @@ def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> N
     me.together(error)
     if me.device.type != "cuda":
         return
-    need = me.gather(gpu_need(cfg, me) if me.is_main else None)[0]
+    need = me.gather(_forecast(cfg, me) if me.is_main else None)[0]
     if need is None:
         log.warning("No estimate of GPU memory for this model; preflight.need_gib=N names it.")
         return
@@ -136,6 +136,16 @@ def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> N
         return [Suggestion(text, other.total) for text, other in changes]
 
     check_gpus(conf, need, suggest, me, probes)
+
+
+def _forecast(cfg: DictConfig, me: Processes) -> MemoryNeed | None:
+    try:
+        return gpu_need(cfg, me)
+    except ConfigError:
+        raise
+    except Exception as error:  # a forecast on torch's inner workings must not stop the run it is about
+        log.warning("The forecast of GPU memory failed (%s: %s).", type(error).__name__, error)
+        return None
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, me: Processes) -> Trainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -120,7 +121,14 @@ def _start_wandb(project: str, run_dir: Path) -> Any:
             f"train_params.wandb_project={project}, but wandb is not installed: pip install wandb, or leave it "
             "null (TensorBoard and log.jsonl are always written)."
         ) from error
-    return wandb.init(project=project, dir=str(run_dir), name=run_dir.name, id=run_dir.name, resume="allow")
+    place = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:8]  # many runs are called "train"
+    return wandb.init(
+        project=project,
+        dir=str(run_dir),
+        name=run_dir.name,
+        id=f"{run_dir.name}-{place}",
+        resume="allow",
+    )
 
 
 def console_table(metrics: dict[str, float], columns: int = 3) -> str:

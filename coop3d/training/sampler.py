@@ -177,6 +177,10 @@ class GlobalBatchSampler:
         """The global batch at a position."""
         return self.plan(state.epoch)[state.batch]
 
+    def within(self, state: SamplerState) -> SamplerState:
+        """The position itself, or the next pass where this one has become shorter: larger batches, fewer samples."""
+        return state if state.batch < len(self.plan(state.epoch)) else SamplerState(state.epoch + 1, 0)
+
     def advance(self, state: SamplerState) -> SamplerState:
         """The position after that one."""
         if state.batch + 1 < len(self.plan(state.epoch)):

@@ -5,6 +5,7 @@ A checkpoint therefore loads with any number of processes, replicated or sharded
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from coop3d.training.parallel import local
+
+log = logging.getLogger(__name__)
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -42,7 +45,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Restore moments; rates and decay stay as configured now, so a resumed run may change them."""
     keep = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    named = _by_name(model, optimizer, state)
+    named = _with_every_parameter(model, _by_name(model, optimizer, state))
     set_optimizer_state_dict(model, optimizer, named, options=StateDictOptions(full_state_dict=True))
     for group, kept in zip(optimizer.param_groups, keep, strict=True):
         group.update(kept)
@@ -56,6 +59,23 @@ def _by_name(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str
     ordered = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
     groups = [{**group, "params": [ordered[i] for i in group["params"]]} for group in state["param_groups"]]
     return {"state": {ordered[i]: v for i, v in state["state"].items()}, "param_groups": groups}
+
+
+def _with_every_parameter(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
+    """Moments of 0 for trained parameters that have none: AdamW keeps nothing of what never had a gradient."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    absent = [name for name in trained if name not in state["state"]]
+    if absent:
+        log.info("No moments of %s: they never had a gradient, or train only now.", ", ".join(absent))
+    fresh = {
+        name: {
+            "step": torch.tensor(0.0),
+            "exp_avg": torch.zeros(trained[name].shape),
+            "exp_avg_sq": torch.zeros(trained[name].shape),
+        }
+        for name in absent
+    }
+    return {**state, "state": {**state["state"], **fresh}}
 
 
 class MovingAverage:

@@ -46,7 +46,7 @@ from coop3d.training.state import (
     optimizer_state,
 )
 from coop3d.training.step import LossFunction, Objective, OptimiserStep, StepResult, make_autocast
-from coop3d.training.validation import LoaderOptions, Validation, ValidationResult, improves
+from coop3d.training.validation import LoaderOptions, Validation, ValidationResult, improves, same_best
 
 log = logging.getLogger(__name__)
 
@@ -387,9 +387,10 @@ class Trainer:
         load_optimizer_state(self.model, self.optimizer, state["optimizer"])
         if self.average is not None:
             self.average.load(state.get("ema") or state["model"])
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        self.best = state["best"] if same_best(state["config"], self.config) else None
         self.validated_step = state["validated_step"]
-        self.position = SamplerState(**state["sampler"])
+        self.position = self.sampler.within(SamplerState(**state["sampler"]))
         if "guard" in state:
             self.guard.load_state_dict(state["guard"])
         self.ledger.reasons = dict(state["bad_samples"])

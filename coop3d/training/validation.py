@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -143,6 +144,12 @@ class Validation:
             metrics |= {prefix + k: v for k, v in known.items()}
         samples = int(self.processes.sum([sums.samples])[0])
         return ValidationResult(metrics=metrics, bad=[b for *_, part in parts for b in part], samples=samples)
+
+
+def same_best(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the best value under one run's config is of the metric that decides under another's."""
+    before, after = (config.get("train_params", {}) for config in (then, now))
+    return all(before.get(key) == after.get(key) for key in ("best_metric", "best_mode"))
 
 
 def improves(score: float, best: float | None, mode: MetricMode) -> bool:

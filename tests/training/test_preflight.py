@@ -193,6 +193,17 @@ def test_all_cards_half_full_is_refused_before_anything_is_built(monkeypatch):
     preflight(named, me, probes)
 
 
+def test_a_forecast_that_fails_does_not_stop_the_run_it_is_about(monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("another torch")
+
+    monkeypatch.setattr(launch, "gpu_need", broken)
+    monkeypatch.setattr(launch, "host_need", lambda *_: None)
+    preflight(compose("train", TEAM), replace(ME, device=torch.device("cuda", 0)))
+    assert "forecast of GPU memory failed (RuntimeError: another torch)" in caplog.text
+    assert "preflight.need_gib=N" in caplog.text
+
+
 class Second(Processes):
     """Process 1 of two that are alike; process 0 refuses."""
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.toy_run import ToyDataset, make_trainer
 
+from coop3d.conf import MetricMode
 from coop3d.training.checkpoint import (
     BEST,
     LAST,
@@ -22,6 +23,7 @@ from coop3d.training.checkpoint import (
     load_checkpoint,
     write_atomic,
 )
+from coop3d.training.schedule import make_optimizer, parameter_groups
 from coop3d.training.trainer import Outcome
 
 
@@ -160,6 +162,47 @@ def test_best_is_the_lowest_validation_loss(undisturbed):
     best = min(records(undisturbed, "val"), key=lambda r: r["loss"])
     assert load_checkpoint(undisturbed / BEST)["step"] == best["step"]
     assert load_checkpoint(undisturbed / BEST)["best"] == best["loss"]
+
+
+def test_the_best_value_of_another_metric_is_forgotten(tmp_path):
+    def trainer(epochs: int, **changes):
+        made = make_trainer(tmp_path, epochs=epochs, **changes)
+        mode = changes.get("best_mode", MetricMode.min)
+        made.config = {
+            "train_params": {"best_metric": changes.get("best_metric", "loss"), "best_mode": mode.name}
+        }
+        return made
+
+    trainer(2).fit()
+    assert load_checkpoint(tmp_path / BEST)["step"] <= 8
+    trainer(3, best_metric="range/delta_125", best_mode=MetricMode.max).fit()  # below 1, the loss was above
+    assert load_checkpoint(tmp_path / BEST)["step"] == 12
+    before = load_checkpoint(tmp_path / LAST)["best"]
+    again = trainer(3, best_metric="range/delta_125", best_mode=MetricMode.max)
+    again.fit()
+    assert again.best == before
+
+
+def test_a_larger_batch_beyond_the_end_of_its_shorter_pass_goes_on_in_the_next(tmp_path):
+    make_trainer(tmp_path, epochs=1, steps_per_epoch=5, global_batch=4).fit()
+    position = load_checkpoint(tmp_path / LAST)["sampler"]
+    trainer = make_trainer(tmp_path, epochs=2, steps_per_epoch=5, global_batch=8)
+    assert position["batch"] >= len(trainer.sampler.plan(position["epoch"]))
+    assert trainer.fit() is Outcome.finished
+    assert load_checkpoint(tmp_path / LAST)["step"] == 10
+
+
+def test_a_parameter_without_a_gradient_does_not_prevent_resuming(tmp_path):
+    def trainer(epochs: int):
+        made = make_trainer(tmp_path, epochs=epochs)
+        made.model.spare = torch.nn.Linear(2, 2)
+        groups = parameter_groups(made.model, 1e-2, 0.05, 1.0)
+        made.optimizer = make_optimizer(groups, (0.9, 0.95), fused=False)
+        return made
+
+    trainer(1).fit()
+    assert not any("spare" in name for name in load_checkpoint(tmp_path / LAST)["optimizer"]["state"])
+    assert trainer(2).fit() is Outcome.finished
 
 
 def test_worker_processes_do_not_change_the_numbers(undisturbed, tmp_path):
