@@ -28,6 +28,10 @@ WEIGHTS = {
     "mask/iou": 0.25,
 }
 VIEW_FREE = ("pose/", "trajectory/", "registration/")  # scores of vehicles; the others are of a view's pixels
+POSES_COMPARE = (
+    "Poses compare. Range, scale, mask, confidence and points are measured on different pixels: shown, but no winner, "
+    "no weight"
+)
 FLOOR = 1e-3  # errors below it count as this much: no score is infinitely better than another
 
 
@@ -39,6 +43,7 @@ class RunComparison:
         entrants: reduced to the samples that all have, summaries and intervals computed again; the first is the
             one that differences are against.
         keys: summary keys with a number in some run.
+        judged: those of them that mean the same in all runs: only poses where pixels are not the same.
         differences: name -> key -> paired comparison with the first entrant.
         winners: key -> name, only where the winner's paired interval against every other run excludes 0.
         scores: name -> weighted score, see `weighted_scores`.
@@ -49,6 +54,7 @@ class RunComparison:
 
     entrants: tuple[EntrantResult, ...]
     keys: tuple[str, ...]
+    judged: tuple[str, ...]
     differences: Mapping[str, Mapping[str, Comparison]]
     winners: Mapping[str, str]
     scores: Mapping[str, float]
@@ -80,24 +86,24 @@ def compare_results(
         ValueError: there are fewer than two entrants, or a key is unknown.
     """
     ground = common_ground(results, allow_different_contracts, baselines)
-    entrants, about_views = list(ground.entrants), ground.by_vehicle
+    entrants = list(ground.entrants)
     if len(entrants) < 2:
         raise ValueError("comparing needs two models; give another evaluation, or one of several checkpoints")
-    if about_views:
+    if not ground.same_pixels:
         weights = {k: w for k, w in weights.items() if k.startswith(VIEW_FREE)}
     tables = {e.name: e.table for e in entrants}
     first = entrants[0].name
     _check_keys([*keys, *weights], tables[first])
     entrants = [summarised(e, keys, resamples) for e in entrants]
     shown = tuple(k for k in keys if any(math.isfinite(e.summary[k]) for e in entrants))
+    judged = tuple(k for k in shown if ground.same_pixels or k.startswith(VIEW_FREE))
     scores = weighted_scores({e.name: e.summary for e in entrants if e.kind == "checkpoint"}, weights)
     return RunComparison(
         entrants=tuple(entrants),
         keys=shown,
+        judged=judged,
         differences={e.name: compare(tables[first], tables[e.name], shown, resamples) for e in entrants[1:]},
-        winners=_winners(
-            entrants, tables, [k for k in shown if not about_views or k.startswith(VIEW_FREE)], resamples
-        ),
+        winners=_winners(entrants, tables, judged, resamples),
         scores=scores,
         best=min(scores, key=lambda name: scores[name]),
         advice=stopping_advice(entrants, scores),
@@ -111,12 +117,13 @@ class CommonGround:
 
     Attributes:
         entrants: in the order of the results; summaries and intervals are still those of all rows.
-        by_vehicle: their rows are of vehicles, as they see a vehicle in different numbers of views.
+        same_pixels: all are scored on the same pixels. Otherwise only poses compare; and where they see a vehicle in
+            different numbers of views, rows are of vehicles.
         warnings: what a reader must know.
     """
 
     entrants: tuple[EntrantResult, ...]
-    by_vehicle: bool
+    same_pixels: bool
     warnings: tuple[str, ...]
 
 
@@ -132,10 +139,11 @@ def common_ground(
     warnings = _check_contracts(results, allow_different_contracts)
     entrants, about_views = _by_vehicle(_named(results, baselines))
     entrants, more = _on_common_rows(entrants)
+    about_pixels = [] if about_views else _about_pixels(entrants)
     return CommonGround(
         entrants=tuple(entrants),
-        by_vehicle=bool(about_views),
-        warnings=(*warnings, *about_views, *more),
+        same_pixels=not (about_views or about_pixels),
+        warnings=(*warnings, *about_views, *about_pixels, *more),
     )
 
 
@@ -185,10 +193,26 @@ def _by_vehicle(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult],
         return list(entrants), []
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     warning = (
-        f"DIFFERENT VIEWS PER VEHICLE ({listed}): a vehicle's score is the mean of its views' scores. Poses compare. "
-        "Range, scale, mask, confidence and points are measured on different pixels: shown, but no winner, no weight"
+        f"DIFFERENT VIEWS PER VEHICLE ({listed}): a vehicle's score is the mean of its views' scores. "
+        + POSES_COMPARE
     )
     return [replace(e, rows=tuple(per_vehicle(e.rows))) for e in entrants], [warning]
+
+
+def other_pixels(a: EntrantResult, b: EntrantResult) -> bool:
+    """Whether two runs are scored on different pixels: other kinds of views, or another source of true range."""
+    if views_per_vehicle(a.rows) != views_per_vehicle(b.rows):
+        return True
+    known = {row.identity: row.valid_pixels for row in a.rows}
+    return any(known.get(row.identity, row.valid_pixels) != row.valid_pixels for row in b.rows)
+
+
+def _about_pixels(entrants: Sequence[EntrantResult]) -> list[str]:
+    first = entrants[0]
+    others = [e.name for e in entrants[1:] if other_pixels(first, e)]
+    if not others:
+        return []
+    return [f"OTHER PIXELS HAVE A TRUE RANGE than in {first.name}: {', '.join(others)}. {POSES_COMPARE}"]
 
 
 def _on_common_rows(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult], list[str]]:

@@ -121,7 +121,7 @@ def _difference(found: RunComparison, key: str, name: str) -> str:
     if not math.isfinite(pair.difference):
         return "<td>–</td>"
     kind = ""
-    if excludes_zero(pair) and better(key) is not None:
+    if key in found.judged and excludes_zero(pair) and better(key) is not None:
         kind = "win" if (pair.low > 0) == (better(key) == "higher") else "loss"
     low, high, p = (escape(f"{v:.3g}") for v in (pair.low, pair.high, pair.p_permutation))
     return f'<td class="{kind}">{escape(f"{pair.difference:+.3g}")}<small>{low} to {high}, p {p}</small></td>'

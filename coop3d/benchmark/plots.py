@@ -64,8 +64,8 @@ def all_plots(result: Result) -> dict[str, tuple[str, Figure]]:
 
 
 def _poses(entrant: EntrantResult) -> list[ViewRow]:
-    """Rows whose metric pose is scored."""
-    return [r for r in entrant.rows if r.distance_bucket]
+    """Rows whose metric pose is scored; of photographs that share a vehicle's pose, the first."""
+    return [r for r in entrant.rows if r.distance_bucket and math.isfinite(r.translation_error_m)]
 
 
 def _column(rows: Sequence[ViewRow], name: str) -> FloatArray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.random_views import perfect_prediction, random_prediction, random_targets
+from support.score_rows import view_row
 
 from coop3d.benchmark import EntrantResult, Result, read_result, write_report, write_result
 from coop3d.benchmark.compare import compare_results, stopping_advice, weighted_scores
 from coop3d.benchmark.compare_page import comparison_text, write_comparison
 from coop3d.benchmark.journal import Scored
-from coop3d.benchmark.plots import radar_values
+from coop3d.benchmark.plots import all_plots, radar_values
 from coop3d.benchmark.report import ranked_samples
 from coop3d.benchmark.results import entrant_result
 from coop3d.evaluation import score_batch
@@ -84,6 +87,18 @@ def test_scores_of_different_pixels_have_no_winner(tmp_path):
     )
     assert found.winners == {"pose/translation_m/median": "a"}
     assert found.differences["b"]["range/abs_rel"].difference == pytest.approx(1)  # shown all the same
+    sparse = [replace(r, valid_pixels=r.valid_pixels // 2) for r in rows]  # e.g. LiDAR instead of dense depth
+    runs = [a, result(tmp_path / "b", replace(worse, rows=tuple(sparse)))]
+    found = compare_results(runs, KEYS, resamples=200)
+    assert found.winners == {"pose/translation_m/median": "a"}
+    assert "OTHER PIXELS HAVE A TRUE RANGE than in a: b" in found.warnings[0]
+    (line,) = re.findall("<tr[^>]*><th>range/abs_rel<.*?</tr>", differences_of(found, runs, tmp_path))
+    assert "<td " in line
+    assert not re.search('class="(win|loss)"', line)
+
+
+def differences_of(found, runs, folder) -> str:
+    return write_comparison(found, runs, folder / "page").read_text().partition("Differences")[2]
 
 
 def test_different_contracts_are_refused_or_said(tmp_path):
@@ -98,6 +113,22 @@ def test_different_contracts_are_refused_or_said(tmp_path):
     page = write_comparison(found, [a, b], tmp_path / "out").read_text()
     assert "DIFFERENT CONTRACTS" in page
     assert "DIFFERENT CONTRACTS" in comparison_text(found)
+
+
+def test_photographs_that_share_a_pose_are_drawn_once(tmp_path):
+    """Of a vehicle's four rows only the first has a pose error."""
+    of_poses = [view_row(scenario=f"town{i}", translation_error_m=1.0 + i) for i in range(4)]
+    rows = [
+        row
+        if camera == 0
+        else replace(row, view=camera, translation_error_m=math.nan, rotation_error_deg=math.nan)
+        for row in of_poses
+        for camera in range(4)
+    ]
+    _, drawn = all_plots(result(tmp_path, entrant("model", rows=tuple(rows))))["recall"]
+    shares = drawn.axes[0].lines[0].get_ydata()
+    assert max(shares) == 1.0
+    assert len(shares) == len(of_poses) + 2
 
 
 def test_weighted_scores_by_hand():

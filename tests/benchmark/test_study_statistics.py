@@ -21,6 +21,7 @@ from support.doc_examples import DOCS, run_examples
 from support.study_files import finished_runs, result, small_study
 
 from coop3d.benchmark.study import collect, plan_runs, read_study, study_outcome, write_study
+from coop3d.benchmark.study.commands import evaluation_identity
 from coop3d.benchmark.study.plots import _curves, arm_colours, curves_figure
 from coop3d.benchmark.study.record import study_csv
 from coop3d.benchmark.study.seeds import OverSeeds, holm, over_seeds, seed_weights
@@ -217,6 +218,18 @@ def test_missing_runs_are_said(tmp_path):
     alone = study_outcome(study, "test", {("better", 1): results["better", 1]}, resamples=200)
     assert alone.arms["better"].differences == {}
     assert any("base, which arms are compared with, has no finished run" in w for w in alone.warnings)
+
+
+def test_evaluations_of_other_settings_are_left_out(tmp_path, caplog):
+    study = small_study(tmp_path, "{base: {}, better: {}}")
+    states = finished_runs(study, tmp_path / "out", error)
+    changed = replace(study, evaluation=replace(study.evaluation, inputs="images"))
+    assert collect(changed, tmp_path / "out", states).outcomes == ()
+    for state in [s for s in states if s.run.arm == "base"]:
+        state.evaluated["test"] = evaluation_identity(changed, None)
+    made = collect(changed, tmp_path / "out", states)
+    assert list(made.outcomes[0].arms) == ["base"]
+    assert "left out, scored with other settings: better/seed" in caplog.text
 
 
 def test_other_samples_are_refused(tmp_path):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import stdev
 
-from coop3d.benchmark.compare import VIEW_FREE, common_ground, excludes_zero
-from coop3d.benchmark.results import EntrantResult, Result, read_result
+from coop3d.benchmark.compare import VIEW_FREE, common_ground, excludes_zero, other_pixels
+from coop3d.benchmark.results import Result, read_result
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.seeds import holm, over_seeds
 from coop3d.benchmark.study.state import RunState
@@ -21,7 +21,6 @@ from coop3d.evaluation import (
     better,
     bootstrap,
     compare,
-    views_per_vehicle,
 )
 
 RESAMPLES = 4000
@@ -103,8 +102,13 @@ class SetOutcome:
     warnings: tuple[str, ...]
 
 
-def read_results(states: Sequence[RunState], set_name: str) -> dict[Cell, Result]:
+def read_results(states: Sequence[RunState], set_name: str, identity: str) -> dict[Cell, Result]:
     """Finished evaluations on one set.
+
+    Args:
+        states: of the study's runs.
+        set_name: of the contract or split.
+        identity: of the evaluation as the study has it now (`evaluation_identity`); others are left out.
 
     Raises:
         ResultError: one cannot be read.
@@ -112,7 +116,7 @@ def read_results(states: Sequence[RunState], set_name: str) -> dict[Cell, Result
     return {
         (s.run.arm, s.run.seed): read_result(s.run.evaluation_folder(set_name))
         for s in states
-        if s.trained and set_name in s.evaluated
+        if s.trained and s.evaluated.get(set_name) == identity
     }
 
 
@@ -139,7 +143,10 @@ def study_outcome(
     seeds = {arm: tuple(s for s in study.seeds if (arm, s) in results) for arm in study.arms}
     seeds = {arm: of_arm for arm, of_arm in seeds.items() if of_arm}
     keys = tuple(k for k in HEADLINE if any(math.isfinite(t.scores[k].value()) for t in tables.values()))
-    others = {arm for arm in seeds if _other_pixels(study, results, seeds, arm)}
+    models = {arm: results[arm, of_arm[0]].models[0] for arm, of_arm in seeds.items()}
+    others = {
+        arm for arm in seeds if study.against in models and other_pixels(models[study.against], models[arm])
+    }
     compared = _comparisons(study, tables, seeds, keys, resamples)
     arms = {
         arm: ArmScores(
@@ -203,23 +210,6 @@ def _verdict(key: str, pair: Comparison, seeds: int, other_pixels: bool) -> str:
     if seeds < 2 or not excludes_zero(pair):
         return "unclear"
     return "better" if (pair.low > 0) == (better(key) == "higher") else "worse"
-
-
-def _other_pixels(
-    study: Study, results: Mapping[Cell, Result], seeds: Mapping[str, tuple[int, ...]], arm: str
-) -> bool:
-    """Whether an arm's truth has other pixels than the base arm's: another kind of view, or of range."""
-    if arm == study.against or study.against not in seeds:
-        return False
-    mine, base = (results[name, seeds[name][0]].models[0] for name in (arm, study.against))
-    if views_per_vehicle(mine.rows) != views_per_vehicle(base.rows):
-        return True
-    known = _valid_pixels(base)
-    return any(known.get(row, count) != count for row, count in _valid_pixels(mine).items())
-
-
-def _valid_pixels(entrant: EntrantResult) -> dict[tuple[str, ...], int]:
-    return {row.identity: row.valid_pixels for row in entrant.rows}
 
 
 def _warnings(study: Study, arms: Mapping[str, ArmScores], others: set[str]) -> list[str]:
