@@ -101,7 +101,7 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     with _without_configs(path):
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
-        loaded = loaded["model"]
+        loaded = loaded.get("ema") or loaded["model"]  # as `load_run`: what validation measured
     if not isinstance(loaded, Mapping) or not all(isinstance(x, Tensor) for x in loaded.values()):
         raise ValueError(
             f"{path}: found {type(loaded).__name__}, expected a state dict or a dict with key 'model'"

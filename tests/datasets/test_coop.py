@@ -88,6 +88,10 @@ def test_pair_policies_and_distance_limit(roots):
         dataset(roots, vehicles=4, max_distance_m=30.0)
 
 
+def test_a_reference_may_be_a_number_as_yaml_gives_it(roots):
+    assert agents(dataset(roots, vehicles=2, max_distance_m=None, reference=405))[0] == "405"
+
+
 def test_random_reference_and_variable_number(roots):
     ds = dataset(roots, vehicles=(1, 3), reference="random", shuffle_others=True)
     plans = [ds.keys_of(epoch, 0) for epoch in range(60)]

@@ -63,6 +63,14 @@ def test_every_format_loads_into_a_fresh_model(tmp_path, kind):
     assert all(torch.equal(loaded[k], state[k]) for k in state)
 
 
+def test_a_moving_average_is_what_validation_measured(tmp_path):
+    raw, average = small_model(seed=3).state_dict(), small_model(seed=4).state_dict()
+    torch.save({"model": raw, "ema": average}, tmp_path / "checkpoint-best.pth")
+    values = small_values(model_config={"pretrained_checkpoint_path": str(tmp_path / "checkpoint-best.pth")})
+    loaded = build_model(**values).state_dict()
+    assert all(torch.equal(loaded[k], average[k]) for k in average)
+
+
 def test_additions_may_be_missing_and_start_at_zero(tmp_path):
     source = small_model()
     torch.save({"model": source.state_dict()}, tmp_path / "x.pth")

@@ -27,6 +27,9 @@ DEPTH_SOURCES = ("auto", "dense", "lidar", "fused", "none")
 # A projected LiDAR covers a few per cent of the pixels; a rendering covers everything but the sky.
 DENSE_FRACTION = 0.2
 
+FAR_PLANE_M = np.float32(
+    999.9
+)  # CARLA's depth camera says 1000 m where it sees the sky, or nothing that near
 ROUNDED_NEAREST_M = 10  # nearer depth in whole metres is no supervision
 
 
@@ -133,7 +136,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def read_depth(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
-    """[h, w] planar z-depth in metres; 0, negative and non-finite values of the file become NaN (unknown)."""
+    """[h, w] planar z-depth in metres; NaN where the file has 0, a negative or non-finite value, or the far plane."""
     try:
         z = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -157,7 +160,7 @@ def _clean(z: NDArray[np.float32]) -> int:
     """Turn what is no depth into NaN, in place and in one pass; the number of values that remain."""
     valid = 0
     for i in range(z.size):
-        if 0 < z[i] < np.inf:
+        if 0 < z[i] < FAR_PLANE_M:
             valid += 1
         else:
             z[i] = np.nan

@@ -178,6 +178,15 @@ def test_depth_zero_and_infinity_are_unknown(tmp_path):
     np.testing.assert_array_equal(z, np.array([[np.nan, 1.5], [np.nan, np.nan]], np.float32))
 
 
+def test_the_far_plane_of_carlas_depth_camera_is_no_surface(tmp_path):
+    """24 bits of 1000 m: the last one is the sky."""
+    last = 2**24 - 1
+    codes = np.array([[last, last - 5000], [last // 2, last]], np.float64)
+    np.save(tmp_path / "d.npy", (1000.0 * codes / last).astype(np.float32))
+    z = read_depth(tmp_path / "d.npy", (2, 2))
+    np.testing.assert_allclose(z, [[np.nan, 999.702], [500.0, np.nan]], rtol=1e-6)
+
+
 def test_images_are_rgb(tmp_path):
     import cv2
 
