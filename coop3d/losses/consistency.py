@@ -43,8 +43,7 @@ def pick_pixels(valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def nearest(points: Tensor, others: Tensor, within_m: float, both: Tensor) -> Matches:
     """Nearest of ``others`` [B, P, 3] for each of ``points`` [B, P, 3], where ``both`` [B, 1] views have any."""
-    # Not by matrix products: where TF32 is on they are metres off at 60 m.
-    distance, partner = torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist").min(dim=-1)
+    distance, partner = torch.cdist(points, others).min(dim=-1)
     return Matches(partner, (distance < within_m) & both)
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from coop3d.geometry.precision import full_precision
 from coop3d.losses.scene import Scene
 from coop3d.losses.term import REDUCTIONS, Reduction, Term
 from coop3d.types import FactoredPrediction, ViewTargets
@@ -37,7 +38,7 @@ class WeightedSum(nn.Module):
     sample on which a term has nothing to say (empty mask, not metric) contributes 0 and still counts in the
     denominator. ``view_sum`` is MapAnything's reduction, see `TermValue.reduced`.
 
-    Runs outside autocast and in at least float32: a logarithm of bfloat16 metres has two digits.
+    Runs outside autocast, without TF32 and in at least float32: a logarithm of bfloat16 metres has two digits.
 
     Args:
         terms: by name.
@@ -79,7 +80,7 @@ class WeightedSum(nn.Module):
         teacher: FactoredPrediction | None = None,
     ) -> LossOutput:
         """Compare one batch; see `LossOutput`. ``teacher`` is for `DistillationTerm`."""
-        with torch.autocast(prediction.distance.device.type, enabled=False):
+        with full_precision(prediction.distance.device.type):
             scene = Scene(
                 _at_least_float32(prediction),
                 targets,

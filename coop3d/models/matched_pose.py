@@ -10,6 +10,7 @@ from torch import Tensor
 
 from coop3d.geometry import invert_rigid, matrix_to_quat
 from coop3d.geometry.cells import at_cells, cell_angle, cell_angles
+from coop3d.geometry.precision import full_precision
 from coop3d.geometry.ray_alignment import Alignment, PointNoise, RayPoints, align
 from coop3d.models.config import MatchingConfig
 from coop3d.types import FactoredPrediction
@@ -43,7 +44,7 @@ def pose_from_matches(
     Returns:
         The same with ``trans`` and ``quat_xyzw`` replaced, and ``pose_support`` set.
     """
-    with torch.autocast(prediction.trans.device.type, enabled=False):  # a 3x3 inverse has no half precision
+    with full_precision(prediction.trans.device.type):  # half precision has no inverse
         return _posed(prediction, config, cameras)
 
 

@@ -269,6 +269,21 @@ def test_autocast_does_not_reach_the_loss():
     torch.testing.assert_close(inside, loss(prediction, targets).total, rtol=0, atol=0)
 
 
+def test_tensorfloat_does_not_reach_the_loss():
+    class Broken(RangeTerm):
+        def __call__(self, scene):
+            raise RuntimeError(torch.get_float32_matmul_precision())
+
+    targets = random_targets(dtype=torch.float32)
+    torch.set_float32_matmul_precision("high")
+    try:
+        with pytest.raises(RuntimeError, match="highest"):
+            WeightedSum({"a": Broken()})(random_prediction(targets), targets)
+        assert torch.get_float32_matmul_precision() == "high"  # the network's, as before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 @pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.yaml")))
 def test_configs_build_and_weights_can_be_overridden(name):
     loss = load(name, "terms.pose.weight=2.0")

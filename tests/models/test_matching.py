@@ -15,6 +15,7 @@ from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
 from coop3d.models.checkpoints import load_checkpoint
 from coop3d.models.config import MatchingConfig
 from coop3d.models.matched_pose import pose_from_matches
+from coop3d.training.distributed import set_backend_flags
 from coop3d.types import ViewInputs
 
 MATCHING = {"dim": 6, "hidden_dim": 8}
@@ -146,11 +147,21 @@ def test_poses_from_matches_know_no_half_precision(monkeypatch):
     """A 3x3 inverse in bfloat16 does not exist on a GPU, where evaluation runs under autocast."""
     _, p = seen_world(("641", "650"))
     inverse, seen = torch.linalg.inv, set()
-    monkeypatch.setattr(torch.linalg, "inv", lambda x: seen.add(x.dtype) or inverse(x))
+
+    def watched(x):
+        seen.add((x.dtype, torch.get_float32_matmul_precision()))
+        return inverse(x)
+
+    monkeypatch.setattr(torch.linalg, "inv", watched)
     expected = pose_from_matches(p, MatchingConfig())
-    with torch.autocast("cpu", torch.bfloat16):
-        found = pose_from_matches(p, MatchingConfig())
-    assert seen == {torch.float32}
+    set_backend_flags(tf32=True)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = pose_from_matches(p, MatchingConfig())
+        assert torch.get_float32_matmul_precision() == "high"  # as before
+    finally:
+        set_backend_flags(tf32=False)
+    assert seen == {(torch.float32, "highest")}
     torch.testing.assert_close(found.T_ref_view, expected.T_ref_view, rtol=0, atol=0)
 
 
