@@ -33,8 +33,7 @@ export COOP3D_SYNTH_SMALL_ROOT="${COOP3D_SYNTH_SMALL_ROOT:-data/coop3d_synth_v1_
 root="$COOP3D_SYNTH_SMALL_ROOT"
 
 bash bash_scripts/setup_env.sh
-# shellcheck disable=SC1091
-source .venv/bin/activate
+export PATH="$PWD/.venv/bin:$PATH" # not its activate, which names the place where it was made
 python scripts/make_synth_benchmark.py coop3d-synth-v1-small --output "$root"
 
 cache() { # NAME SPLITS OPTIONS...: data/..._panoramas_256x64/NAME/SPLIT.h5

@@ -32,8 +32,7 @@ step() { printf '\n== %s (%d s since the start)\n' "$1" "$SECONDS"; }
 
 step "1/5 environment"
 bash bash_scripts/setup_env.sh
-# shellcheck disable=SC1091
-source .venv/bin/activate
+export PATH="$PWD/.venv/bin:$PATH" # not its activate, which names the place where it was made
 
 step "2/5 make and verify coop3d-synth-v1-small (400 training, 16 validation, 48 test towns)"
 python scripts/make_synth_benchmark.py coop3d-synth-v1-small --output "$root"

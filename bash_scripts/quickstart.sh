@@ -32,8 +32,7 @@ step() { printf '\n== %s (%d s since the start)\n' "$1" "$SECONDS"; }
 
 step "1/6 environment"
 bash bash_scripts/setup_env.sh
-# shellcheck disable=SC1091
-source .venv/bin/activate
+export PATH="$PWD/.venv/bin:$PATH" # not its activate, which names the place where it was made
 
 step "2/6 make and check synthetic OPV2V (training, validation and test towns differ)"
 python scripts/validate_opv2v_cyl_setup.py --num-samples 3 --output "$out/validation.json" \

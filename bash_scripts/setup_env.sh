@@ -54,7 +54,23 @@ _coop3d_find_python() {
   return 1
 }
 
-_coop3d_has_torch() { "$1" -c 'import torch; torch.ones(2).sum().item()' >/dev/null 2>&1; }
+# A torch of at least 2.6 that runs; an older one is left alone, and coop3d's own is installed over it.
+_coop3d_has_torch() { # python
+  "$1" -c 'import re, sys, torch; torch.ones(2).sum().item()
+sys.exit(tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 6))' >/dev/null 2>&1
+}
+
+# Where there are GPUs, torch must be able to use them: the driver may be older than its CUDA, or it is a CPU build.
+_coop3d_suits_gpus() { # python
+  if ! nvidia-smi >/dev/null 2>&1 || [[ "${COOP3D_TORCH_SPEC:-}" == *cpu* ]]; then return 0; fi
+  if env -u CUDA_VISIBLE_DEVICES "$1" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    return 0
+  fi
+  echo "setup: this torch cannot use the GPUs of this machine: it is a CPU build, or made for a newer driver." \
+    "Remove .venv, choose one with e.g. COOP3D_TORCH_INDEX_URL=https://download.pytorch.org/whl/cu126, and run this" \
+    "again. (nvidia-smi names the newest CUDA that the driver knows.)" >&2
+  return 1
+}
 
 _coop3d_make_venv() { # python venv
   local options=()
@@ -95,7 +111,7 @@ _coop3d_install() { # root venv
     _coop3d_make_venv "$base" "$venv" || return 1
   fi
   export PIP_DISABLE_PIP_VERSION_CHECK=1
-  _coop3d_install_torch "$venv/bin/python" || return 1
+  _coop3d_install_torch "$venv/bin/python" && _coop3d_suits_gpus "$venv/bin/python" || return 1
   constraints="$(mktemp)" || return 1
   "$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' \
     >"$constraints"

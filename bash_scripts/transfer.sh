@@ -30,8 +30,7 @@ export COOP3D_SYNTH_SMALL_ROOT="${COOP3D_SYNTH_SMALL_ROOT:-data/coop3d_synth_v1_
 export COOP3D_SYNTH_OUTSKIRTS_ROOT="${COOP3D_SYNTH_OUTSKIRTS_ROOT:-data/coop3d_synth_v1_outskirts_small}"
 
 bash bash_scripts/setup_env.sh
-# shellcheck disable=SC1091
-source .venv/bin/activate
+export PATH="$PWD/.venv/bin:$PATH" # not its activate, which names the place where it was made
 
 prepare() { # BENCHMARK ROOT SPLITS...: the data, and panoramas of these splits
   local name="$1" root="$2" split

@@ -114,7 +114,8 @@ def _report(summary: BuildSummary) -> int:
         log.error(
             "repair these files, delete %s and build it again, or leave them out of training", summary.path
         )
-    return 3 if bad else 0
+    # Under torchrun a status would end the other shards, now and whenever the command is repeated.
+    return 3 if bad and "TORCHELASTIC_RUN_ID" not in os.environ else 0
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ case "${1:-}" in
 esac
 source bash_scripts/setup_env.sh
 
-num_gpus="$("$COOP3D_PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
+num_gpus="$("$COOP3D_PYTHON" -c 'import torch; print(torch.cuda.device_count() if torch.cuda.is_available() else 0)')"
 if ((num_gpus > 0)); then
   num_processes="${num_processes:-$num_gpus}"
   if ((num_processes > num_gpus)); then

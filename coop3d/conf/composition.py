@@ -32,7 +32,7 @@ def hydra_main(
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def main() -> None:
             register_schemas()
-            sys.argv[1:] = overrides = [_quoted(a) for a in _without_flags(sys.argv[1:], flags)]
+            sys.argv[1:] = overrides = [quoted(a) for a in _without_flags(sys.argv[1:], flags)]
             if not any(o.startswith("-") for o in overrides):  # Hydra's own flags: let Hydra answer
                 try:
                     compose(config_name, overrides)
@@ -59,13 +59,26 @@ def _without_flags(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
     return found
 
 
-def _quoted(argument: str) -> str:
-    """Hydra's grammar wants quotes around list items that hold a '=': add them to ``overrides=[a.b=c,d=e]``."""
-    match = re.fullmatch(r"overrides=\[([^'\"]*)\]", argument)
-    if not match or not match[1]:
+def quoted(argument: str) -> str:
+    """An override with the quotes that Hydra's grammar wants and nobody would type.
+
+    They go around list items that hold a '=' (``overrides=[a.b=c,d=e]``), and around a value with letters beyond ASCII,
+    or a path with one of ``=~#()``. What has quotes, or is a list, a mapping or an interpolation, stays as it is.
+    """
+    match = re.fullmatch(r"overrides=\[([^'\"]+)\]", argument)
+    if match:
+        items = re.split(r",(?=[\w.]+=)", match[1])
+        return f"overrides=[{','.join(repr(item) for item in items)}]"
+    key, _, value = argument.partition("=")
+    is_path = "/" in value and re.search(r"[=~#()]", value) is not None
+    if (
+        value[:1] in ("'", '"', "[", "{")
+        or "${" in value
+        or "," in value
+        or (value.isascii() and not is_path)
+    ):
         return argument
-    items = re.split(r",(?=[\w.]+=)", match[1])
-    return f"overrides=[{','.join(repr(item) for item in items)}]"
+    return f"{key}='" + value.replace("'", r"\'") + "'"
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -75,7 +88,7 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: with the offending key and the closest existing one.
     """
     try:
-        return _compose(config_name, overrides)
+        return _compose(config_name, [quoted(o) for o in overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(config_name, overrides, error)) from error
 

@@ -142,8 +142,21 @@ def read_config(folder: Path, sections: Mapping[str, Mapping[str, Any]]) -> MapA
         stored = config_to_dict(config_from_published({"resolved_model_config": stored}))
     known = {k: v for k, v in stored.items() if k not in LIBRARY}
     for name, changes in sections.items():
-        known[name] = {**known.get(name, {}), **changes}
+        known[name] = _merged(known.get(name) or {}, changes)
     return from_mapping(MapAnythingConfig, known)
+
+
+def _merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of sections inside sections leave what stands beside them."""
+    return {
+        **old,
+        **{
+            key: _merged(old[key], value)
+            if isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
+            else value
+            for key, value in changes.items()
+        },
+    }
 
 
 def _download(repo_id: str, options: Mapping[str, Any], local_files_only: bool) -> Path:

@@ -1,5 +1,6 @@
 """Building a panorama cache: killed at any moment, in parallel, twice, with other settings, by the script."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -248,3 +249,21 @@ def test_script_takes_its_shard_from_torchrun(data, tmp_path, monkeypatch):
     done = subprocess.run(command(data, tmp_path / "t.h5"), capture_output=True, text=True, check=False)
     assert done.returncode in (0, 3), done.stderr
     assert os.listdir(tmp_path) == ["t.shard-1-of-6.h5"]
+
+
+def test_a_broken_frame_of_one_shard_does_not_end_the_others(data, tmp_path, monkeypatch):
+    """torchrun ends all processes when one has a status."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    done = subprocess.run(command(data, tmp_path / "t.h5"), capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "000070_camera1.png" in done.stderr
+    assert "1 frames could not be used" in done.stderr
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
+    def without(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("coop3d.datasets.cache.journal.fcntl.flock", without)
+    Journal(tmp_path / "j", {"x": 1}).close()
+    assert "this file system has no locks" in caplog.text

@@ -6,6 +6,7 @@ import inspect
 import json
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
@@ -46,6 +47,11 @@ def test_sections_change_the_stored_configuration(tmp_path):
     assert model.config.panorama.wrap_around
     assert model.config.encoder.gradient_checkpointing
     assert torch.isfinite(model(random_panoramas(B=1)).points_ref).all()
+    module = {
+        "module_args": {"gradient_checkpointing": True}
+    }  # a section of a section: what is beside it stays
+    deeper = MapAnything.from_pretrained(tmp_path, info_sharing=module).config.info_sharing.module_args
+    assert deeper == replace(model.config.info_sharing.module_args, gradient_checkpointing=True)
     with pytest.raises(ValueError, match=r"did you mean panorama\.wrap_around"):
         MapAnything.from_pretrained(tmp_path, panorama={"wrap_arond": True})
 

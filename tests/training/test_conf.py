@@ -152,3 +152,15 @@ def test_flags_are_another_spelling_of_overrides():
     assert _without_flags(arguments, []) == arguments
     with pytest.raises(SystemExit, match="--frames-json needs a value"):
         _without_flags(["--frames-json"], ["frames_json"])
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/data/张三/实验", "/runs/lr=1e-4 (a)~b/#2", "/plain/path_1", "/O'Neill/数据", "${machine.name}"],
+)
+def test_paths_of_any_letters_need_no_quotes(value):
+    """Hydra's own grammar takes letters of ASCII only, and no '=' inside a value."""
+    cfg = compose("train", [*TEAM, f"machine.experiments_root={value}"])
+    assert cfg.machine.experiments_root == ("local3090" if value.startswith("$") else value)
+    found = compose("evaluate", [f"checkpoint={value}", "output_dir=x", "overrides=[a.b=/数据,c.d=/y]"])
+    assert found.overrides == ["a.b=/数据", "c.d=/y"]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from coop3d.conf import compose
 
 BASH_SCRIPTS = Path(__file__).resolve().parents[2] / "bash_scripts"
+SETUP = BASH_SCRIPTS / "setup_env.sh"
 TRAIN = BASH_SCRIPTS / "train" / "opv2v_cyl_coop.sh"
 
 
@@ -84,3 +88,24 @@ def test_a_stage_without_the_one_before_says_so_and_overrides_win(stage):
     assert [w for w in words if w.startswith("loss=")] == ["loss=overall_loss"]
     assert "model=mapanything" in words
     assert stage("stage.sh", "4").returncode == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a torch that cannot use the GPUs")
+@pytest.mark.parametrize(
+    ("driver", "spec", "status"), [(True, "", 1), (True, "torch==2.13.0+cpu", 0), (False, "", 0)]
+)
+def test_setup_refuses_a_torch_that_cannot_use_the_gpus(tmp_path, driver, spec, status):
+    """A build for a newer driver, or for no GPU: ten processes would train on the CPU."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n" if driver else "#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    functions = re.search(r"^_coop3d_suits_gpus.*?^}$", SETUP.read_text(), re.MULTILINE | re.DOTALL)
+    assert functions is not None
+    done = subprocess.run(
+        ["bash", "-c", f'{functions[0]}\n_coop3d_suits_gpus "{sys.executable}"'],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "COOP3D_TORCH_SPEC": spec},
+    )
+    assert done.returncode == status
+    assert ("COOP3D_TORCH_INDEX_URL" in done.stderr) == (status == 1)

@@ -203,7 +203,7 @@ def evaluation_identity(study: Study, contract: ScoredContract | None) -> str:
 
 def quoted(value: object) -> str:
     """A value in Hydra's grammar, whatever characters it has."""
-    if re.fullmatch(r"[\w./+-]+", str(value)):
+    if re.fullmatch(r"[\w./+-]+", str(value), re.ASCII):
         return str(value)
     return "'" + str(value).replace("'", r"\'") + "'"
 

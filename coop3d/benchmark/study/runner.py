@@ -249,7 +249,7 @@ def locked(path: Path) -> Iterator[int]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise StudyError(
                 f"{path.parent}: another call works here, or a training that an ended call left behind (lsof {path} "
                 "names it). Wait for it, or end it."

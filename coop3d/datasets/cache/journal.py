@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _HEAD = struct.Struct("<4sIIQ")  # magic, CRC-32 of what follows, length of the JSON part, length of the rest
 _MAGIC = b"c3dJ"
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # e.g. Lustre mounted without them
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class Journal:
             raise DataError(
                 f"{self.path}: another build of the same file is running; wait for it, or end it first"
             ) from error
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+            log.warning("%s: this file system has no locks; start one build of this file only", self.path)
         recorded = self.path / "settings.json"
         if not recorded.exists():
             temporary = recorded.with_suffix(".tmp")
