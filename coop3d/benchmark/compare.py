@@ -107,7 +107,7 @@ def compare_results(
         scores=scores,
         best=min(scores, key=lambda name: scores[name]),
         advice=stopping_advice(entrants, scores),
-        warnings=ground.warnings,
+        warnings=(*ground.warnings, *ground.pixel_warnings),
     )
 
 
@@ -119,11 +119,13 @@ class CommonGround:
         entrants: in the order of the results; summaries and intervals are still those of all rows.
         same_pixels: all are scored on the same pixels. Otherwise only poses compare; and where they see a vehicle in
             different numbers of views, rows are of vehicles.
-        warnings: what a reader must know.
+        pixel_warnings: whose pixels are others, where each view has its counterpart.
+        warnings: what else a reader must know.
     """
 
     entrants: tuple[EntrantResult, ...]
     same_pixels: bool
+    pixel_warnings: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
@@ -143,7 +145,8 @@ def common_ground(
     return CommonGround(
         entrants=tuple(entrants),
         same_pixels=not (about_views or about_pixels),
-        warnings=(*warnings, *about_views, *about_pixels, *more),
+        pixel_warnings=tuple(about_pixels),
+        warnings=(*warnings, *about_views, *more),
     )
 
 

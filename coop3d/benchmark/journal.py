@@ -181,7 +181,7 @@ def claim_folder(folder: Path, identity: Identity, restart: bool) -> None:
         _move_aside(folder, reason)
     elif stored is not None:
         content["entrants"] = {**stored["entrants"], **content["entrants"]}
-        content["code"] = sorted({*stored.get("code", []), *content["code"]})
+        content["code"] = sorted({*stored.get("code", ["unknown"]), *content["code"]})
         if len(content["code"]) > 1:
             log.warning(
                 "%s: rows of %d revisions of the code (%s); restart=true scores all of them anew.",

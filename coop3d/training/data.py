@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -115,9 +116,11 @@ def _start_worker(_: int) -> None:
 
 def _obey_the_trainer() -> None:
     """End this worker when its trainer says so, which waits for it: at exit, after an error, without a time limit."""
+    parent = multiprocessing.parent_process()
+    trainer = os.getppid() if parent is None else parent.pid  # the other may be a server that forks
     while True:
         told = signal.sigwaitinfo(STOP_SIGNALS)
-        if told.si_signo == signal.SIGTERM and told.si_pid == os.getppid():
+        if told.si_signo == signal.SIGTERM and told.si_pid == trainer:
             os._exit(0)
 
 
@@ -191,6 +194,11 @@ class BadSampleLedger:
                 "Repair the data, or raise the limit."
             )
         return new
+
+    def restore(self, reasons: dict[str, str]) -> None:
+        """Go on from a checkpoint; earlier code wrote one reason under many samples."""
+        first = {reason: key for key, reason in reversed(reasons.items())}
+        self.reasons = {key: reason for reason, key in reversed(first.items())}
 
     @staticmethod
     def _listed(records: Sequence[BadRecord]) -> str:

@@ -7,9 +7,10 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -31,7 +32,7 @@ from coop3d.training.checkpoint import CheckpointError, CheckpointWriteError
 from coop3d.training.data import BadSamplesError, SampleError
 from coop3d.training.distributed import PeerError, Processes, processes, seed_all
 from coop3d.training.guard import NonFiniteError
-from coop3d.training.memory_need import MemoryNeed, alternatives, gpu_need, host_need
+from coop3d.training.memory_need import alternatives, gpu_need, host_need
 from coop3d.training.network import announce_cost, build_network
 from coop3d.training.out_of_memory import GpuMemoryError
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from coop3d.datasets.synthetic import SyntheticConfig
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
 EXPECTED_ERRORS = (
@@ -115,7 +119,7 @@ def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> N
     conf: PreflightConf = OmegaConf.to_object(cfg.preflight)  # type: ignore[assignment]
     if not conf.enabled:
         return
-    on_host = host_need(cfg, me, me.on_this_machine)
+    on_host = _forecast(host_need, cfg, me, me.on_this_machine)
     error = None
     if on_host is not None:
         try:
@@ -125,26 +129,26 @@ def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> N
     me.together(error)
     if me.device.type != "cuda":
         return
-    need = me.gather(_forecast(cfg, me) if me.is_main else None)[0]
+    need = me.gather(_forecast(gpu_need, cfg, me) if me.is_main else None)[0]
     if need is None:
         log.warning("No estimate of GPU memory for this model; preflight.need_gib=N names it.")
         return
 
     def suggest() -> list[Suggestion]:
         """Estimates of changed configs; where the need is given by hand there is nothing to compare them with."""
-        changes = alternatives(cfg, me) if conf.need_gib is None else []
-        return [Suggestion(text, other.total) for text, other in changes]
+        changes = _forecast(alternatives, cfg, me) if conf.need_gib is None else []
+        return [Suggestion(text, other.total) for text, other in changes or []]
 
     check_gpus(conf, need, suggest, me, probes)
 
 
-def _forecast(cfg: DictConfig, me: Processes) -> MemoryNeed | None:
+def _forecast(of: Callable[P, T], *what: P.args, **how: P.kwargs) -> T | None:
     try:
-        return gpu_need(cfg, me)
+        return of(*what, **how)
     except ConfigError:
         raise
     except Exception as error:  # a forecast on torch's inner workings must not stop the run it is about
-        log.warning("The forecast of GPU memory failed (%s: %s).", type(error).__name__, error)
+        log.warning("A forecast of memory failed (%s: %s).", type(error).__name__, error)
         return None
 
 

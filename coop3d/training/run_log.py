@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -10,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import uuid
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,14 @@ def _start_wandb(project: str, run_dir: Path) -> Any:
             f"train_params.wandb_project={project}, but wandb is not installed: pip install wandb, or leave it "
             "null (TensorBoard and log.jsonl are always written)."
         ) from error
-    place = hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:8]  # many runs are called "train"
+    kept = run_dir / "wandb_id"
+    if not kept.exists():
+        write_text(kept, f"{run_dir.name}-{uuid.uuid4().hex[:8]}")  # many runs are called "train"
     return wandb.init(
         project=project,
         dir=str(run_dir),
         name=run_dir.name,
-        id=f"{run_dir.name}-{place}",
+        id=kept.read_text(encoding="utf-8"),
         resume="allow",
     )
 

@@ -393,7 +393,7 @@ class Trainer:
         self.position = self.sampler.within(SamplerState(**state["sampler"]))
         if "guard" in state:
             self.guard.load_state_dict(state["guard"])
-        self.ledger.reasons = dict(state["bad_samples"])
+        self.ledger.restore(state["bad_samples"])
         self.skipped_batches = state["skipped_batches"]
         if state["world_size"] == self.processes.world_size:
             set_rng_state(state["rng"][self.processes.rank], self.processes.device)

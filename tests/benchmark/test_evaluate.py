@@ -208,6 +208,12 @@ def test_rows_of_another_revision_of_the_code_are_said(run_dir, tmp_path, monkey
         known = json.loads((tmp_path / "metrics.json").read_text())["code_of_rows"]
     assert known == ["one", "two"]
     assert "rows of 2 revisions of the code (one, two); restart=true" in caplog.text
+    identity = tmp_path / "journal" / "identity.json"
+    earlier = json.loads(identity.read_text())
+    del earlier["code"]  # as code wrote it that did not say who it was
+    identity.write_text(json.dumps(earlier))
+    found = evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+    assert found.result.head["code_of_rows"] == ["two", "unknown"]
 
 
 # ---- several checkpoints

@@ -275,6 +275,7 @@ def resize_range(file):
         (resize_range, r"'range_m' is float32 of shape \(6, 28, 111\)"),
         (lambda f: f.__delitem__("rigs/0/origins"), "'rigs/0/origins' is missing|'rigs/0"),
         (lambda f: f["complete"].__setitem__(2, 0), "1 of 6 panoramas are not complete"),
+        (lambda f: f["range_m"].__setitem__((5, 0, 0), 1100.0), "holds the sky, 1000 m away, as a surface"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(copy, change, message):

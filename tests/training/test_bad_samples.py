@@ -75,6 +75,10 @@ def test_one_broken_file_counts_once_in_whatever_company():
         ]
         ledger.add(records, good=2)
     assert ledger.reasons == {"a + 0": "/data/a.png: truncated", "b + 0": "/data/b.png"}
+    ledger.restore(
+        {"a + 0": "/data/a.png: truncated", "b + 0": "/data/b.png", "a + 7": "/data/a.png: truncated"}
+    )
+    assert ledger.reasons == {"a + 0": "/data/a.png: truncated", "b + 0": "/data/b.png"}
     with pytest.raises(BadSamplesError, match="These 3 samples"):
         ledger.add([BadRecord("c + 0", "/data/c.png: truncated")], good=2)
 
@@ -85,14 +89,17 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
 from support.toy_run import ToyDataset, make_trainer
-make_trainer(Path({run_dir!r}), ToyDataset(bad=(1, 2)), num_workers=1, max_bad_samples=1, epochs=50).fit()
+if __name__ == "__main__":
+    torch.multiprocessing.set_start_method({method!r})
+    make_trainer(Path({run_dir!r}), ToyDataset(bad=(1, 2)), num_workers=1, max_bad_samples=1, epochs=50).fit()
 """
 
 
-def test_a_failed_run_with_loader_processes_ends(tmp_path):
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_failed_run_with_loader_processes_ends(tmp_path, method):
     """At exit the trainer waits for its workers without a time limit, so they must obey its SIGTERM."""
     script = tmp_path / "toy.py"
-    script.write_text(FAILING.format(tests=str(ROOT / "tests"), run_dir=str(tmp_path / "run")))
+    script.write_text(FAILING.format(tests=str(ROOT / "tests"), run_dir=str(tmp_path / "run"), method=method))
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, cwd=ROOT, timeout=100
     )

@@ -200,7 +200,7 @@ def test_a_forecast_that_fails_does_not_stop_the_run_it_is_about(monkeypatch, ca
     monkeypatch.setattr(launch, "gpu_need", broken)
     monkeypatch.setattr(launch, "host_need", lambda *_: None)
     preflight(compose("train", TEAM), replace(ME, device=torch.device("cuda", 0)))
-    assert "forecast of GPU memory failed (RuntimeError: another torch)" in caplog.text
+    assert "forecast of memory failed (RuntimeError: another torch)" in caplog.text
     assert "preflight.need_gib=N" in caplog.text
 
 

@@ -89,15 +89,21 @@ def test_wandb_is_asked_for_by_name_and_gets_the_scalars(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"train_params\.wandb_project=x, but wandb is not installed"):
         RunLog(tmp_path, True, 0, "x")
-    sent = []
+    sent, ids = [], []
     run = SimpleNamespace(
         log=lambda values, step: sent.append((step, values)), finish=lambda: sent.append("end")
     )
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    monkeypatch.setitem(
+        sys.modules, "wandb", SimpleNamespace(init=lambda **how: ids.append(how["id"]) or run)
+    )
     log = RunLog(tmp_path, True, 0, "x")
     log.write("train", 3, {"loss": 1.0, "note": "text"})
     log.close()
     assert sent == [(3, {"train/loss": 1.0}), "end"]
+    RunLog(tmp_path, True, 3, "x").close()  # resumed
+    (tmp_path / "other" / tmp_path.name).mkdir(parents=True)
+    RunLog(tmp_path / "other" / tmp_path.name, True, 0, "x").close()
+    assert ids[0] == ids[1] != ids[2]
 
 
 # ---- teacher

@@ -39,6 +39,7 @@ from coop3d.datasets.cache.reader import CacheFile
 from coop3d.datasets.cache.writer import CacheWriter, rig_bytes
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex
+from coop3d.datasets.opv2v.frame import FAR_PLANE_M
 from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.stitching import PanoramaStitcher, RigTable
 from coop3d.types import Panorama, SampleKey
@@ -143,7 +144,8 @@ class CacheBuilder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         journal: Journal | None = None
         if not self.path.exists():
-            journal = Journal(journal_path(self.path), self.settings.described())
+            begun_with = {**self.settings.described(), "far_plane_m": float(FAR_PLANE_M)}
+            journal = Journal(journal_path(self.path), begun_with)
         if self.path.exists():  # maybe another build finished it just now
             if journal is not None:
                 journal.discard()

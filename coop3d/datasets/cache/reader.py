@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
@@ -30,10 +31,12 @@ from coop3d.datasets.cache.format import (
 from coop3d.datasets.cache.writer import RIG_ARRAYS
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v import Skipped
+from coop3d.datasets.opv2v.frame import FAR_PLANE_M
 from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.types import Panorama, SampleKey
 
 _REBUILD = "Build it again with scripts/build_panorama_cache.py."
+SKY_ROWS = 4  # looked at when a file is opened
 
 
 class CacheFile:
@@ -68,6 +71,7 @@ class CacheFile:
             self._rigs = self._read_rigs(file)
             self._check_complete(self._small(file, "complete", (n,), np.uint8))
         self._level = level_of(self.settings.compression)
+        self._check_sky()
 
     @property
     def problems(self) -> dict[SampleKey, str]:
@@ -128,6 +132,18 @@ class CacheFile:
                 f"{self.path}: not a readable HDF5 file ({error}); it was cut short or is something else. Copy it "
                 f"again, or delete it. {_REBUILD}"
             ) from error
+
+    def _check_sky(self) -> None:
+        """Refuse a file of earlier code that took the far plane of CARLA's depth camera for a surface; a few rows."""
+        if self.settings.recipe.depth_source not in ("auto", "dense"):
+            return
+        farthest = 0.0
+        for row in np.linspace(0, len(self.keys) - 1, SKY_ROWS).astype(int):
+            with suppress(DataError):  # of a damaged row: said by whoever reads it
+                farthest = max(farthest, float(np.nanmax(self._image("range_m", row), initial=0.0)))
+        self.close()
+        if farthest >= FAR_PLANE_M:
+            raise DataError(f"{self.path}: holds the sky, 1000 m away, as a surface. {_REBUILD}")
 
     def _file(self) -> h5py.File:
         if self._handle is None or self._handle[0] != os.getpid():  # a forked process must not share a handle

@@ -27,9 +27,8 @@ DEPTH_SOURCES = ("auto", "dense", "lidar", "fused", "none")
 # A projected LiDAR covers a few per cent of the pixels; a rendering covers everything but the sky.
 DENSE_FRACTION = 0.2
 
-FAR_PLANE_M = np.float32(
-    999.9
-)  # CARLA's depth camera says 1000 m where it sees the sky, or nothing that near
+# CARLA's depth camera says 1000 m where it sees the sky, or nothing that near.
+FAR_PLANE_M = np.float32(999.9)
 ROUNDED_NEAREST_M = 10  # nearer depth in whole metres is no supervision
 
 
