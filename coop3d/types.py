@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from coop3d.geometry.cameras import Camera, PinholeCamera
 from coop3d.geometry.compose import compose_points, rotate_rays, transform_from_quat_trans
@@ -255,3 +256,13 @@ class FactoredPrediction(_TensorRecord):
     def non_ambiguous(self) -> Tensor:
         """[B, V, H, W] bool."""
         return self.mask_logits > 0
+
+
+# FSDP before torch 2.11 finds a module's outputs by this and waits for none of their gradients otherwise: with a preset
+# that trains nothing inside the transformers' blocks, no gradient would be reduced.
+_PREDICTED = tuple(f.name for f in fields(FactoredPrediction))
+register_pytree_node(
+    FactoredPrediction,
+    lambda p: ([getattr(p, name) for name in _PREDICTED], None),
+    lambda values, _: FactoredPrediction(**dict(zip(_PREDICTED, values, strict=True))),
+)

@@ -141,7 +141,7 @@ def _stream(
         result.bad += bad_records(collated.bad)
         if collated.batch is None:
             continue
-        unread = {bad.keys for bad in collated.bad}
+        unread = {tuple(bad.keys) for bad in collated.bad}  # a list after some versions of torch pinned it
         good = [request for request in wanted if dataset.keys_of(*request) not in unread]
         yield [task.samples.name_of(request) for request in good], collated.batch
 

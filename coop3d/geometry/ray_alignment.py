@@ -107,7 +107,9 @@ class _Pair:
         needle_p = (self.ray_p @ R.mT) * self.along_p.sqrt()[:, None]
         needle_q = (self.ray_q * self.along_q.sqrt()[:, None]).expand_as(needle_p)
         needles = torch.stack([needle_p, needle_q], dim=-1)  # [K, M, 3, 2]
-        inner = needles.mT @ needles + self.across[:, None, None] * torch.eye(2).to(e)
+        inner = needles.mT @ needles + self.across[:, None, None] * torch.eye(
+            2, dtype=e.dtype, device=e.device
+        )
         x, y, z = inner[..., 0, 0], inner[..., 0, 1], inner[..., 1, 1]
         u, v = (needles.mT @ e)[..., 0].unbind(-1)
         along = (z * u * u - 2 * y * u * v + x * v * v) / (x * z - y * y)

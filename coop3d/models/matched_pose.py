@@ -139,7 +139,12 @@ def _reach_from_reference(
     if not good:
         return {}
     some = next(iter(good.values()))
-    reached = {0: (torch.eye(4).to(some.T_a_b), torch.full_like(some.support, torch.inf))}
+    reached = {
+        0: (
+            torch.eye(4, dtype=some.T_a_b.dtype, device=some.T_a_b.device),
+            torch.full_like(some.support, torch.inf),
+        )
+    }
     while border := [pair for pair in good if (pair[0] in reached) != (pair[1] in reached)]:
         i, j = max(border, key=lambda pair: float(good[pair].support))
         edge = good[i, j]

@@ -35,7 +35,8 @@ class MatchingHead(nn.Module):
         self.fine = nn.Conv2d(fine_dim, hidden, 1) if fine_dim else None
         self.refine = nn.Sequential(nn.GroupNorm(1, hidden), StemBlock(hidden, wrap))
         self.out = nn.Conv2d(hidden, config.dim + 1, 1)
-        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.log_temperature = nn.Parameter(torch.zeros(1))  # one dimension: FSDP cuts no scalars
+        self.register_load_state_dict_pre_hook(_with_a_dimension)
         self.initial_temperature = config.initial_temperature
         if not self.log_temperature.is_meta:
             self.reset()
@@ -61,3 +62,10 @@ class MatchingHead(nn.Module):
         x = self.out(self.refine(x))
         descriptors = F.normalize(x[:, :-1], dim=1).movedim(1, -1)
         return descriptors * self.log_temperature.clamp(-2.0, 4.5).mul(0.5).exp(), x[:, -1]
+
+
+def _with_a_dimension(_: nn.Module, state: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Earlier code saved the temperature as a scalar."""
+    name = f"{prefix}log_temperature"
+    if name in state:
+        state[name] = state[name].reshape(1)

@@ -34,7 +34,14 @@ def model_state(model: nn.Module) -> dict[str, Any]:
 
 def load_model_state(model: nn.Module, state: dict[str, Any], strict: bool = True) -> None:
     """Inverse of :func:`model_state`; every process has ``state`` and takes its part of it."""
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    state = {name: _shaped(tensor, shapes.get(name)) for name, tensor in state.items()}
     set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True, strict=strict))
+
+
+def _shaped(tensor: torch.Tensor, shape: torch.Size | None) -> torch.Tensor:
+    """Earlier code kept single numbers without a dimension, which FSDP does not take."""
+    return tensor.reshape(1) if tensor.ndim == 0 and shape == (1,) else tensor
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -49,6 +56,11 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     set_optimizer_state_dict(model, optimizer, named, options=StateDictOptions(full_state_dict=True))
     for group, kept in zip(optimizer.param_groups, keep, strict=True):
         group.update(kept)
+        if group.get("fused"):  # begun on a CPU, steps are there still
+            for p in group["params"]:
+                kept_of_p = optimizer.state.get(p, {})
+                if "step" in kept_of_p:
+                    kept_of_p["step"] = kept_of_p["step"].to(local(p).device, torch.float32)
 
 
 def _by_name(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +87,12 @@ def _with_every_parameter(model: nn.Module, state: dict[str, Any]) -> dict[str, 
         }
         for name in absent
     }
-    return {**state, "state": {**state["state"], **fresh}}
+    shapes = {name: p.shape for name, p in trained.items()}
+    moments = {
+        name: {k: v if k == "step" else _shaped(v, shapes.get(name)) for k, v in kept.items()}
+        for name, kept in state["state"].items()
+    }
+    return {**state, "state": {**moments, **fresh}}
 
 
 class MovingAverage:

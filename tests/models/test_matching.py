@@ -15,7 +15,9 @@ from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
 from coop3d.models.checkpoints import load_checkpoint
 from coop3d.models.config import MatchingConfig
 from coop3d.models.matched_pose import pose_from_matches
+from coop3d.models.published import canonical_state
 from coop3d.training.distributed import set_backend_flags
+from coop3d.training.state import load_model_state
 from coop3d.types import ViewInputs
 
 MATCHING = {"dim": 6, "hidden_dim": 8}
@@ -59,6 +61,20 @@ def test_descriptors_lie_on_the_grid_of_cells_and_roll_with_the_panorama(stem):
     torch.testing.assert_close(b.descriptors, a.descriptors.roll(2, 3), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(b.seen_logits, a.seen_logits.roll(2, 3), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(b.distance, a.distance.roll(P, 3), atol=1e-5, rtol=1e-4)
+
+
+def test_a_temperature_without_a_dimension_fits(tmp_path):
+    """As earlier code saved it, and the published weights hold it; FSDP takes no scalars."""
+    source = matching_model()
+    state = source.state_dict()
+    (name,) = (n for n in state if n.endswith("log_temperature"))
+    assert state[name].shape == (1,)
+    earlier = {**state, name: torch.tensor(1.5)}
+    for load in (lambda m: m.load_state_dict(earlier), lambda m: load_model_state(m, earlier)):
+        model = matching_model()
+        load(model)
+        assert model.state_dict()[name].tolist() == [1.5]
+    assert canonical_state(earlier)[name].tolist() == [1.5]
 
 
 def test_without_the_options_nothing_is_added():

@@ -25,7 +25,8 @@ PRESETS = {"full": None, "frozen": Preset(name="frozen", freeze=("encoder.*",))}
 
 
 def network(preset: str = "full", **sections):
-    model = small_model(panorama=PANORAMA, **sections)
+    head = {**sections.pop("pred_head", {}), "matching": {"dim": 8, "hidden_dim": 8}}
+    model = small_model(panorama=PANORAMA, pred_head=head, **sections)
     if PRESETS[preset] is not None:
         PRESETS[preset].apply(model)
     return model.train()
@@ -36,6 +37,7 @@ def loss_of(prediction) -> torch.Tensor:
         prediction.points_ref.square().mean()
         + prediction.mask_logits.mean()
         + prediction.confidence.log().mean()
+        + prediction.descriptors[..., 0].mean()
     )
 
 

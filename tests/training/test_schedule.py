@@ -61,3 +61,25 @@ def test_restored_optimiser_keeps_the_rates_of_the_present_config():
     load_optimizer_state(model, new, optimizer_state(model, old))
     set_lr(new, 0.5)
     assert [g["lr"] for g in new.param_groups] == [0.5, 0.5, 1.0, 1.0]
+
+
+def test_moments_of_a_number_without_a_dimension_fit_one_with():
+    """Earlier checkpoints; a run begun on a CPU also leaves its steps there."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = torch.nn.Parameter(torch.ones(1))
+
+    model = Scaled()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model.gain.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    state = optimizer_state(model, optimizer)
+    state["state"]["gain"] |= {k: state["state"]["gain"][k].reshape(()) for k in ("exp_avg", "exp_avg_sq")}
+    new = torch.optim.AdamW(model.parameters(), lr=0.1)
+    load_optimizer_state(model, new, state)
+    assert new.state[model.gain]["exp_avg"].shape == (1,)
+    model.gain.sum().backward()
+    new.step()
