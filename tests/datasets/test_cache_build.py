@@ -1,6 +1,7 @@
 """Building a panorama cache: killed at any moment, in parallel, twice, with other settings, by the script."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -170,7 +171,8 @@ def test_an_unfinished_build_with_other_settings_or_of_somebody_else_is_refused(
         builder(data, path, compression="gzip-9").build(progress=False)
     with pytest.raises(DataError, match="build is unfinished"):
         CachedPanoramas(path)
-    held = Journal(tmp_path / "train.h5.journal", builder(data, path).settings.described())
+    journal = tmp_path / "train.h5.journal"
+    held = Journal(journal, json.loads((journal / "settings.json").read_text()))
     with pytest.raises(DataError, match="another build of the same file is running"):
         builder(data, path).build(progress=False)
     held.close()

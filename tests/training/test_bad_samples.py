@@ -95,7 +95,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_a_failed_run_with_loader_processes_ends(tmp_path, method):
     """At exit the trainer waits for its workers without a time limit, so they must obey its SIGTERM."""
     script = tmp_path / "toy.py"
