@@ -92,9 +92,8 @@ def measure(mode: str, repeats: int) -> dict[str, Any]:
     inputs = some_views()
     # A product after every step: a machine that others share has slow and fast minutes.
     steps = [(*one_step(model, inputs, mode != "inference"), product_gflops()) for _ in range(repeats + 1)]
-    forward, total, processor, product = map(
-        statistics.median, zip(*steps[1:], strict=True)
-    )  # first: warm-up
+    measured = zip(*steps[1:], strict=True)  # the first is a warm-up
+    forward, total, processor, product = map(statistics.median, measured)
     peak = peak_bytes() / 1e9
     operations = FlopCounter(model).of_step(inputs) / (BACKWARD_FACTOR if mode == "inference" else 1)
     return {

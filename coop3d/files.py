@@ -1,12 +1,20 @@
-"""Files that appear whole or not at all, and names that are safe as file names."""
+"""Files that appear whole or not at all, locks, and names that are safe as file names."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
+
+log = logging.getLogger(__name__)
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # e.g. Lustre mounted without them
 
 
 @contextmanager
@@ -33,6 +41,20 @@ def write_text(path: Path, content: str) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
     return path
+
+
+def lock_at_once(file: int | IO[Any], path: Path) -> None:
+    """Lock an open file, ``path`` or one in it, until its holders close it or die; say so where there are no locks.
+
+    Raises:
+        BlockingIOError: somebody else has locked it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        log.warning("%s: this file system has no locks; nothing else may work on it now", path)
 
 
 def safe_name(text: str) -> str:

@@ -24,7 +24,7 @@ from coop3d.benchmark.entrants import (
 )
 from coop3d.benchmark.fitting import training_statistics
 from coop3d.benchmark.input_sets import InputSet
-from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder, revisions
+from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
 from coop3d.benchmark.options import EvaluationOptions
 from coop3d.benchmark.provenance import head, identity
 from coop3d.benchmark.results import EntrantResult, Result, entrant_result, result_table, write_result
@@ -262,9 +262,15 @@ def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Re
             raise ValueError(f"No sample of {plan.samples.contract.name} could be read: {reasons}")
         entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name)))
     about = head(
-        plan.run, plan.samples, plan.options, plan.overrides, progress.bad, progress.times, me.world_size
+        folder,
+        plan.run,
+        plan.samples,
+        plan.options,
+        plan.overrides,
+        progress.bad,
+        progress.times,
+        me.world_size,
     )
-    about["code_of_rows"] = revisions(folder)
     return Result(folder=folder, head=about, entrants=tuple(entrants))
 
 

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from coop3d.benchmark.entrants import BASELINES, FITTED
-from coop3d.benchmark.journal import Identity
+from coop3d.benchmark.journal import Identity, revisions
 from coop3d.benchmark.options import EvaluationOptions
 from coop3d.benchmark.runner import PassTimes
 from coop3d.benchmark.samples import Samples
@@ -44,8 +45,8 @@ def identity(
         name: {"sha256": c["sha256"], "inputs": options.inputs, "overrides": list(overrides)}
         for name, c in checkpoints.items()
     }
+    fitted = {"samples": options.baseline_samples, "augmented": False}
     for name in baselines:
-        fitted = {"samples": options.baseline_samples, "augmented": False}
         entrants[BASELINES[name]] = fitted if name in FITTED else {}
     return Identity(samples.contract.digest, settings, entrants)
 
@@ -57,6 +58,7 @@ def _data_hash(run: Run) -> str:
 
 
 def head(
+    folder: Path,
     run: Run,
     samples: Samples,
     options: EvaluationOptions,
@@ -65,7 +67,7 @@ def head(
     times: Mapping[str, Sequence[PassTimes]],
     world_size: int,
 ) -> dict[str, Any]:
-    """``metrics.json`` without its entrants. ``run`` is the first model's."""
+    """``metrics.json`` without its entrants, of a claimed folder. ``run`` is the first model's."""
     contract = samples.contract
     environment = describe_environment(world_size, {})
     return {
@@ -83,6 +85,7 @@ def head(
         },
         "mode": samples.mode,
         "code": environment.pop("git"),
+        "code_of_rows": revisions(folder),
         "command": environment.pop("command", sys.argv),
         "environment": environment,
         "options": asdict(options),

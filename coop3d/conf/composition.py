@@ -32,7 +32,7 @@ def hydra_main(
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def main() -> None:
             register_schemas()
-            sys.argv[1:] = overrides = [quoted(a) for a in _without_flags(sys.argv[1:], flags)]
+            sys.argv[1:] = overrides = [_quoted_override(a) for a in _without_flags(sys.argv[1:], flags)]
             if not any(o.startswith("-") for o in overrides):  # Hydra's own flags: let Hydra answer
                 try:
                     compose(config_name, overrides)
@@ -59,7 +59,12 @@ def _without_flags(arguments: Sequence[str], flags: Sequence[str]) -> list[str]:
     return found
 
 
-def quoted(argument: str) -> str:
+def in_quotes(value: object) -> str:
+    """A value in Hydra's grammar, whatever characters it has."""
+    return "'" + str(value).replace("'", r"\'") + "'"
+
+
+def _quoted_override(argument: str) -> str:
     """An override with the quotes that Hydra's grammar wants and nobody would type.
 
     They go around list items that hold a '=' (``overrides=[a.b=c,d=e]``), and around a value with letters beyond ASCII,
@@ -78,7 +83,7 @@ def quoted(argument: str) -> str:
         or (value.isascii() and not is_path)
     ):
         return argument
-    return f"{key}='" + value.replace("'", r"\'") + "'"
+    return f"{key}={in_quotes(value)}"
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -88,7 +93,7 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
         ConfigError: with the offending key and the closest existing one.
     """
     try:
-        return _compose(config_name, [quoted(o) for o in overrides])
+        return _compose(config_name, [_quoted_override(o) for o in overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(config_name, overrides, error)) from error
 

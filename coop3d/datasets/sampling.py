@@ -33,9 +33,8 @@ class VehicleSampling:
     shuffle_others: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "reference", str(self.reference)
-        )  # YAML and command lines give ids as numbers
+        # YAML and command lines give ids as numbers.
+        object.__setattr__(self, "reference", str(self.reference))
         low, high = self.limits
         if not 1 <= low <= high:
             raise ValueError(

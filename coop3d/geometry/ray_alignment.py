@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from coop3d.geometry.ray_bundle import Bundle, PointNoise, RayPoints, agreement
-from coop3d.geometry.transforms import make_rigid
+from coop3d.geometry.transforms import eye_like, make_rigid
 
 
 class Alignment(NamedTuple):
@@ -107,9 +107,7 @@ class _Pair:
         needle_p = (self.ray_p @ R.mT) * self.along_p.sqrt()[:, None]
         needle_q = (self.ray_q * self.along_q.sqrt()[:, None]).expand_as(needle_p)
         needles = torch.stack([needle_p, needle_q], dim=-1)  # [K, M, 3, 2]
-        inner = needles.mT @ needles + self.across[:, None, None] * torch.eye(
-            2, dtype=e.dtype, device=e.device
-        )
+        inner = needles.mT @ needles + self.across[:, None, None] * eye_like(2, e)
         x, y, z = inner[..., 0, 0], inner[..., 0, 1], inner[..., 1, 1]
         u, v = (needles.mT @ e)[..., 0].unbind(-1)
         along = (z * u * u - 2 * y * u * v + x * v * v) / (x * z - y * y)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from coop3d.geometry.transforms import eye_like
+
 SCALE = 3.0  # standard deviations at which a match begins to count as wrong
 
 
@@ -152,15 +154,13 @@ class Bundle:
         b = b._replace(by_point=b.by_point @ self.R.mT[:, None])
         V = a.by_point.mT @ a.by_point + b.by_point.mT @ b.by_point
         toward = a.by_point.mT @ a.value[..., None] + b.by_point.mT @ b.value[..., None]
-        return _Points(
-            a, b, torch.linalg.inv(V + 1e-9 * torch.eye(3, dtype=V.dtype, device=V.device)), toward
-        )
+        return _Points(a, b, torch.linalg.inv(V + 1e-9 * eye_like(3, V)), toward)
 
     def _eliminate(self, points: _Points) -> _Poses:
         b = points.b
         # Y = R^T (X - t); turning R by w and moving t by d changes it by R^T ([X - t]x w - d)
         turn = skew(self.X - self.t[:, None])
-        shift = -torch.eye(3, dtype=turn.dtype, device=turn.device).expand_as(turn)
+        shift = -eye_like(3, turn).expand_as(turn)
         by_pose = b.by_point @ torch.cat([turn, shift], dim=-1)  # [K, M, 4, 6]
         coupling = b.by_point.mT @ by_pose
         follow = coupling.mT @ points.inverse
@@ -173,7 +173,7 @@ class Bundle:
         prior = torch.nn.functional.pad(J.mT @ J, (0, 3, 0, 3)) / self.tilt**2
         pull = torch.nn.functional.pad((J.mT @ down[:, [0, 2], None])[..., 0], (0, 3)) / self.tilt**2
         return _Poses(
-            S.sum(dim=1) + prior + 1e-6 * torch.eye(6, dtype=S.dtype, device=S.device),
+            S.sum(dim=1) + prior + 1e-6 * eye_like(6, S),
             g.sum(dim=1) + pull,
             coupling,
         )
@@ -195,7 +195,7 @@ def _compare(X: Tensor, measured: RayPoints, noise: PointNoise) -> _Residuals:
     across = (ray - measured.rays) / angle
     depth = (distance[..., 0] / measured.range_m.clamp_min(1e-3)).log() / noise.log_range
     outer = ray[..., :, None] * ray[..., None, :]
-    by_direction = (torch.eye(3, dtype=X.dtype, device=X.device) - outer) / (distance * angle)[..., None]
+    by_direction = (eye_like(3, X) - outer) / (distance * angle)[..., None]
     by_range = ray / (distance * noise.log_range)
     return _Residuals(
         torch.cat([across, depth[..., None]], dim=-1),

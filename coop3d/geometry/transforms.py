@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import numpy as np
+import torch
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,6 +20,11 @@ def make_rigid(R: ArrayT, t: ArrayT) -> ArrayT:
     bottom = xp.zeros_like(top[..., :1, :])
     bottom[..., 3] = 1.0
     return xp.concat([top, bottom], axis=-2)
+
+
+def eye_like(n: int, x: Tensor) -> Tensor:
+    """[n, n] identity of the kind of ``x``, made where it is: nothing is copied from the host."""
+    return torch.eye(n, dtype=x.dtype, device=x.device)
 
 
 def invert_rigid(T: ArrayT) -> ArrayT:

@@ -12,6 +12,7 @@ from coop3d.geometry import invert_rigid, matrix_to_quat
 from coop3d.geometry.cells import at_cells, cell_angle, cell_angles
 from coop3d.geometry.precision import full_precision
 from coop3d.geometry.ray_alignment import Alignment, PointNoise, RayPoints, align
+from coop3d.geometry.transforms import eye_like
 from coop3d.models.config import MatchingConfig
 from coop3d.types import FactoredPrediction
 
@@ -141,7 +142,7 @@ def _reach_from_reference(
     some = next(iter(good.values()))
     reached = {
         0: (
-            torch.eye(4, dtype=some.T_a_b.dtype, device=some.T_a_b.device),
+            eye_like(4, some.T_a_b),
             torch.full_like(some.support, torch.inf),
         )
     }

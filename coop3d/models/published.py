@@ -59,9 +59,8 @@ def canonical_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result: dict[str, Tensor] = {}
     for stored, tensor in state.items():
         name = canonical_name(stored.removeprefix(prefix))
-        tensor = (
-            tensor.reshape(1) if tensor.ndim == 0 else tensor
-        )  # earlier code kept the temperature as a scalar
+        if tensor.ndim == 0:  # earlier code kept the temperature as a scalar
+            tensor = tensor.reshape(1)
         known = result.setdefault(name, tensor)
         if known is not tensor and not torch.equal(known, tensor):
             raise ValueError(

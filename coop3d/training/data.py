@@ -197,8 +197,10 @@ class BadSampleLedger:
 
     def restore(self, reasons: dict[str, str]) -> None:
         """Go on from a checkpoint; earlier code wrote one reason under many samples."""
-        first = {reason: key for key, reason in reversed(reasons.items())}
-        self.reasons = {key: reason for reason, key in reversed(first.items())}
+        first: dict[str, str] = {}
+        for key, reason in reasons.items():
+            first.setdefault(reason, key)
+        self.reasons = {key: reason for reason, key in first.items()}
 
     @staticmethod
     def _listed(records: Sequence[BadRecord]) -> str:

@@ -7,10 +7,9 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -33,7 +32,7 @@ from coop3d.training.data import BadSamplesError, SampleError
 from coop3d.training.distributed import PeerError, Processes, processes, seed_all
 from coop3d.training.guard import NonFiniteError
 from coop3d.training.memory_need import alternatives, gpu_need, host_need
-from coop3d.training.network import announce_cost, build_network
+from coop3d.training.network import announce_cost, build_network, may_fail
 from coop3d.training.out_of_memory import GpuMemoryError
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
 from coop3d.training.run_log import describe_environment, setup_logging, write_run_description
@@ -46,8 +45,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-T = TypeVar("T")
+NO_FORECAST = "A forecast of memory failed"
 
 ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
 EXPECTED_ERRORS = (
@@ -119,8 +117,9 @@ def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> N
     conf: PreflightConf = OmegaConf.to_object(cfg.preflight)  # type: ignore[assignment]
     if not conf.enabled:
         return
-    on_host = _forecast(host_need, cfg, me, me.on_this_machine)
-    error = None
+    on_host = here = error = None
+    with may_fail(NO_FORECAST):
+        on_host = host_need(cfg, me, me.on_this_machine)
     if on_host is not None:
         try:
             check_host(on_host, probes)
@@ -129,27 +128,21 @@ def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> N
     me.together(error)
     if me.device.type != "cuda":
         return
-    need = me.gather(_forecast(gpu_need, cfg, me) if me.is_main else None)[0]
+    with may_fail(NO_FORECAST):
+        here = gpu_need(cfg, me) if me.is_main else None
+    need = me.gather(here)[0]
     if need is None:
         log.warning("No estimate of GPU memory for this model; preflight.need_gib=N names it.")
         return
 
     def suggest() -> list[Suggestion]:
         """Estimates of changed configs; where the need is given by hand there is nothing to compare them with."""
-        changes = _forecast(alternatives, cfg, me) if conf.need_gib is None else []
-        return [Suggestion(text, other.total) for text, other in changes or []]
+        changes = []
+        with may_fail(NO_FORECAST):
+            changes = alternatives(cfg, me) if conf.need_gib is None else []
+        return [Suggestion(text, other.total) for text, other in changes]
 
     check_gpus(conf, need, suggest, me, probes)
-
-
-def _forecast(of: Callable[P, T], *what: P.args, **how: P.kwargs) -> T | None:
-    try:
-        return of(*what, **how)
-    except ConfigError:
-        raise
-    except Exception as error:  # a forecast on torch's inner workings must not stop the run it is about
-        log.warning("A forecast of memory failed (%s: %s).", type(error).__name__, error)
-        return None
 
 
 def build_trainer(cfg: DictConfig, run_dir: Path, me: Processes) -> Trainer:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -89,10 +90,19 @@ def announce_cost(cfg: DictConfig, me: Processes) -> None:
     workload = workload_of(cfg, me, memory)
     if workload is None:
         return
-    try:
+    with may_fail("No estimate of memory"):
         log.info("%s", memory.estimate_memory(config, workload, preset).table(me.world_size, workload))
-    except Exception as error:  # a forecast on torch's inner workings must not stop the run it is about
-        log.warning("No estimate of memory (%s: %s).", type(error).__name__, error)
+
+
+@contextmanager
+def may_fail(what: str) -> Iterator[None]:
+    """A forecast on torch's inner workings must not stop the run it is about; only the config's errors do."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        log.warning("%s (%s: %s).", what, type(error).__name__, error)
 
 
 def workload_of(cfg: DictConfig, me: Processes, memory: Any) -> Any:

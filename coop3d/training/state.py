@@ -56,11 +56,15 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     set_optimizer_state_dict(model, optimizer, named, options=StateDictOptions(full_state_dict=True))
     for group, kept in zip(optimizer.param_groups, keep, strict=True):
         group.update(kept)
-        if group.get("fused"):  # begun on a CPU, steps are there still
-            for p in group["params"]:
-                kept_of_p = optimizer.state.get(p, {})
-                if "step" in kept_of_p:
-                    kept_of_p["step"] = kept_of_p["step"].to(local(p).device, torch.float32)
+    _join_fused_steps(optimizer)
+
+
+def _join_fused_steps(optimizer: torch.optim.Optimizer) -> None:
+    """A fused optimiser wants its counts of steps beside the moments; of a run begun on a CPU they stayed there."""
+    fused = {p for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
+    for p in fused & optimizer.state.keys():
+        moments = optimizer.state[p]
+        moments["step"] = moments["step"].to(local(p).device, torch.float32)
 
 
 def _by_name(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:

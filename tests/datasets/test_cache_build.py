@@ -14,6 +14,7 @@ import pytest
 from support.cache_files import contents, die, kill_while
 from support.opv2v_files import write_dataset
 
+from coop3d.benchmark.study.runner import locked
 from coop3d.datasets import DataError
 from coop3d.datasets.cache import CacheBuilder, CachedPanoramas
 from coop3d.datasets.cache import journal as journal_module
@@ -266,6 +267,9 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):
     def without(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("coop3d.datasets.cache.journal.fcntl.flock", without)
+    monkeypatch.setattr("coop3d.files.fcntl.flock", without)
     Journal(tmp_path / "j", {"x": 1}).close()
+    with locked(tmp_path / "study" / ".lock") as descriptor:  # of a study
+        assert descriptor >= 0
+    assert caplog.text.count("this file system has no locks") == 2
     assert "this file system has no locks" in caplog.text

@@ -15,7 +15,7 @@ from coop3d.benchmark.checkpoints import checkpoint_file, file_sha256
 from coop3d.benchmark.entrants import Blind
 from coop3d.benchmark.evaluate import choose_samples
 from coop3d.benchmark.input_sets import InputSet
-from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder, revisions
+from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
 from coop3d.benchmark.options import EvaluationOptions, SampleOptions
 from coop3d.benchmark.provenance import head, identity
 from coop3d.benchmark.robustness.catalogue import SIGHT, Case, cases_of
@@ -222,10 +222,9 @@ class _Work:
         findings = self._findings(rows)
         about = {
             **head(
-                self.run, self.samples, self.options.of_samples, self.overrides, self.bad, self.times,
+                self.folder, self.run, self.samples, self.options.of_samples, self.overrides, self.bad, self.times,
                 self.me.world_size,
             ),
-            "code_of_rows": revisions(self.folder),
             "options": asdict(self.options),
             "checkpoint": self.checkpoint,
         }  # fmt: skip

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.study.plan import BUDGET_KEYS, Arm, ScoredContract, Study, StudyError
 from coop3d.conf import ConfigError, compose, require_complete, require_paths, require_targets
+from coop3d.conf.composition import in_quotes
 from coop3d.files import safe_name
 from coop3d.training.checkpoint import BEST, LAST
 from coop3d.training.launch import plain, prepare_machine
@@ -205,7 +206,7 @@ def quoted(value: object) -> str:
     """A value in Hydra's grammar, whatever characters it has."""
     if re.fullmatch(r"[\w./+-]+", str(value), re.ASCII):
         return str(value)
-    return "'" + str(value).replace("'", r"\'") + "'"
+    return in_quotes(value)
 
 
 def _launcher(processes: int, script: str) -> list[str]:

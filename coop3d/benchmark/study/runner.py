@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
@@ -29,6 +28,7 @@ from coop3d.benchmark.study.commands import (
 )
 from coop3d.benchmark.study.plan import Study, StudyError
 from coop3d.benchmark.study.state import RunState, log_file, log_records, validated_step
+from coop3d.files import lock_at_once
 from coop3d.training.run_log import logging_redirect_tqdm, progress
 
 log = logging.getLogger(__name__)
@@ -248,7 +248,7 @@ def locked(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_at_once(descriptor, path)
         except BlockingIOError as error:
             raise StudyError(
                 f"{path.parent}: another call works here, or a training that an ended call left behind (lsof {path} "

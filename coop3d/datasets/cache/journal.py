@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -17,12 +15,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 from coop3d.datasets.cache.format import crc32, differences
 from coop3d.datasets.errors import DataError
+from coop3d.files import lock_at_once
 
 log = logging.getLogger(__name__)
 
 _HEAD = struct.Struct("<4sIIQ")  # magic, CRC-32 of what follows, length of the JSON part, length of the rest
 _MAGIC = b"c3dJ"
-WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # e.g. Lustre mounted without them
 
 
 @dataclass(frozen=True)
@@ -111,15 +109,11 @@ class Journal:
 
     def _claim(self, settings: dict[str, Any]) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go when the process dies
+            lock_at_once(self._lock, self.path)  # the kernel lets go when the process dies
         except BlockingIOError as error:
             raise DataError(
                 f"{self.path}: another build of the same file is running; wait for it, or end it first"
             ) from error
-        except OSError as error:
-            if error.errno not in WITHOUT_LOCKS:
-                raise
-            log.warning("%s: this file system has no locks; start one build of this file only", self.path)
         recorded = self.path / "settings.json"
         if not recorded.exists():
             temporary = recorded.with_suffix(".tmp")
