@@ -10,8 +10,9 @@ Unmeasured range or depth is NaN, never 0. Sizes: B batch, V vehicles (views), K
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -116,18 +117,18 @@ class _TensorRecord:
 
     def to(self: T, device: torch.device | str, non_blocking: bool = False) -> T:
         """Copy with every tensor field on ``device``."""
-        return self._map(lambda x: x.to(device, non_blocking=non_blocking))
+        return self._map(_once_per_tensor(lambda x: x.to(device, non_blocking=non_blocking)))
 
     def pin_memory(self: T) -> T:
         """Copy with every tensor field in pinned host memory (called by DataLoader)."""
-        return self._map(lambda x: x.pin_memory())
+        return self._map(_once_per_tensor(lambda x: x.pin_memory()))
 
     def detach(self: T) -> T:
         """Copy with every tensor field detached from the graph."""
         return self._map(lambda x: x.detach())
 
-    def _map(self: T, fn: Any) -> T:
-        changed = {}
+    def _map(self: T, fn: Callable[[Tensor], Tensor]) -> T:
+        changed: dict[str, Tensor | _TensorRecord] = {}
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if isinstance(value, Tensor):
@@ -135,6 +136,18 @@ class _TensorRecord:
             elif isinstance(value, _TensorRecord):
                 changed[f.name] = value._map(fn)
         return replace(self, **changed)  # type: ignore[type-var]
+
+
+def _once_per_tensor(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What two records share (rays and origins, a third of a batch) is copied once and shared by the copies."""
+    copies: dict[int, Tensor] = {}
+
+    def copy(tensor: Tensor) -> Tensor:
+        if id(tensor) not in copies:
+            copies[id(tensor)] = fn(tensor)
+        return copies[id(tensor)]
+
+    return copy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,18 +158,18 @@ def make_batch(vehicles: Sequence[tuple[Panorama, ...]]) -> CoopBatch:
     T_ref_world = invert_rigid(views[0].T_world_pano)  # float64 chain, cast once
     T_ref_view = np.stack([T_ref_world @ v.T_world_pano for v in views])
     T_ref_view[0] = np.eye(4)
-    rays = torch.stack([torch.from_numpy(v.camera.rays().astype(np.float32)) for v in views])
-    origins = _stack([v.origin_map() for v in views])
+    rays = _stack([v.camera.rays().astype(np.float32) for v in views])[None]  # inputs and targets share them
+    origins = _stack([v.origin_map() for v in views])[None]
     is_synthetic = all(_is_dense(v) for v in views)
     inputs = ViewInputs(
         image=_stack([v.rgb for v in views]).permute(0, 3, 1, 2).float().div(255.0)[None],
-        rays=rays[None],
-        origins=origins[None],
+        rays=rays,
+        origins=origins,
     )
     targets = ViewTargets(
         range_m=_stack([v.range_m for v in views])[None],
-        rays=rays[None],
-        origins=origins[None],
+        rays=rays,
+        origins=origins,
         covered=_stack([v.covered for v in views])[None],
         valid=_stack([v.valid for v in views])[None],
         non_ambiguous=_stack([v.non_ambiguous for v in views])[None],
@@ -211,9 +211,17 @@ def collate_coop(samples: Sequence[CoopSample | BadSample]) -> Collated:
 
 
 def _concat(batches: list[CoopBatch]) -> CoopBatch:
+    joined: dict[tuple[int, ...], Tensor] = {}  # what inputs and targets share stays shared
+
+    def cat(tensors: list[Tensor]) -> Tensor:
+        which = tuple(map(id, tensors))
+        if which not in joined:
+            joined[which] = torch.cat(tensors)
+        return joined[which]
+
     def join(parts: list, shared: tuple[str, ...] = ()) -> dict[str, Tensor]:
         return {
-            name: value if name in shared else torch.cat([getattr(p, name) for p in parts])
+            name: value if name in shared else cat([getattr(p, name) for p in parts])
             for name, value in vars(parts[0]).items()
         }
 

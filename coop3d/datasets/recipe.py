@@ -15,7 +15,9 @@ from coop3d.stitching import PanoramaStitcher
 from coop3d.types import RigFrame
 
 # Mounting poses are rounded to this grid. Both steps are far below any calibration's accuracy, and so wide that
-# two different rounded rigs never share a look-up table in `TableCache`.
+# two different rounded rigs never share a look-up table in `TableCache`. CARLA computes in float32: beyond some 600 m
+# from the world's origin its poses scatter by more than a step, and one rig becomes several. All are right; each costs
+# a table.
 GRID_M = 2e-4
 GRID_DEG = 2e-3
 

@@ -111,7 +111,7 @@ class PanoramaStitcher:
     def _central(self, frame: RigFrame, T_world_pano: NDArray[np.float64]) -> Panorama:
         if not frame.depth_is_dense:
             table = self._table(frame, self._proxy_tables)
-            panorama = _fill(frame, frame.views, table.from_one_centre(), T_world_pano, colours=table)
+            panorama = _fill(frame, frame.views, table.from_one_centre, T_world_pano, colours=table)
             origins = np.zeros((len(frame.views), 3), np.float32)
             return replace(panorama, kind="central", source=table.source, origins=origins)
         image = warp_dense(frame.views, self.table(frame))

@@ -65,6 +65,7 @@ class RigTable:
         """[K, 3] camera centres in the virtual camera's frame."""
         return np.stack([T[:3, 3] for T in self.T_virtual_cam]).astype(np.float32)
 
+    @cached_property
     def from_one_centre(self) -> RigTable:
         """The same pixels as if one camera at the virtual centre had taken them all (for LiDAR range only)."""
         source = np.where(self.covered, 0, NO_CAMERA).astype(np.uint8)

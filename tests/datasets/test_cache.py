@@ -255,6 +255,14 @@ def drop_config_setting(file):
     file.attrs["config"] = json.dumps(config)
 
 
+def hold_the_sky(file):
+    """A file of the code that did not know CARLA's far plane, and did not say so."""
+    config = json.loads(file.attrs["config"])
+    del config["far_plane_m"]
+    file.attrs["config"] = json.dumps(config)
+    file["range_m"][5, 0, 0] = 1100.0
+
+
 def resize_range(file):
     del file["range_m"]
     file["range_m"] = np.zeros((6, 28, 111), np.float32)
@@ -275,7 +283,7 @@ def resize_range(file):
         (resize_range, r"'range_m' is float32 of shape \(6, 28, 111\)"),
         (lambda f: f.__delitem__("rigs/0/origins"), "'rigs/0/origins' is missing|'rigs/0"),
         (lambda f: f["complete"].__setitem__(2, 0), "1 of 6 panoramas are not complete"),
-        (lambda f: f["range_m"].__setitem__((5, 0, 0), 1100.0), "holds the sky, 1000 m away, as a surface"),
+        (hold_the_sky, "holds the sky, 1000 m away, as a surface"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(copy, change, message):
@@ -284,6 +292,12 @@ def test_a_file_that_does_not_fit_is_refused(copy, change, message):
         CachedPanoramas(copy)
     assert str(copy) in str(caught.value)
     assert "build_panorama_cache.py" in str(caught.value)
+
+
+def test_terrain_farther_along_the_ray_than_the_far_plane_is_read(copy):
+    """The far plane limits planar depth; in a photograph's corner the ray is nearly twice as long."""
+    edit(copy, lambda f: f["range_m"].__setitem__((5, 0, 0), 1100.0))
+    assert CachedPanoramas(copy).load(CachedPanoramas(copy).index.frames[5])[0].range_m[0, 0] == 1100.0
 
 
 def test_damaged_files_are_named(copy, tmp_path):

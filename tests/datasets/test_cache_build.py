@@ -93,8 +93,9 @@ MOMENTS = {
     "journal not removed": stop_before(Journal, "discard"),
     "after everything": stop_in_append(12, 0.0),  # there is no 13th record
 }
-LOST = {"in the middle of a record": 9, "a byte short": 7, "all stitched": 0, "file not closed": 0,
-        "file not renamed": 0, "journal not removed": 0, "after everything": 0}  # fmt: skip
+# The broken frame, one of the first three, is tried again each time.
+LOST = {"in the middle of a record": 9 + 1, "a byte short": 7 + 1, "all stitched": 1, "file not closed": 1,
+        "file not renamed": 1, "journal not removed": 0, "after everything": 0}  # fmt: skip
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -114,7 +115,25 @@ def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, mome
     assert contents(path) == undisturbed
     assert sorted(os.listdir(tmp_path)) == ["train.h5"]
     assert summary.stitched == LOST.get(moment, summary.stitched)
-    assert len(summary.problems) == 1  # known, not tried again, in every case
+    assert len(summary.problems) == 1
+
+
+def test_a_file_mended_before_the_build_goes_on_is_used(tmp_path):
+    images, depth = write_dataset(tmp_path, frames=2)
+    photograph = sorted(images.rglob("*_camera1.png"))[0]
+    whole = photograph.read_bytes()
+    photograph.write_bytes(whole[:100])
+    path = tmp_path / "train.h5"
+
+    def build():
+        stop_in_append(3, 0.5)()
+        builder((images, depth), path).build(progress=False)
+
+    kill_while(build)
+    photograph.write_bytes(whole)
+    assert builder((images, depth), path).build(progress=False).problems == {}
+    builder((images, depth), tmp_path / "again.h5").build(progress=False)
+    assert contents(path) == contents(tmp_path / "again.h5")
 
 
 def test_killed_again_and_again(data, undisturbed, tmp_path):

@@ -51,7 +51,7 @@ _JOBS_PER_WORKER = 4  # in flight: enough that nobody waits, few enough that fin
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """What `build_cache` did."""
+    """What a build did."""
 
     path: Path
     frames: int  # in the file
@@ -121,6 +121,7 @@ class CacheBuilder:
         )
         self.config = {
             "settings": self.settings.described(),
+            "far_plane_m": float(FAR_PLANE_M),
             "provenance": {
                 "images_root": str(index.images_root),
                 "depth_root": None if index.depth_root is None else str(index.depth_root),
@@ -188,7 +189,9 @@ class CacheBuilder:
                 bar.update()
 
             for record in journal.replay():
-                if record.meta["row"] in missing:
+                if (
+                    record.meta["row"] in missing and "problem" not in record.meta
+                ):  # a bad file may be mended now
                     take(record)
             if done := bar.n:
                 log.info("%s: %d of %d frames were done before", self.path, done, len(self.entries))

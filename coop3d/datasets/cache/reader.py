@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -135,7 +136,8 @@ class CacheFile:
 
     def _check_sky(self) -> None:
         """Refuse a file of earlier code that took the far plane of CARLA's depth camera for a surface; a few rows."""
-        if self.settings.recipe.depth_source not in ("auto", "dense"):
+        knows_sky = "far_plane_m" in json.loads(self.config)
+        if knows_sky or self.settings.recipe.depth_source not in ("auto", "dense"):
             return
         farthest = 0.0
         for row in np.linspace(0, len(self.keys) - 1, SKY_ROWS).astype(int):

@@ -57,7 +57,8 @@ class CacheWriter:
     ) -> None:
         self.path, self.settings, self.keys = path, settings, keys
         self._temporary = path.with_name(f".{path.name}.tmp")  # the journal's lock makes it ours
-        self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"))
+        # no lock of its own: the journal's is enough, and some file systems have none
+        self._file = h5py.File(self._temporary, "w", libver=("v110", "v110"), locking=False)
         n, camera = len(keys), settings.recipe.camera
         level = level_of(settings.compression)
         self._images: dict[str, h5py.Dataset] = {}

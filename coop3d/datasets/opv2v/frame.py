@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tokenize import TokenError
 
 import cv2
 import numpy as np
@@ -113,10 +114,20 @@ def _depth_images(
                 "machine.opv2v_depth_root (--depth-root), or use depth_source=auto, lidar or fused"
             )
         return None
-    if depth_source == "auto" and entry.depth_is_rounded and entry.has_cloud:
-        return None  # a cloud is 25 times as accurate
-    read = read_rounded_depth if entry.depth_is_rounded else read_depth
-    return [read(path, view.image.shape[:2]) for path, view in zip(entry.depth_paths, views, strict=True)]
+    sizes = [view.image.shape[:2] for view in views]
+    prefers_cloud = depth_source == "auto" and entry.has_cloud
+    if entry.depth_is_rounded:
+        if prefers_cloud:
+            return None  # a cloud is 25 times as accurate
+        return [read_rounded_depth(*file) for file in zip(entry.depth_paths, sizes, strict=True)]
+    if not prefers_cloud:
+        return [read_depth(*file) for file in zip(entry.depth_paths, sizes, strict=True)]
+    z_m: list[NDArray[np.float32]] = []
+    for path, size in zip(entry.depth_paths, sizes, strict=True):
+        z_m.append(read_depth(path, size, may_be_empty=not z_m))  # beside dense files, an empty one is broken
+        if not _is_dense(z_m[-1]):
+            return None  # the cloud instead; the other files need not be read
+    return z_m
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -134,11 +145,22 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     return image
 
 
-def read_depth(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
-    """[h, w] planar z-depth in metres; NaN where the file has 0, a negative or non-finite value, or the far plane."""
+def read_depth(path: Path, size: tuple[int, int], *, may_be_empty: bool = False) -> NDArray[np.float32]:
+    """[h, w] planar z-depth in metres; NaN where the file has 0, a negative or non-finite value, or the far plane.
+
+    Raises:
+        DataError: unreadable, of another size, or without any depth (unless it ``may_be_empty``).
+    """
     try:
         z = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TokenError,
+        MemoryError,
+    ) as error:  # of a damaged header
         raise DataError(f"{path}: not a readable .npy array ({error}); expected float32 z-depth") from error
     if z.shape != size or not np.issubdtype(z.dtype, np.floating):
         raise DataError(
@@ -146,7 +168,7 @@ def read_depth(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
             f"{size}; the depth root belongs to other images"
         )
     z = np.ascontiguousarray(z, np.float32)
-    if _clean(z.reshape(-1)) == 0:
+    if _clean(z.reshape(-1)) == 0 and not may_be_empty:
         raise DataError(
             f"{path}: every pixel is 0, negative, NaN or infinite; expected z-depth in metres. The file is broken, "
             "or its unit is not metres."

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from coop3d.datasets.opv2v.entry import DEPTH_KINDS, FrameEntry
 from coop3d.datasets.opv2v.listing import AUTO, Listing, Skipped
 from coop3d.datasets.opv2v.poses import LidarPoses
+from coop3d.files import replacing
 from coop3d.types import SampleKey
 
 log = logging.getLogger(__name__)
@@ -112,12 +112,8 @@ class IndexCache:
             "poses": listing.poses.values,
         }
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                dir=self.path.parent, prefix=f".{self.path.stem}.", delete=False
-            ) as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            os.replace(file.name, self.path)
+            with replacing(self.path) as temporary:
+                np.savez(temporary, **arrays)  # type: ignore[arg-type]
         except OSError as error:
             log.info(
                 "%s: index cannot be kept (%s); set COOP3D_CACHE_DIR to a writable folder", self.path, error

@@ -63,6 +63,82 @@ def test_ascii_rgb_written_as_a_float(tmp_path):
     np.testing.assert_allclose(read_pcd(path).intensity, RED / 255, atol=1e-6)
 
 
+SPELLINGS = [
+    "0",
+    "-0",
+    "+7",
+    "12.",
+    ".5",
+    "-3.25",
+    "1e3",
+    "1E-3",
+    "2.5e+02",
+    "-1.7976931348623157e30",
+    "1e22",
+    "1e23",
+]
+SPELLINGS += [
+    "123456789012345",
+    "1234567890123456",
+    "0.1234567890123456789",
+    "4.94065646e-324",
+    "nan",
+    "-inf",
+    "1e-9",
+]
+
+
+@pytest.mark.parametrize("number", SPELLINGS)
+def test_every_spelling_of_a_number_is_read(tmp_path, number):
+    """Some by the fast parser, the others by Python's, which says what is right."""
+    path = write(tmp_path / "a.pcd", "ascii", "intensity")
+    rows = path.read_text().splitlines()
+    rows[11:14] = [f"1 2 3 {number}", f"\t1\t2  3 {number} \r", f"1 2 3 {number}"]
+    path.write_text("\n".join(rows))
+    found = read_pcd(path).intensity[:3]
+    np.testing.assert_array_equal(found, np.full(3, np.float32(float(number))))
+
+
+@pytest.mark.parametrize("number", ["1.2.3", "--1", "1e", "e5", ".", "-", "1e5x", "1,5", "0x10"])
+def test_what_is_no_number_is_refused(tmp_path, number):
+    path = write(tmp_path / "a.pcd", "ascii", "intensity")
+    path.write_text(path.read_text().replace("DATA ascii\n", f"DATA ascii\n1 2 3 {number}\n"))
+    with pytest.raises(DataError, match="text that is not a number"):
+        read_pcd(path)
+
+
+def test_random_numbers_are_the_nearest_floats(tmp_path):
+    rng = np.random.default_rng(3)
+    xyz = rng.normal(size=(300, 3)) * 10.0 ** rng.integers(-12, 13, (300, 3))
+    rows = "\n".join(f"{x!r:.16} {y:.15g} {z:.9g} 0.5" for x, y, z in xyz.tolist())
+    path = tmp_path / "a.pcd"
+    path.write_text(HEADER.format(last="intensity", data="ascii") + rows)
+    expected = np.array([[float(n) for n in row.split()[:3]] for row in rows.splitlines()], np.float32)
+    np.testing.assert_array_equal(read_pcd(path).xyz, expected)
+
+
+def test_padding_fields_may_share_a_name(tmp_path):
+    """As PCL writes x, y, z with padding: the name _ more than once."""
+    path = write(tmp_path / "a.pcd", "binary", "intensity")
+    header, body = path.read_bytes().split(b"DATA binary\n")
+    header = header.replace(b"x y z intensity", b"x y z _ intensity _").replace(b"4 4 4 4", b"4 4 4 4 4 1")
+    header = header.replace(b"F F F F", b"F F F U F U").replace(b"1 1 1 1", b"1 1 1 1 1 1")
+    rows = np.zeros(300, np.dtype([("xyz", "<f4", 3), ("a", "<u4"), ("i", "<f4"), ("b", "u1")]))
+    table = np.frombuffer(body, "<f4").reshape(300, 4)
+    rows["xyz"], rows["i"] = table[:, :3], table[:, 3]
+    path.write_bytes(header + b"DATA binary\n" + rows.tobytes())
+    cloud = read_pcd(path)
+    np.testing.assert_array_equal(cloud.xyz, XYZ)
+    np.testing.assert_allclose(cloud.intensity, RED / 255, atol=1e-6)
+
+
+def test_an_organised_cloud_without_a_count_is_read_whole(tmp_path):
+    path = write(tmp_path / "a.pcd", "binary")
+    raw = path.read_bytes().replace(b"WIDTH 300\nHEIGHT 1\n", b"WIDTH 100\nHEIGHT 3\n")
+    path.write_bytes(raw.replace(b"POINTS 300\n", b""))
+    np.testing.assert_array_equal(read_pcd(path).xyz, XYZ)
+
+
 def test_lzf_back_references(tmp_path):
     """'abcd' then a long overlapping copy: 4 + 44 bytes that decode to 12 equal float words."""
     word = np.float32(1.25).tobytes()

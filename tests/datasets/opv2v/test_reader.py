@@ -7,7 +7,15 @@ from support.analytic import render_rig, street, vehicle_pose
 from support.opv2v_files import write_dataset, write_frame
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame, load_yaml, read_depth, read_image
+from coop3d.datasets.opv2v import (
+    OPV2VIndex,
+    load_rig_frame,
+    load_yaml,
+    read_depth,
+    read_image,
+    read_pcd,
+    sweeps,
+)
 from coop3d.types import SampleKey
 
 KEY = SampleKey("2021_08_20_21_10_24", "641", "000069")
@@ -185,6 +193,78 @@ def test_the_far_plane_of_carlas_depth_camera_is_no_surface(tmp_path):
     np.save(tmp_path / "d.npy", (1000.0 * codes / last).astype(np.float32))
     z = read_depth(tmp_path / "d.npy", (2, 2))
     np.testing.assert_allclose(z, [[np.nan, 999.702], [500.0, np.nan]], rtol=1e-6)
+
+
+def test_automatic_depth_stops_at_the_first_sparse_file(frame_on_disk):
+    """With a cloud at hand, what the other files hold does not matter; beside dense ones an empty one is broken."""
+    entry = entry_of(frame_on_disk[2])
+    first, second, *_ = entry.depth_paths
+    dense, sparse = np.load(first), np.zeros((60, 80), np.float32)
+    sparse[::9, ::9] = 7.0
+    np.save(second, np.zeros_like(dense))
+    with pytest.raises(DataError, match="every pixel is 0"):
+        load_rig_frame(entry)
+    np.save(first, sparse)
+    frame = load_rig_frame(entry)
+    assert not frame.depth_is_dense
+    assert frame.views[0].z_m is None
+    assert len(frame.sweeps) == 1
+    np.save(first, np.zeros_like(dense))
+    assert load_rig_frame(entry).views[0].z_m is None
+    entry.pcd_path.unlink()
+    with pytest.raises(DataError, match="every pixel is 0"):  # without a cloud the files are all there is
+        load_rig_frame(entry_of(frame_on_disk[2]))
+
+
+def test_damaged_depth_headers_are_data_errors(frame_on_disk):
+    """numpy parses the header as Python: what it raises depends on which byte is wrong."""
+    path = entry_of(frame_on_disk[2]).depth_paths[0]
+    whole = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        broken = whole.copy()
+        for at in rng.integers(10, 80, 3):
+            broken[at] = rng.integers(256)
+        path.write_bytes(broken)
+        try:
+            read_depth(path, (60, 80))
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
+def test_clouds_of_all_vehicles(tmp_path, monkeypatch):
+    """One without a cloud is left out; every cloud is read once for all who need it, and again once it has changed."""
+    images, depth = write_dataset(tmp_path, frames=1, positions=((0, 0, 0), (3, 18, 20), (-3, -6, 175)))
+    reads = []
+    monkeypatch.setattr(sweeps, "read_pcd", lambda path: reads.append(path) or read_pcd(path))
+    index = OPV2VIndex(images, "train", depth)
+
+    def load():
+        return [load_rig_frame(e, "fused", index.partners_of(e)) for e in index.frames]
+
+    assert [len(frame.sweeps) for frame in load()] == [3, 3, 3]
+    assert len(reads) == 3
+    changed = index.frames[0].pcd_path
+    changed.write_text(changed.read_text().replace("6553600", "6553601"))
+    load()
+    assert len(reads) == 4
+    index.frames[1].pcd_path.unlink()
+    index = OPV2VIndex(images, "train", depth)
+    assert [len(load_rig_frame(e, "fused", index.partners_of(e)).sweeps) for e in index.frames[::2]] == [2, 2]
+    with pytest.raises(DataError, match="no LiDAR cloud"):
+        load_rig_frame(index.frames[1], "fused", index.partners_of(index.frames[1]))
+
+
+@pytest.mark.parametrize("depth_source", ["lidar", "fused"])
+def test_an_empty_cloud_is_not_a_frame_without_surfaces(frame_on_disk, depth_source):
+    entry = entry_of(frame_on_disk[2])
+    header = entry.pcd_path.read_text().partition("DATA ascii\n")
+    empty = header[0].replace("WIDTH 5", "WIDTH 0").replace("POINTS 5", "POINTS 0")
+    entry.pcd_path.write_text(empty + header[1])
+    with pytest.raises(DataError, match=r"\.pcd: holds no point"):
+        load_rig_frame(entry, depth_source)
 
 
 def test_images_are_rgb(tmp_path):
