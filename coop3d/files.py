@@ -43,15 +43,23 @@ def write_text(path: Path, content: str) -> Path:
     return path
 
 
-def lock_at_once(file: int | IO[Any], path: Path) -> None:
+def lock_at_once(file: int | IO[Any], path: Path, *, by_process: bool = False) -> None:
     """Lock an open file, ``path`` or one in it, until its holders close it or die; say so where there are no locks.
+
+    Args:
+        file: open for writing.
+        path: named in messages.
+        by_process: this process alone holds it, not those that it forks; and not against itself.
 
     Raises:
         BlockingIOError: somebody else has locked it.
     """
+    lock = fcntl.lockf if by_process else fcntl.flock
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # POSIX leaves it open which
+            raise BlockingIOError(error.errno, "locked", str(path)) from error
         if error.errno not in WITHOUT_LOCKS:
             raise
         log.warning("%s: this file system has no locks; nothing else may work on it now", path)

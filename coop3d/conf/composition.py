@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -75,6 +76,9 @@ def _quoted_override(argument: str) -> str:
         items = re.split(r",(?=[\w.]+=)", match[1])
         return f"overrides=[{','.join(repr(item) for item in items)}]"
     key, _, value = argument.partition("=")
+    if value.startswith("~/"):  # the shell leaves it as it is behind key=
+        value = os.path.expanduser(value)
+        argument = f"{key}={value}"
     is_path = "/" in value and re.search(r"[=~#()]", value) is not None
     if (
         value[:1] in ("'", '"', "[", "{")

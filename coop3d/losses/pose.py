@@ -30,7 +30,8 @@ def pair_poses(quat_xyzw: Tensor, trans: Tensor) -> tuple[Tensor, Tensor]:
     """
     pair = off_diagonal(trans.shape[1], trans.device)[..., None]
     inverse = quat_conjugate(quat_xyzw) / quat_xyzw.square().sum(dim=-1, keepdim=True).clamp_min(1e-16)
-    identity = quat_xyzw.new_tensor([0.0, 0.0, 0.0, 1.0])
+    identity = quat_xyzw.new_zeros(4)  # made where it is needed: copying it there would make a GPU wait
+    identity[3] = 1.0
     to_base = torch.where(pair, inverse[:, :, None], identity)
     offset = trans[:, None] - torch.where(pair, trans[:, :, None], 0.0)
     rotated = quat_to_matrix(to_base) @ offset[..., None]

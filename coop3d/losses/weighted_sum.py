@@ -96,7 +96,7 @@ class WeightedSum(nn.Module):
                 values[name] = mean.detach()
                 statistics |= {f"{name}/{k}": v.detach() for k, v in value.statistics.items()}
                 if name in self.curriculum:
-                    statistics[f"{name}/weight"] = total.new_tensor(weight)
+                    statistics[f"{name}/weight"] = total.new_full((), weight)
         return LossOutput(total=total, terms=values, statistics=statistics)
 
     def extra_repr(self) -> str:

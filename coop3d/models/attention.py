@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -49,10 +49,15 @@ def _attend_by_length(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -
 def _attend_by_kernel(
     kernel: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]
 ) -> Tensor:
-    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=q.device)
+    ends = _ends(tuple(lengths), q.device)
     packed = [x[0].transpose(0, 1).contiguous() for x in (q, k, v)]  # [T, heads, head_dim]
     out: Tensor = kernel(*packed, ends, ends, max(lengths), max(lengths))
     return out.transpose(0, 1)[None]
+
+
+@lru_cache(maxsize=16)  # every layer asks, and a copy from the host would make the GPU wait
+def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 @cache

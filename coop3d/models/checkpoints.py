@@ -15,6 +15,7 @@ from torch import Tensor
 from coop3d.files import replacing
 from coop3d.models.initialisation import initialise_additions
 from coop3d.models.lora import plain_state
+from coop3d.models.matching_head import MatchingHead
 from coop3d.models.position_table import seam_jump
 from coop3d.models.published import canonical_state, published_state
 from coop3d.models.weight_files import read_state
@@ -80,6 +81,8 @@ def load_checkpoint(
     left_out = tuple(name for name in ignored if any(_inside(k, [name]) for k in state))
     state = {k: v for k, v in state.items() if not _inside(k, ignored)}
     fresh = [name for name in model.get_additions() if not any(_inside(k, [name]) for k in state)]
+    if submodules is not None:
+        fresh = [name for name in fresh if _inside(name, submodules)]
     expected, total = model.state_dict(), len(state)
     if submodules is not None:
         _check_names(submodules, expected)
@@ -90,7 +93,7 @@ def load_checkpoint(
     report = LoadReport(
         path=Path(path),
         loaded=len(state),
-        fresh=tuple(n for n in fresh if submodules is None or _inside(n, submodules)),
+        fresh=tuple(fresh),
         left_out=left_out,
         not_asked=total - len(state),
         seam_jump=_seam_jump(model) if POSITION_TABLE in state else None,
@@ -171,8 +174,15 @@ def _load(model: MapAnything, state: Mapping[str, Tensor], fresh: list[str]) -> 
     trainable = {name: p.requires_grad for name, p in model.named_parameters()}
     tensors = {k: _aligned(v.float()) if on_meta else v for k, v in state.items()}
     model.load_state_dict(tensors, strict=False, assign=on_meta)
-    if not on_meta:
-        return
-    initialise_additions({name: model.get_submodule(name).to_empty(device="cpu") for name in fresh})
+    additions = {name: model.get_submodule(name) for name in fresh}
+    if on_meta:
+        for module in additions.values():
+            module.to_empty(device="cpu")
+    initialise_additions(additions)
+    for module in additions.values():
+        if isinstance(
+            module, MatchingHead
+        ):  # its random descriptors would find poses better than those loaded
+            module.silence()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trainable[name])

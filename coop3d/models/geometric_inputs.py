@@ -95,14 +95,17 @@ def relative_poses(quat_xyzw: Tensor, trans: Tensor, given: Tensor) -> tuple[Ten
 
     The sign of the relative quaternion is left as it comes out: the published encoder was trained that way.
     """
+    identity = torch.zeros_like(quat_xyzw)
+    identity[..., 3] = 1.0
+    # whatever stands where nothing is given, NaN or a quaternion of zeros, goes no farther
+    quat_xyzw = torch.where(given[..., None], quat_xyzw, identity)
+    trans = torch.where(given[..., None], trans, 0.0)
     q0 = quat_xyzw[:, :1]
     squared = (q0 * q0).sum(-1, keepdim=True)
     q0_inverse = torch.cat([-q0[..., :3], q0[..., 3:]], dim=-1) / squared
     q_rel = quat_multiply(q0_inverse.expand_as(quat_xyzw), quat_xyzw)
     R0_inverse = quat_to_matrix(q0_inverse)  # [B, 1, 3, 3]
     t_rel = rotate_rays(R0_inverse, (trans - trans[:, :1])[:, :, None, None])[:, :, 0, 0]
-    identity = torch.zeros_like(quat_xyzw)
-    identity[..., 3] = 1.0
     return torch.where(given[..., None], q_rel, identity), t_rel * given[..., None]
 
 
@@ -152,7 +155,13 @@ def fuse_geometry(tokens: Tensor, geometry: GeometricInputs, encoders: Geometric
     """
     if geometry.ray_dirs is not None:
         encoder = _required(encoders.ray_dirs, "ray_dirs")
-        tokens = tokens + _dense(encoder, geometry.ray_dirs) * _mask(geometry.ray_dirs_given, tokens)
+        given = _mask(geometry.ray_dirs_given, tokens)
+        rays = (
+            geometry.ray_dirs
+            if isinstance(given, float)
+            else torch.where(given[..., None] > 0, geometry.ray_dirs, 0.0)
+        )
+        tokens = tokens + _dense(encoder, rays) * given
     if geometry.depth is not None:
         tokens = tokens + _depth_code(geometry, encoders, tokens)
     if geometry.quat_xyzw is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -26,14 +26,18 @@ Precision = Literal["auto", "fp32", "bf16"]
 def infer(
     model: MapAnything,
     images: Images,
-    rays: Array | Camera | None = None,
-    origins: Array | None = None,
+    rays: Array | Camera | Sequence[Array | Camera] | None = None,
+    origins: Array | Sequence[Array] | None = None,
     *,
     views_at_once: int | None = None,
     precision: Precision = "auto",
     compiled: bool = False,
 ) -> FactoredPrediction:
     """See `MapAnything.infer`."""
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision is {precision!r}, expected one of {', '.join(get_args(Precision))}")
+    if views_at_once is not None and views_at_once < 1:
+        raise ValueError(f"views_at_once is {views_at_once}, expected at least 1, or None for all views")
     inputs = prepare_inputs(images, rays, origins).to(next(model.parameters()).device)
     if compiled:
         compile_blocks(model)
@@ -62,7 +66,9 @@ def compile_blocks(model: MapAnything, **options: Any) -> None:
 
 
 def prepare_inputs(
-    images: Images, rays: Array | Camera | None = None, origins: Array | None = None
+    images: Images,
+    rays: Array | Camera | Sequence[Array | Camera] | None = None,
+    origins: Array | Sequence[Array] | None = None,
 ) -> ViewInputs:
     """Pictures and calibration in any of the layouts of `MapAnything.infer`, as the network takes them.
 
@@ -73,8 +79,6 @@ def prepare_inputs(
         return _from_panoramas(images, rays, origins)  # type: ignore[arg-type]
     image = _images(images)
     B, V, _, H, W = image.shape
-    if rays is not None and not isinstance(rays, (Tensor, np.ndarray)):
-        rays = rays.rays()
     return ViewInputs(
         image=image,
         rays=None if rays is None else _map("rays", rays, (B, V, H, W, 3)),
@@ -128,14 +132,21 @@ def _tensor(array: Any) -> Tensor:
 
 
 def _map(name: str, array: Any, shape: tuple[int, ...]) -> Tensor:
-    """[..., H, W, 3] to [B, V, H, W, 3]; one map may serve all views, one set of views all of a batch."""
-    value = _tensor(array).float()
+    """[..., H, W, 3] or cameras, one for all views or one per view, to [B, V, H, W, 3]; a set may serve all samples."""
+    if isinstance(array, Sequence):
+        value = torch.stack([_tensor(_rays_of(part)).float() for part in array])
+    else:
+        value = _tensor(_rays_of(array)).float()
     try:
         return value.expand(shape)
     except RuntimeError:
         raise ValueError(
             f"{name} is {tuple(value.shape)}, expected {shape} or its last 3 or 4 axes"
         ) from None
+
+
+def _rays_of(array: Any) -> Any:
+    return array if isinstance(array, (Tensor, np.ndarray)) else array.rays()
 
 
 def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

@@ -103,6 +103,16 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def merged_state(state: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """The same for a saved state dict with adapters of strength ``alpha``, without a model."""
+    merged = {strip_adapter(k): v.clone() for k, v in state.items() if not is_adapter(k)}
+    for name, a in state.items():
+        if (layer := name.removesuffix(f".lora_A.{ADAPTER}.weight")) != name:
+            b = state[f"{layer}.lora_B.{ADAPTER}.weight"]
+            merged[f"{layer}.weight"] += (b @ a) * (alpha / len(a))
+    return merged
+
+
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> int:
     """Replace adapted layers by plain ones that compute the same, for inference; returns how many."""

@@ -365,9 +365,8 @@ class MapAnything(HubMixin, nn.Module):
 
 def normalise_image(image: Tensor) -> Tensor:
     """[..., 3, H, W] RGB in [0, 1] to DINOv2's mean 0 and standard deviation 1."""
-    mean = torch.tensor(IMAGE_MEAN, dtype=image.dtype, device=image.device)[:, None, None]
-    std = torch.tensor(IMAGE_STD, dtype=image.dtype, device=image.device)[:, None, None]
-    return (image - mean) / std
+    channels = zip(image.unbind(-3), IMAGE_MEAN, IMAGE_STD, strict=True)
+    return torch.stack([(channel - mean) / std for channel, mean, std in channels], dim=-3)
 
 
 def _dense_fields(dense: DensePrediction) -> dict[str, Tensor]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from coop3d.models.config import MatchingConfig
 from coop3d.models.stem import StemBlock
 
+UNSEEN_LOGIT = -6.0  # 0.25 %: less than what a match needs, see `matched_pose`
+
 
 class MatchingHead(nn.Module):
     """Tokens, and the stem's finer map where there is one, to a grid of cells with one descriptor each.
@@ -45,6 +47,13 @@ class MatchingHead(nn.Module):
     def reset(self) -> None:
         """The configured temperature."""
         self.log_temperature.fill_(math.log(self.initial_temperature))
+
+    @torch.no_grad()
+    def silence(self) -> None:
+        """No cell is seen by another view: no match counts, and a regressed pose stays, until this head is trained."""
+        self.out.weight[-1].zero_()
+        assert self.out.bias is not None
+        self.out.bias[-1] = UNSEEN_LOGIT
 
     def forward(self, levels: tuple[Tensor, ...], fine: Tensor | None) -> tuple[Tensor, Tensor]:
         """Maps [N, C_k, h, w] and [N, C, 2 h, 2 w] to descriptors [N, c h, c w, D] and logits [N, c h, c w].

@@ -22,25 +22,14 @@ from torch.utils._pytree import tree_map_only
 
 from coop3d.models.blocks import Block
 from coop3d.models.config import MapAnythingConfig
-from coop3d.models.geometric_encoders import DenseEncoder
-from coop3d.models.heads import DptFeatures, DptRegressor, PoseHead
 from coop3d.models.mapanything import MapAnything
-from coop3d.models.matching_head import MatchingHead
 from coop3d.models.position_table import forget_axes
 from coop3d.models.presets import Preset
 from coop3d.types import FactoredPrediction, ViewInputs
 
 GIB = 2**30
 ADAM_MOMENTS = 2  # tensors of a parameter's size and type that AdamW keeps
-UNITS = (
-    Block,
-    DenseEncoder,
-    DptFeatures,
-    DptRegressor,
-    PoseHead,
-    MatchingHead,
-)  # what a sharded run gathers at a time
-SHARD_UNITS_IN_FLIGHT = 2  # FSDP holds the unit at work and the one it fetches ahead
+SHARD_UNITS_IN_FLIGHT = 2  # FSDP holds the block at work and the one it fetches ahead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +54,9 @@ class MemoryEstimate:
     weights: int  # parameters and buffers
     gradients: int  # of trainable parameters
     optimiser: int
-    largest_unit: int  # parameters of the largest block that FSDP would gather at once
+    largest_block: int  # parameters of the largest block that FSDP would gather at once
+    root: int  # parameters outside of all blocks, which FSDP gathers once and keeps through the step
+    root_gradients: int  # of those that train
     kept: int  # activations alive between forward and backward
     activations: int  # peak beyond weights and gradients, backward pass and recomputation included
 
@@ -77,7 +68,10 @@ class MemoryEstimate:
     def fsdp(self, processes: int) -> int:
         """Bytes per GPU with weights, gradients and optimiser state cut into ``processes`` shards."""
         state = -(-(self.weights + self.gradients + self.optimiser) // processes)
-        gathered = 0 if processes == 1 else SHARD_UNITS_IN_FLIGHT * self.largest_unit
+        if processes == 1:
+            return state + self.activations
+        # whole gradients of the root, and as much again where they are joined to be added up
+        gathered = self.root + 2 * self.root_gradients + SHARD_UNITS_IN_FLIGHT * self.largest_block
         return state + gathered + self.activations
 
     def table(self, processes: int, workload: Workload) -> str:
@@ -124,16 +118,20 @@ def build_on_meta(config: MapAnythingConfig, preset: Preset | None = None) -> Ma
 
 
 def state_bytes(model: nn.Module) -> dict[str, int]:
-    """Bytes of weights, gradients, optimiser state, and of the largest unit (block or head) of parameters."""
+    """Bytes of weights, gradients and optimiser state, and how they lie in the units that FSDP gathers."""
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    units = [m for m in model.modules() if isinstance(m, UNITS)]
+    blocks = [m for m in model.modules() if isinstance(m, Block)]
+    inside = {id(p) for block in blocks for p in block.parameters()}
+    root = [p for p in model.parameters() if id(p) not in inside]
     return {
         "weights": sum(t.nbytes for t in tensors),
         "gradients": gradients,
         # AdamW's step counter is one float32 per parameter tensor
         "optimiser": ADAM_MOMENTS * gradients + sum(4 for p in model.parameters() if p.requires_grad),
-        "largest_unit": max((sum(p.nbytes for p in m.parameters()) for m in units), default=0),
+        "largest_block": max((sum(p.nbytes for p in m.parameters()) for m in blocks), default=0),
+        "root": sum(p.nbytes for p in root),
+        "root_gradients": sum(p.nbytes for p in root if p.requires_grad),
     }
 
 
@@ -147,7 +145,8 @@ def measure_activations(model: nn.Module, workload: Workload) -> tuple[int, int]
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     inputs = _inputs(workload, device)
-    precision = torch.autocast(device.type, torch.bfloat16) if workload.bf16 else nullcontext()
+    bf16 = torch.autocast(device.type, torch.bfloat16, cache_enabled=False)  # as `make_autocast`
+    precision = bf16 if workload.bf16 else nullcontext()
     with LiveBytes() as counter:
         with precision:
             prediction = model(inputs)
@@ -168,8 +167,9 @@ def _inputs(workload: Workload, device: torch.device) -> ViewInputs:
 def _stand_in_loss(prediction: FactoredPrediction) -> Tensor:
     """Reaches every output; the real losses' own memory is not estimated."""
     rays = prediction.rays if prediction.predicted_rays is None else prediction.predicted_rays
-    outputs = (prediction.points_ref, prediction.confidence, prediction.mask_logits, rays)
-    return torch.stack([x.mean() for x in outputs]).sum()
+    matching = (prediction.descriptors, prediction.seen_logits)
+    outputs = (prediction.points_ref, prediction.confidence, prediction.mask_logits, rays, *matching)
+    return torch.stack([x.mean() for x in outputs if x is not None]).sum()
 
 
 class LiveBytes(TorchDispatchMode):

@@ -12,6 +12,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from coop3d.models.lora import is_adapter, merged_state
+
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = "pytorch_model.bin"
 # Training checkpoints of map-anything keep their config beside the weights, as objects of these modules. They are
@@ -99,14 +101,30 @@ def _absent(path: Path) -> str:
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
     with _without_configs(path):
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+        # mapped: of a training checkpoint, the optimiser's state (twice the weights) is never read
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    state, config = loaded, None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
-        loaded = loaded.get("ema") or loaded["model"]  # as `load_run`: what validation measured
-    if not isinstance(loaded, Mapping) or not all(isinstance(x, Tensor) for x in loaded.values()):
+        state = loaded.get("ema") or loaded["model"]  # as `load_run`: what validation measured
+        config = loaded.get("config")
+    if not isinstance(state, Mapping) or not all(isinstance(x, Tensor) for x in state.values()):
         raise ValueError(
-            f"{path}: found {type(loaded).__name__}, expected a state dict or a dict with key 'model'"
+            f"{path}: found {type(state).__name__}, expected a state dict or a dict with key 'model'"
         )
-    return dict(loaded)
+    if any(is_adapter(name) for name in state):
+        return merged_state(state, _lora_alpha(path, config))
+    return {name: tensor.clone() for name, tensor in state.items()}  # not tied to the file
+
+
+def _lora_alpha(path: Path, config: Any) -> float:
+    """The strength of the adapters of a checkpoint of ``preset=lora``."""
+    try:
+        return float(config["preset"]["lora"]["alpha"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: holds low-rank adapters, but no config.preset.lora.alpha that says how strong they are; expected "
+            "a checkpoint written by training, or one with merged adapters (scripts/publish_checkpoint.py)"
+        ) from error
 
 
 @contextmanager

@@ -101,11 +101,11 @@ class CheckpointStore:
         """Make ``payload`` the last checkpoint, keep the one before it, and mark it best where it is."""
         last, staged = self.run_dir / LAST, self.run_dir / ".checkpoint-next.pth"
         write_atomic({"format": FORMAT, "version": VERSION, **payload}, staged)
+        if best:  # first: a last checkpoint that knows of a best one must find it
+            self._link(staged, self.run_dir / BEST)
         if last.exists():
             os.replace(last, self.run_dir / PREVIOUS)
         os.replace(staged, last)
-        if best:
-            self._link(last, self.run_dir / BEST)
         _fsync_directory(self.run_dir)
 
     def keep_epoch(self, epoch: int, keep: int) -> None:

@@ -98,11 +98,10 @@ def _owner(pid: int, name: str) -> tuple[str, str]:
     return user, " ".join(words).strip()[:160] or name
 
 
-def host_memory_bytes() -> int | None:
+def host_memory_bytes() -> int:
     """Host memory this process may still take: what the machine has free, or the control group's limit leaves."""
-    limits = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), _meminfo(), _cgroup_left()]
-    known = [limit for limit in limits[1:] if limit is not None]
-    return min(known) if known else limits[0]
+    known = [limit for limit in (_meminfo(), cgroup_left()) if limit is not None]
+    return min(known, default=os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def _meminfo() -> int | None:
@@ -113,10 +112,57 @@ def _meminfo() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _cgroup_left() -> int | None:
-    folder = Path("/sys/fs/cgroup")
+@dataclass(frozen=True)
+class _CgroupFiles:
+    """Where a version of control groups says how much memory a group may take and has taken."""
+
+    below: str  # folder under the mount point
+    limit: str
+    used: str
+    file_pages: tuple[str, ...]  # of memory.stat
+
+
+_CGROUP_FILES = {
+    1: _CgroupFiles(
+        "memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
+    2: _CgroupFiles("", "memory.max", "memory.current", ("inactive_file", "active_file")),
+}
+
+
+def cgroup_left(own: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The least that any memory limit above this process leaves (a container's, a Slurm job's); None without limits.
+
+    Cached file pages count as used in a group, but the kernel gives them back when asked: they are left.
+    """
     try:
-        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
         return None
-    return int(limit) - int(used) if limit.isdigit() else None
+    left = []
+    for number, controllers, path in lines:
+        version = 2 if number == "0" else 1
+        if version == 1 and "memory" not in controllers.split(","):
+            continue
+        files = _CGROUP_FILES[version]
+        root = mount / files.below
+        folder = root / path.lstrip("/")
+        # In a container with a view of its own the path may be the host's: then only the root is there.
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(root):
+                left.append(_group_left(group, files))
+    return min((n for n in left if n is not None), default=None)
+
+
+def _group_left(group: Path, files: _CgroupFiles) -> int | None:
+    try:
+        most, now = ((group / name).read_text().strip() for name in (files.limit, files.used))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if not most.isdigit():
+        return None
+    return int(most) - int(now) + sum(int(statistics.get(name, 0)) for name in files.file_pages)

@@ -7,6 +7,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from coop3d.conf import (
     require_targets,
 )
 from coop3d.datasets import DataError, collate_coop
+from coop3d.files import lock_at_once
 from coop3d.models.presets import count_all
 from coop3d.training.checkpoint import CheckpointError, CheckpointWriteError
 from coop3d.training.data import BadSamplesError, SampleError
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOCK = ".lock"  # in the run directory
 NO_FORECAST = "A forecast of memory failed"
 
 ALONE = Processes(rank=0, world_size=1, device=torch.device("cpu"))
@@ -91,6 +95,29 @@ def _train(cfg: DictConfig, run_dir: Path, me: Processes) -> Outcome:
     if me.is_main:
         run_dir.mkdir(parents=True, exist_ok=True)
     me.barrier()
+    with _claimed(run_dir, me):
+        return _train_in(run_dir, cfg, me)
+
+
+@contextmanager
+def _claimed(run_dir: Path, me: Processes) -> Iterator[None]:
+    """Inside, no other run writes into the directory: both would lose checkpoints and lines of the log."""
+    error = None
+    with ExitStack() as held:
+        if me.is_main:
+            file = held.enter_context((run_dir / LOCK).open("wb"))
+            try:
+                lock_at_once(file, run_dir, by_process=True)  # loader processes may outlive a killed trainer
+            except BlockingIOError:
+                error = ConfigError(
+                    f"hydra.run.dir={run_dir}: another run is training there. Wait for it, stop it, or choose another "
+                    "directory."
+                )
+        me.together(error)
+        yield
+
+
+def _train_in(run_dir: Path, cfg: DictConfig, me: Processes) -> Outcome:
     setup_logging(run_dir, me.is_main)
     prepare_machine(cfg, me)
     require_paths(cfg)
@@ -98,13 +125,15 @@ def _train(cfg: DictConfig, run_dir: Path, me: Processes) -> Outcome:
     preflight(cfg, me)
     me.claim_device()
     trainer = build_trainer(cfg, run_dir, me)
-    if me.is_main:
-        data = {"train": trainer.task.train, "val": trainer.task.validation}
-        prints = {k: d.fingerprint() for k, d in data.items() if hasattr(d, "fingerprint")}
-        environment = describe_environment(me.world_size, prints)
-        environment["parameters"] = asdict(count_all(trainer.task.model))
-        write_run_description(run_dir, trainer.config, environment)
-    return trainer.fit()
+    return trainer.fit(lambda: _describe(trainer) if me.is_main else None)
+
+
+def _describe(trainer: Trainer) -> None:
+    data = {"train": trainer.task.train, "val": trainer.task.validation}
+    prints = {k: d.fingerprint() for k, d in data.items() if hasattr(d, "fingerprint")}
+    environment = describe_environment(trainer.processes.world_size, prints)
+    environment["parameters"] = asdict(count_all(trainer.task.model))
+    write_run_description(trainer.run_dir, trainer.config, environment)
 
 
 def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> None:

@@ -25,9 +25,9 @@ CHECKPOINTED = (
     "model.info_sharing.module_args.gradient_checkpointing",
     "model.pred_head.gradient_checkpointing",
 )
-# Host bytes per pixel of a collated sample: colours, rays and origins in inputs, rays and origins again in targets,
-# range, four masks and the source.
-BYTES_PER_PIXEL = 36 + 24 + 4 + 5
+# Host bytes per pixel of a collated sample: colours, rays and origins (which inputs and targets share), range, four
+# masks and the source.
+BYTES_PER_PIXEL = 36 + 4 + 5
 # What a loader process writes of its own: 200-270 MiB measured while it stitches 1008 x 252 from 800 x 600.
 BYTES_PER_WORKER = 300 * 2**20
 
@@ -60,13 +60,13 @@ def gpu_need(cfg: DictConfig, me: Processes) -> MemoryNeed | None:
     parts = {name: -(-size // n) if sharded else size for name, size in state.items()}
     whole = estimate.fsdp(n) if sharded else estimate.ddp(n)
     communication = whole - sum(parts.values()) - estimate.activations
-    teacher = estimate.weights if cfg.train_params.teacher is not None else 0  # taken to be of the same size
+    teacher = -(-estimate.weights // n) + estimate.root if sharded else estimate.weights  # taken to be alike
     average = estimate.gradients if cfg.train_params.ema_decay is not None else 0  # a copy of what trains
     return MemoryNeed(
         {
             **parts,
             "moving average": -(-average // n) if sharded else average,
-            "teacher": -(-teacher // n) if sharded else teacher,
+            "teacher": 0 if cfg.train_params.teacher is None else teacher,
             "communication": max(0, communication),
             "activations": estimate.activations,
             "reserve": round(cfg.preflight.reserve_gib * GIB),
@@ -102,7 +102,8 @@ def alternatives(cfg: DictConfig, me: Processes) -> list[tuple[str, MemoryNeed]]
 def _harmless_changes(cfg: DictConfig, world_size: int) -> list[tuple[str, dict[str, Any]]]:
     """Changes that cost time and leave every number of the training as it is."""
     changes: list[tuple[str, dict[str, Any]]] = []
-    if cfg.train_params.max_micro_batch > 1:
+    # view_sum weighs the samples of a micro-batch by their valid pixels: other micro-batches, other gradients
+    if cfg.train_params.max_micro_batch > 1 and OmegaConf.select(cfg, "loss.reduction") != "view_sum":
         changes.append(("train_params.max_micro_batch=1", {"train_params.max_micro_batch": 1}))
     parts = [p for p in CHECKPOINTED if has_key(cfg, p) and not OmegaConf.select(cfg, p)]
     if parts:
@@ -128,7 +129,8 @@ def _changed(cfg: DictConfig, change: dict[str, Any], me: Processes) -> MemoryNe
 def host_need(cfg: DictConfig, me: Processes, processes_here: int) -> MemoryNeed | None:
     """Host memory of all processes on one machine; None where the config does not say the sizes.
 
-    Loaders, the model as every process builds it, and the whole state that one process puts together to save it.
+    Loaders (those of training wait, with their batches, while those of validation work), the model as every process
+    builds it, and the whole state that one process puts together to save it.
     """
     from coop3d.models import memory
 
@@ -137,15 +139,17 @@ def host_need(cfg: DictConfig, me: Processes, processes_here: int) -> MemoryNeed
         return None
     workers, prefetch = cfg.machine.num_workers, cfg.machine.prefetch_batches
     pixels = workload.batch * workload.views * workload.height * workload.width
-    in_flight = workers * prefetch + 1
+    loaders = 2  # of training and of validation
+    in_flight = loaders * workers * prefetch + 1
     state = {"weights": 0, "optimiser": 0}
     if (config := network_config(cfg)) is not None:
         state = memory.state_bytes(memory.build_on_meta(config, preset_of(cfg)))
+    averages = 0 if cfg.train_params.ema_decay is None else 2 * state["weights"]  # gathered, then copied
     return MemoryNeed(
         {
             "batches in flight": processes_here * in_flight * pixels * BYTES_PER_PIXEL,
-            "loader processes": processes_here * workers * BYTES_PER_WORKER,
+            "loader processes": processes_here * loaders * workers * BYTES_PER_WORKER,
             "building the model": processes_here * state["weights"],
-            "saving": state["weights"] + state["optimiser"],
+            "saving": state["weights"] + state["optimiser"] + averages,
         }
     )

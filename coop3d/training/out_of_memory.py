@@ -11,6 +11,7 @@ import torch
 from coop3d.types import CoopBatch
 
 GIB = 2**30
+VALIDATION = "validation"
 
 
 class GpuMemoryError(RuntimeError):
@@ -54,6 +55,11 @@ def _held(device: torch.device) -> str:
 
 def _advice(phase: str, batch: CoopBatch | None) -> str:
     """What lowers the peak of this phase."""
+    if phase == VALIDATION:
+        return (
+            "Training fitted: try train_params.validation_batch=1, or fewer dataset.val.sampling.vehicles. "
+            "docs/training.md lists settings for cards of 24 to 140 GB."
+        )
     if batch is None:
         return (
             "Weights, gradients and optimiser state are what fills it: distributed=fsdp cuts them over the "

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from coop3d.conf import ConfigError, build, has_key, require_paths
-from coop3d.training.checkpoint import CheckpointError, load_checkpoint
+from coop3d.training.checkpoint import BEST, CheckpointError, load_checkpoint
 from coop3d.training.data import CoopDataset
 from coop3d.training.network import build_network
 
@@ -66,8 +66,8 @@ def load_run(
     """
     path = Path(checkpoint_path)
     if path.is_dir():
-        path = path / "checkpoint-best.pth"
-    state = load_checkpoint(path)
+        path = path / BEST
+    state = load_checkpoint(path, mapped=True)  # moments are never read
     config = overridden(state["config"], overrides)
     model = build_network(without_pretrained(config))
     try:

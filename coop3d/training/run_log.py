@@ -76,8 +76,7 @@ class RunLog:
         path = run_dir / "log.jsonl"
         _drop_lines_after(path, resumed_step)
         self._jsonl = path.open("a", encoding="utf-8", buffering=1)
-        purge = resumed_step + 1 if resumed_step else None
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=resumed_step + 1)
         if wandb_project is not None:
             self._wandb = _start_wandb(wandb_project, run_dir)
 
@@ -156,10 +155,8 @@ def _drop_lines_after(path: Path, step: int) -> None:
 
 def write_run_description(run_dir: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
     """``config.yaml`` and ``environment.json`` of the run."""
-    (run_dir / "config.yaml").write_text(
-        yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
-    (run_dir / "environment.json").write_text(json.dumps(environment, indent=2), encoding="utf-8")
+    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_text(run_dir / "environment.json", json.dumps(environment, indent=2))
 
 
 def git_revision() -> dict[str, Any]:

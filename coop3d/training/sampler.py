@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from coop3d.conf import ConfigError
 from coop3d.evaluation import BUCKETS, distance_bucket
 
 Request = tuple[int, int]  # (pass over the dataset, index)
@@ -36,12 +37,12 @@ class DistanceWeights:
         weights: one number >= 0 for each of `coop3d.evaluation.BUCKETS`; 2.5 draws a sample two or three times.
 
     Raises:
-        ValueError: another number of weights, or a negative one.
+        ConfigError: another number of weights, or a negative one.
     """
 
     def __init__(self, weights: Sequence[float]) -> None:
         if len(weights) != len(BUCKETS) or not all(0 <= weight < np.inf for weight in weights):
-            raise ValueError(
+            raise ConfigError(
                 f"train_params.distance_weights is {list(weights)}; expected {len(BUCKETS)} numbers >= 0, for "
                 f"{', '.join(BUCKETS)}"
             )
@@ -51,7 +52,7 @@ class DistanceWeights:
         """[len(dataset)] how often each sample comes in this pass: its weight, rounded up or down at random."""
         distance_of = getattr(dataset, "distance_of", None)
         if distance_of is None:
-            raise ValueError(
+            raise ConfigError(
                 f"train_params.distance_weights needs a dataset that knows distances (distance_of), but the training "
                 f"dataset is a {type(dataset).__name__}"
             )
@@ -86,12 +87,12 @@ class BatchSplit:
         """Largest micro-batch not above ``max_micro_batch`` that cuts the global batch evenly.
 
         Raises:
-            ValueError: if the global batch cannot be shared equally by ``world_size`` processes.
+            ConfigError: if the global batch cannot be shared equally by ``world_size`` processes.
         """
         if global_batch % world_size:
             fits = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
             near = [m * world_size for m in (global_batch // world_size, global_batch // world_size + 1) if m]
-            raise ValueError(
+            raise ConfigError(
                 f"train_params.global_batch={global_batch} cannot be shared equally by {world_size} "
                 f"processes. Use {', '.join(map(str, fits))} processes, "
                 f"or train_params.global_batch={' or '.join(map(str, near))}."
@@ -128,7 +129,7 @@ class GlobalBatchSampler:
         distance_weights: Sequence[float] = (),
     ) -> None:
         if len(dataset) == 0:
-            raise ValueError("The training split holds no samples; check the dataset roots and filters.")
+            raise ConfigError("The training split holds no samples; check the dataset roots and filters.")
         self.dataset, self.global_batch, self.seed, self.pad_last = dataset, global_batch, seed, pad_last
         self._weights = DistanceWeights(distance_weights) if distance_weights else None
         self._plans: dict[int, list[list[Request]]] = {}
@@ -151,7 +152,7 @@ class GlobalBatchSampler:
         batches = [b for views in sorted(by_views) for b in self._cut(by_views[views])]
         if not batches:
             counts = {views: len(requests) for views, requests in sorted(by_views.items())}
-            raise ValueError(
+            raise ConfigError(
                 f"No global batch of {self.global_batch} samples can be made: samples by number of views are "
                 f"{counts}. Lower train_params.global_batch or set train_params.pad_last=true."
             )

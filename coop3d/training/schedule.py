@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from coop3d.models.lora import is_adapter
+
 ENCODER_PREFIX = "encoder."
 
 
@@ -29,13 +31,14 @@ def parameter_groups(
     """Trainable parameters in up to four groups: (encoder or not) x (decayed or not).
 
     Norms, biases and other vectors are not decayed. Parameters whose name starts with ``encoder.`` learn at
-    ``lr * encoder_lr_factor``.
+    ``lr * encoder_lr_factor``, which spares pretrained weights; adapters, which start from nothing, at ``lr``.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        encoder, decay = name.startswith(ENCODER_PREFIX), parameter.ndim >= 2
+        encoder = name.startswith(ENCODER_PREFIX) and not is_adapter(name)
+        decay = parameter.ndim >= 2
         group_name = f"{'encoder' if encoder else 'rest'}{'' if decay else '_no_decay'}"
         base_lr = lr * (encoder_lr_factor if encoder else 1.0)
         group = groups.setdefault(

@@ -228,5 +228,6 @@ def make_autocast(precision: Precision, device: torch.device) -> Autocast:
         return nullcontext
     auto = precision is Precision.auto and torch.cuda.is_bf16_supported(including_emulation=False)
     if auto or precision is Precision.bf16:
-        return partial(torch.autocast, "cuda", dtype=torch.bfloat16)
+        # Casts are not kept: a step uses each weight once, and the copies would stay to the end of the forward pass.
+        return partial(torch.autocast, "cuda", dtype=torch.bfloat16, cache_enabled=False)
     return nullcontext

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from enum import Enum
@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from coop3d.conf import TrainParamsConf
+from coop3d.conf import ConfigError, TrainParamsConf
 from coop3d.losses import MaskWatch, WeightedSum
 from coop3d.training.checkpoint import CheckpointStore, config_changes, newest_checkpoint
 from coop3d.training.data import (
@@ -32,7 +32,7 @@ from coop3d.training.failures import save_failure
 from coop3d.training.flops import FlopCounter
 from coop3d.training.guard import LossGuard, NonFiniteError
 from coop3d.training.interval import Interval
-from coop3d.training.out_of_memory import phase
+from coop3d.training.out_of_memory import VALIDATION, phase
 from coop3d.training.parallel import shard
 from coop3d.training.run_log import RunLog, console_table, git_revision, logging_redirect_tqdm, progress
 from coop3d.training.sampler import BatchSplit, GlobalBatchSampler, RankStream, SamplerState
@@ -46,7 +46,14 @@ from coop3d.training.state import (
     optimizer_state,
 )
 from coop3d.training.step import LossFunction, Objective, OptimiserStep, StepResult, make_autocast
-from coop3d.training.validation import LoaderOptions, Validation, ValidationResult, improves, same_best
+from coop3d.training.validation import (
+    LoaderOptions,
+    Validation,
+    ValidationResult,
+    improves,
+    require_metric,
+    same_best,
+)
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +100,7 @@ class Trainer:
     ) -> None:
         self.task, self.params, self.loader, self.processes = task, params, loader, processes
         self.run_dir, self.config = run_dir, config
+        require_metric(params.best_metric)
         self.split = BatchSplit.plan(params.global_batch, processes.world_size, params.max_micro_batch)
         self.sampler = GlobalBatchSampler(
             task.train, params.global_batch, params.seed, params.pad_last, params.distance_weights
@@ -129,8 +137,8 @@ class Trainer:
 
     # ---- the loop
 
-    def fit(self) -> Outcome:
-        """Train to the last step, a stop signal or an error."""
+    def fit(self, describe: Callable[[], None] | None = None) -> Outcome:
+        """Train to the last step, a stop signal or an error; ``describe`` is called if there is something to train."""
         set_backend_flags(self.params.tf32)
         seed_all(self.params.seed * 1000 + self.processes.rank)
         with phase("loading the checkpoint", self.processes.device):
@@ -142,6 +150,8 @@ class Trainer:
                 "or start in another hydra.run.dir.", self.run_dir, self.step, total,
             )  # fmt: skip
             return Outcome.already_finished
+        if describe is not None:
+            describe()
         self._announce()
         self.run_log = RunLog(self.run_dir, self.processes.is_main, self.step, self.params.wandb_project)
         try:
@@ -239,19 +249,23 @@ class Trainer:
         epoch = self.step // self.params.steps_per_epoch
         started = time.perf_counter()
         self._set_loss_progress(1.0)  # the same weights after every epoch, or losses would not compare
-        with self._averaged(), phase("validation", self.processes.device):
+        with self._averaged(), phase(VALIDATION, self.processes.device):
             result = self.validation.run(self.model, self.objective)
         if result.bad:
             self._account(result.bad, result.samples)
-        better = self._judge(result)
+        try:
+            better = self._judge(result)
+        except ConfigError:
+            self._save()  # the steps were right; the run goes on from here when the config is
+            raise
         seconds = time.perf_counter() - started
-        self.run_log.write("val", self.step, {"epoch": epoch, "seconds": seconds, **result.metrics})
+        self.run_log.write("val", self.step, {"epoch": epoch, "seconds": seconds, **result.known})
         if result.picture is not None:
             self.run_log.image("val/first_sample", self.step, result.picture)
         log.info(
             "Epoch %d, step %d: %d validation samples, %.0f s%s.\n%s",
             epoch, self.step, result.samples, seconds, ", the best so far" if better else "",
-            console_table(result.metrics),
+            console_table(result.known),
         )  # fmt: skip
         self.validated_step = self.step
         self._save(best=better)

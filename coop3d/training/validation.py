@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from coop3d.conf import MetricMode
-from coop3d.evaluation import Evaluator
+from coop3d.conf import ConfigError, MetricMode
+from coop3d.evaluation import Evaluator, score_table
 from coop3d.training.data import (
     BadRecord,
     Collate,
@@ -27,6 +28,8 @@ from coop3d.training.sampler import fixed_batches
 from coop3d.training.step import Objective, Sums, read_scalars
 from coop3d.visualization.figures import RGB, prediction_figure
 
+SINGLE = "single/"  # before the scores of the reference vehicle by itself
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions:
@@ -41,24 +44,52 @@ class LoaderOptions:
 class ValidationResult:
     """Means over the fixed samples."""
 
-    # loss terms under their names ("loss" is the total), metrics under theirs; "single/..." are those of the
-    # reference vehicle given its own views only, beside what cooperation makes of the same frames
+    # loss terms under their names ("loss" is the total), metrics under theirs, NaN where nothing could be scored;
+    # "single/..." are those of the reference vehicle given its own views only, beside what cooperation makes of the
+    # same frames
     metrics: dict[str, float]
     bad: list[BadRecord]
     samples: int
     picture: RGB | None = None  # of the first sample: photographs, range, mask, error; on process 0
 
+    @property
+    def known(self) -> dict[str, float]:
+        """The metrics that something could be scored for."""
+        return {name: value for name, value in self.metrics.items() if not math.isnan(value)}
+
     def score(self, name: str) -> float:
-        """The metric that decides which checkpoint is best.
+        """The metric that decides which checkpoint is best; NaN where nothing could be scored.
 
         Raises:
-            ValueError: if there is none of that name.
+            ConfigError: if there is none of that name.
         """
-        if name not in self.metrics:
-            raise ValueError(
-                f"train_params.best_metric={name} is not among the validation metrics: {', '.join(self.metrics)}."
-            )
-        return self.metrics[name]
+        return self.metrics.get(name, math.nan) if name in metric_names() else _require(name, self.metrics)
+
+
+def metric_names() -> set[str]:
+    """What validation may measure beside the losses."""
+    scores = set(score_table([]).scores)
+    return scores | {SINGLE + name for name in scores if not name.startswith("pose")}
+
+
+def require_metric(name: str) -> None:
+    """A misspelt `TrainParamsConf.best_metric` is found before anything trains; terms of the loss, after an epoch.
+
+    Raises:
+        ConfigError: naming what is like it.
+    """
+    if name != "loss" and not name.startswith("loss/"):
+        _require(name, dict.fromkeys(metric_names(), math.nan))
+
+
+def _require(name: str, metrics: Mapping[str, float]) -> float:
+    if name not in metrics:
+        near = difflib.get_close_matches(name, metrics, n=5, cutoff=0.3)
+        raise ConfigError(
+            f"train_params.best_metric={name} is not among the validation metrics; did you mean {' or '.join(near)}? "
+            "docs/evaluation.md lists them."
+        )
+    return metrics[name]
 
 
 class Validation:
@@ -134,14 +165,14 @@ class Validation:
         parts = self.processes.gather((both, one, bad))
         losses = sums.mean(self.processes)
         metrics = {"loss" if k == "total" else f"loss/{k}": v for k, v in losses.items()}
-        for prefix, rows in (("", [p[0] for p in parts]), ("single/", [p[1] for p in parts])):
+        for prefix, rows in (("", [p[0] for p in parts]), (SINGLE, [p[1] for p in parts])):
             merged = Evaluator()
             for part in rows:
                 merged.extend(*part)
-            known = {k: v for k, v in merged.summary().items() if not math.isnan(v)} if merged.rows else {}
+            found = merged.summary() if merged.rows else {}
             if prefix:  # one vehicle has no pose to find
-                known = {k: v for k, v in known.items() if not k.startswith("pose")}
-            metrics |= {prefix + k: v for k, v in known.items()}
+                found = {k: v for k, v in found.items() if not k.startswith("pose")}
+            metrics |= {prefix + k: v for k, v in found.items()}
         samples = int(self.processes.sum([sums.samples])[0])
         return ValidationResult(metrics=metrics, bad=[b for *_, part in parts for b in part], samples=samples)
 

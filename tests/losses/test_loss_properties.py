@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,16 +274,41 @@ def test_autocast_does_not_reach_the_loss():
 def test_tensorfloat_does_not_reach_the_loss():
     class Broken(RangeTerm):
         def __call__(self, scene):
-            raise RuntimeError(torch.get_float32_matmul_precision())
+            raise RuntimeError(f"inside: {products_allow_tf32()}")
+
+    def products_allow_tf32() -> bool:
+        return torch.backends.cuda.matmul.allow_tf32
 
     targets = random_targets(dtype=torch.float32)
     torch.set_float32_matmul_precision("high")
     try:
-        with pytest.raises(RuntimeError, match="highest"):
+        with pytest.raises(RuntimeError, match="inside: False"):
             WeightedSum({"a": Broken()})(random_prediction(targets), targets)
-        assert torch.get_float32_matmul_precision() == "high"  # the network's, as before
+        assert products_allow_tf32()  # the network's, as before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+NEWER_SWITCH = """
+import torch
+from coop3d.geometry.precision import full_precision
+products = torch.backends.cuda.matmul
+torch.backends.fp32_precision = "tf32"
+with full_precision("cpu"):
+    print(products.fp32_precision)
+print(products.fp32_precision)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="needs PyTorch's newer switch"
+)
+def test_a_process_with_pytorchs_newer_switch_may_have_losses_and_matched_poses():
+    """Once it is used, asking for the older one is an error."""
+    found = subprocess.run(
+        [sys.executable, "-c", NEWER_SWITCH], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert found.stdout.split() == ["ieee", "tf32"], found.stderr
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.yaml")))

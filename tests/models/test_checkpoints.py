@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
-from support.small_model import small_model, small_values
+from support.small_model import random_panoramas, small_model, small_values
 
 from coop3d.models import build_model, load_checkpoint, save_checkpoint
 from coop3d.models.published import canonical_name, canonical_state
@@ -232,3 +232,45 @@ def test_report_says_how_far_the_position_table_is_from_a_circle(tmp_path, wrap,
     report = load_checkpoint(build_model(**values), tmp_path / "weights.pth", submodules)
     assert report.seam_jump == (expected and pytest.approx(expected))
     assert ("7.00 times the step" in str(report)) is (expected is not None)
+
+
+def test_of_a_training_checkpoint_only_the_weights_are_read(tmp_path, monkeypatch):
+    """Its moments are twice as large, and each of ten processes opens it: they stay in the file."""
+    path, weights = tmp_path / "checkpoint-last.pth", torch.arange(1000.0)
+    torch.save({"model": {"w": weights}, "ema": None, "optimizer": torch.ones(100_000)}, path)
+    asked, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: asked.append(k) or load(*a, **k))
+    state = read_state(path)
+    assert asked[0]["mmap"]
+    with path.open("r+b") as file:  # not a new file: mapped tensors would change with it
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(state["w"], weights)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fresh_matching_head_leaves_poses_as_they_were(tmp_path, seed):
+    """Its random descriptors must not outvote a pose head that has learned; training it gives it a say."""
+    source = small_model(seed=3).eval()
+    save_checkpoint(source, tmp_path / "x.pth")
+    matching = {"matching": {"dim": 8, "hidden_dim": 8}}
+    model = small_model(pred_head=matching, seed=seed).eval()
+    report = load_checkpoint(model, tmp_path / "x.pth")
+    assert report.fresh == ("matching_head",)
+    inputs = random_panoramas(B=1, V=3)
+    with torch.no_grad():
+        before, after = source(inputs), model(inputs)
+    assert (after.pose_support == 0).all()
+    torch.testing.assert_close(after.trans, before.trans, rtol=1e-5, atol=1e-6)
+    assert all(p.requires_grad for p in model.matching_head.parameters())
+
+
+def test_additions_that_a_file_lacks_start_anew_in_a_model_that_was_trained(tmp_path):
+    save_checkpoint(small_model(), tmp_path / "x.pth")
+    model = small_model(panorama={"view_role_embedding": True})
+    torch.nn.init.constant_(model.info_sharing.view_role.weight, 3.0)
+    report = load_checkpoint(model, tmp_path / "x.pth")
+    assert report.fresh == ("info_sharing.view_role",)
+    assert not model.info_sharing.view_role.weight.any()
+    torch.nn.init.constant_(model.info_sharing.view_role.weight, 3.0)
+    load_checkpoint(model, tmp_path / "x.pth", submodules=["encoder"])
+    assert (model.info_sharing.view_role.weight == 3.0).all()

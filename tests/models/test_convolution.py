@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from coop3d.models import convolution
-from coop3d.models.convolution import Window, weight_gradient
+from coop3d.models.convolution import Window, conv2d, weight_gradient
 from coop3d.models.spatial import WrapConv2d
 
 # kernel, padding, dilation, image: padded or already wrapped, dilated columns (the coarsest level), one tap, one pixel
@@ -67,3 +67,14 @@ def test_frozen_weights_cost_nothing(monkeypatch):
     x = torch.randn(1, 4, 5, 6).to(memory_format=torch.channels_last).requires_grad_()
     layer(x).sum().backward()
     assert x.grad is not None
+
+
+def test_the_path_for_slow_gradients_can_be_compiled():
+    """The choice looks at strides and at the processor, which a compiler of symbolic shapes cannot."""
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    x = torch.randn(2, 3, 8, 9).contiguous(memory_format=torch.channels_last)
+    window = Window((1, 1), (1, 1), (1, 1))
+    compiled = torch.compile(lambda x: conv2d(x, weight, None, window), backend="eager", dynamic=True)
+    torch.testing.assert_close(compiled(x), conv2d(x, weight, None, window))
+    compiled(x).sum().backward()
+    assert weight.grad is not None

@@ -52,8 +52,15 @@ def test_every_layout_is_the_same_image(images):
 
 def test_rays_may_be_a_camera_one_map_or_one_per_view():
     rays = CAMERA.rays()
-    for given in (CAMERA, rays, np.stack([rays] * V), torch.from_numpy(rays.copy()).expand(1, V, H, W, 3)):
-        inputs = prepare_inputs(PIXELS, given, np.zeros((H, W, 3)))
+    for given in (
+        CAMERA,
+        [CAMERA] * V,
+        rays,
+        [rays] * V,
+        np.stack([rays] * V),
+        torch.from_numpy(rays.copy()).expand(1, V, H, W, 3),
+    ):
+        inputs = prepare_inputs(PIXELS, given, [np.zeros((H, W, 3))] * V)
         assert inputs.rays.shape == inputs.origins.shape == (1, V, H, W, 3)
         torch.testing.assert_close(inputs.rays[0, 1], torch.from_numpy(rays.copy()).float())
 
@@ -141,6 +148,18 @@ def test_low_precision_is_asked_for_on_a_cpu():
 def test_other_pictures_are_refused(images, message):
     with pytest.raises(ValueError, match=message):
         prepare_inputs(images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp16"}, "precision is 'fp16', expected one of auto, fp32, bf16"),
+        ({"views_at_once": 0}, "views_at_once is 0, expected at least 1"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small_model().infer(PIXELS, **options)
 
 
 def test_wrong_or_missing_rays_are_named():

@@ -68,6 +68,24 @@ def test_merged_weights_by_hand(adapted):
     assert plain.keys() == small_model().state_dict().keys()
 
 
+def test_a_training_checkpoint_with_adapters_starts_the_next_stage(adapted, tmp_path):
+    """Whatever trains next: the model is the merged one, and gets adapters of its own afterwards if at all."""
+    checkpoint = {"model": adapted.state_dict(), "ema": None, "config": {"preset": {"lora": {"alpha": 6.0}}}}
+    torch.save(checkpoint, tmp_path / "stage1.pth")
+    following = small_model(seed=5)
+    report = load_checkpoint(following, tmp_path / "stage1.pth")
+    assert report.loaded == len(following.state_dict())
+    for name, value in plain_state(adapted).items():
+        torch.testing.assert_close(following.state_dict()[name], value, rtol=1e-6, atol=1e-7)
+    PRESET.apply(following)
+    torch.testing.assert_close(points(following), points(adapted), rtol=1e-3, atol=1e-3)
+    torch.save({**checkpoint, "config": {}}, tmp_path / "unknown.pth")
+    with pytest.raises(
+        ValueError, match=r"unknown\.pth: holds low-rank adapters, but no config\.preset\.lora"
+    ):
+        load_checkpoint(small_model(), tmp_path / "unknown.pth")
+
+
 def test_a_saved_model_is_merged_and_the_one_in_training_is_not(adapted, tmp_path):
     before = {k: v.clone() for k, v in adapted.state_dict().items()}
     save_checkpoint(adapted, tmp_path / "x.pth")

@@ -37,6 +37,25 @@ def geometry_of(B=2, V=3, H=28, W=42, seed=0):
     )
 
 
+@pytest.mark.parametrize("nothing", [0.0, float("nan")])
+def test_what_stands_where_no_geometry_is_given_does_not_matter(nothing):
+    model, images, given = small_model(), torch.randn(2, 3, 3, 28, 42), geometry_of()
+    yes = torch.tensor([True, False])[:, None].expand(2, 3)
+
+    def masked(value):
+        return torch.where(yes.reshape(2, 3, *[1] * (value.ndim - 2)), value, nothing)
+
+    filled = replace(
+        given, ray_dirs=masked(given.ray_dirs), depth=masked(given.depth), quat_xyzw=masked(given.quat_xyzw),
+        trans=masked(given.trans), ray_dirs_given=yes, depth_given=yes, pose_given=yes,
+    )  # fmt: skip
+    whole = replace(given, ray_dirs_given=yes, depth_given=yes, pose_given=yes)
+    with torch.no_grad():
+        expected, found = (tensors(model.predict(images, g)) for g in (whole, filled))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
 @VARIANTS
 def test_other_views_may_come_in_any_order(sections):
     model, inputs, order = small_model(**sections), random_panoramas(B=1, V=4), [0, 3, 1, 2]

@@ -21,6 +21,7 @@ from coop3d.models.memory import (
     measure_activations,
     state_bytes,
 )
+from coop3d.training.parallel import transformer_blocks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WORKLOAD = Workload(views=3, height=56, width=112)
@@ -135,12 +136,33 @@ def test_the_estimate_leaves_nothing_behind():
 
 
 def test_sums_per_gpu_by_hand():
-    estimate = MemoryEstimate(weights=100, gradients=40, optimiser=80, largest_unit=7, kept=5, activations=11)
+    estimate = MemoryEstimate(
+        weights=100,
+        gradients=40,
+        optimiser=80,
+        largest_block=7,
+        root=13,
+        root_gradients=3,
+        kept=5,
+        activations=11,
+    )
     assert estimate.ddp(1) == 100 + 40 + 80 + 11
     assert estimate.ddp(2) == 100 + 40 + 80 + 40 + 11  # reduction buckets
     assert estimate.fsdp(1) == estimate.ddp(1)
-    assert estimate.fsdp(4) == Fraction(220, 4) + 2 * 7 + 11
+    assert estimate.fsdp(4) == Fraction(220, 4) + 13 + 2 * 3 + 2 * 7 + 11
     assert "sum per GPU, FSDP on 4" in estimate.table(4, WORKLOAD)
+
+
+def test_low_precision_keeps_no_copy_of_recomputed_weights(monkeypatch):
+    """Autocast's cache would hold one of every weight from its use to the end of the forward pass."""
+    model = small_model(info_sharing={"dim": 64, "depth": 8, "gradient_checkpointing": True}).train()
+    few = Workload(views=2, height=14, width=14, bf16=True)
+    _, without = measure_activations(model, few)
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda *a, cache_enabled=True, **k: autocast(*a, **k))
+    _, cached = measure_activations(model, few)
+    weights = [p for b in model.info_sharing.self_attention_blocks for p in b.parameters() if p.ndim == 2]
+    assert cached - without > sum(p.numel() for p in weights)  # bytes: half of their bf16 copies
 
 
 def test_live_bytes_by_hand():
@@ -156,12 +178,15 @@ def test_live_bytes_by_hand():
     assert counter.peak == 60
 
 
-def test_the_largest_unit_is_a_block_or_head():
+def test_what_fsdp_gathers_is_the_blocks_that_it_cuts_and_the_rest_at_once():
     model = small_model()
-    largest = max(state for state in map(parameter_bytes, model.children()) if state)
-    assert state_bytes(model)["largest_unit"] == parameter_bytes(model.ray_dirs_encoder) == largest
-    wide = small_model(encoder={"embed_dim": 96}, geometric_inputs={"modalities": []})
-    assert state_bytes(wide)["largest_unit"] == parameter_bytes(wide.encoder.model.blocks[0])
+    model.encoder.requires_grad_(False)
+    blocks = list(transformer_blocks(model))
+    found, inside = state_bytes(model), sum(parameter_bytes(b) for b in blocks)
+    assert found["largest_block"] == max(map(parameter_bytes, blocks))
+    assert found["root"] == parameter_bytes(model) - inside
+    outside_encoder = parameter_bytes(model.encoder) - sum(map(parameter_bytes, model.encoder.model.blocks))
+    assert found["root_gradients"] == found["root"] - outside_encoder
 
 
 def parameter_bytes(module):

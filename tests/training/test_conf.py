@@ -154,6 +154,12 @@ def test_flags_are_another_spelling_of_overrides():
         _without_flags(["--frames-json"], ["frames_json"])
 
 
+def test_a_home_directory_is_meant_wherever_it_stands(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/chen")
+    cfg = compose("train", [*TEAM, "machine.experiments_root=~/runs (1)"])
+    assert cfg.machine.experiments_root == "/home/chen/runs (1)"
+
+
 @pytest.mark.parametrize(
     "value",
     ["/data/张三/实验", "/runs/lr=1e-4 (a)~b/#2", "/plain/path_1", "/O'Neill/数据", "${machine.name}"],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from support.toy_run import make_trainer
 
 import coop3d.datasets.synthetic
 from coop3d.conf import ConfigError, build, compose
-from coop3d.training.launch import prepare_machine
+from coop3d.training.launch import ALONE, _claimed, prepare_machine
 
 DEMO = ["machine=demo", "dataset=opv2v_cyl_coop_demo", "model=tiny", "loss=cyl_loss", "train_params=demo"]
 
@@ -52,3 +56,34 @@ def test_a_constructors_refusal_names_the_key():
         "_target_": "coop3d.datasets.synthetic.SyntheticConfig", "frames": 0}}})  # fmt: skip
     with pytest.raises(ConfigError, match=r"machine\.synthetic: frames is 0"):
         build(cfg, "machine.synthetic")
+
+
+def _hold(run_dir: Path, held: Event) -> None:
+    with _claimed(run_dir, ALONE):
+        held.set()
+        time.sleep(60)
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path):
+    """The second would take the first one's temporary files and cut its log; it may begin when the first is gone."""
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    other = context.Process(target=_hold, args=(tmp_path, held))
+    other.start()
+    assert held.wait(30)
+    with (
+        pytest.raises(ConfigError, match="another run is training there"),
+        _claimed(tmp_path, ALONE),
+    ):
+        pass
+    other.kill()
+    other.join()
+    with _claimed(tmp_path, ALONE):
+        pass
+
+
+def test_looking_at_a_finished_run_again_leaves_its_description(tmp_path):
+    described = []
+    for _ in range(2):
+        make_trainer(tmp_path, epochs=1).fit(lambda: described.append("written"))
+    assert described == ["written"]

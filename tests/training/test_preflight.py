@@ -11,7 +11,7 @@ import torch
 from coop3d.conf import PreflightConf, compose
 from coop3d.training import launch
 from coop3d.training.distributed import PeerError, Processes
-from coop3d.training.gpu_probe import GpuProcess, GpuState, host_memory_bytes, parse_state
+from coop3d.training.gpu_probe import GpuProcess, GpuState, cgroup_left, host_memory_bytes, parse_state
 from coop3d.training.launch import preflight
 from coop3d.training.memory_need import GIB, MemoryNeed, alternatives, gpu_need, host_need
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
@@ -112,6 +112,38 @@ def test_output_of_nvidia_smi_is_understood():
     assert parse_state(0, "cc", gpus, processes) is None
 
 
+GIB = 2**30
+
+
+def test_a_job_may_take_what_its_control_groups_leave(tmp_path):
+    """The tightest group above the process counts, and cached files are not in anybody's way."""
+    own, job = tmp_path / "own", tmp_path / "cgroup" / "system" / "job_7"
+    own.write_text("0::/system/job_7/step_0\n")
+    assert cgroup_left(own, tmp_path / "cgroup") is None
+    (job / "step_0").mkdir(parents=True)
+    for group, limit, used, cached in (
+        (job / "step_0", "max", 5 * GIB, 0),
+        (job, str(128 * GIB), 124 * GIB, 118 * GIB),
+        (job.parent, str(200 * GIB), 130 * GIB, 0),
+    ):
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+        (group / "memory.stat").write_text(f"anon 1\ninactive_file {cached - GIB}\nactive_file {GIB}\n")
+    assert cgroup_left(own, tmp_path / "cgroup") == (200 - 130) * GIB
+    (job.parent / "memory.max").write_text("max\n")
+    assert cgroup_left(own, tmp_path / "cgroup") == (128 - 124 + 118) * GIB
+
+
+def test_control_groups_of_the_first_version_are_understood(tmp_path):
+    own, job = tmp_path / "own", tmp_path / "cgroup" / "memory" / "slurm" / "job_7"
+    own.write_text("9:cpuset:/\n4:cpu,memory:/slurm/job_7\n1:name=systemd:/x\n")
+    job.mkdir(parents=True)
+    (job / "memory.limit_in_bytes").write_text(f"{10 * GIB}\n")
+    (job / "memory.usage_in_bytes").write_text(f"{4 * GIB}\n")
+    (job / "memory.stat").write_text(f"total_inactive_file {GIB}\ntotal_active_file {GIB}\n")
+    assert cgroup_left(own, tmp_path / "cgroup") == (10 - 4 + 2) * GIB
+
+
 def test_host_memory_is_known_here():
     available = host_memory_bytes()
     assert available is not None
@@ -150,16 +182,22 @@ def test_need_can_be_named_and_unknown_models_have_none(ten):
 
 def test_alternatives_lower_the_need_and_name_overrides(monkeypatch):
     monkeypatch.setattr("coop3d.training.memory_need.gpu_need", lambda cfg, me: MemoryNeed({"x": 1}))
-    cfg = compose("train", [*TEAM, "train_params.max_micro_batch=2"])
-    names = [text for text, _ in alternatives(cfg, replace(ME, world_size=10))]
+    team = [*TEAM, "loss=cyl_loss", "train_params.max_micro_batch=2"]
+    names = [text for text, _ in alternatives(compose("train", team), replace(ME, world_size=10))]
     assert names[0] == "train_params.max_micro_batch=1"
+    weighs = [
+        *team,
+        "loss=overall_loss",
+    ]  # samples of a micro-batch by their valid pixels: it is not harmless there
+    others = [text for text, _ in alternatives(compose("train", weighs), replace(ME, world_size=10))]
+    assert not any("max_micro_batch" in text for text in others)
     assert "distributed=fsdp" in names
     assert "dataset.train.sampling.vehicles=2" in names
     assert "preset=freeze_encoder" in names
     together = next(n for n in names if n.startswith("train_params") and n.endswith("distributed=fsdp"))
     assert together.count("gradient_checkpointing=true") == 3
     for name in names:
-        compose("train", [*TEAM, *name.split()])  # each can be typed as it stands
+        compose("train", [*team, *name.split()])  # each can be typed as it stands
 
 
 def test_host_need_counts_loaders_models_and_the_saved_state():
@@ -167,9 +205,17 @@ def test_host_need_counts_loaders_models_and_the_saved_state():
     need = host_need(cfg, replace(ME, world_size=10), processes_here=10)
     assert need is not None
     pixels = 4 * 252 * 1008  # the largest sample: four panoramas
-    assert need.parts["batches in flight"] == 10 * 7 * pixels * 69
+    assert need.parts["batches in flight"] == 10 * 13 * pixels * 45  # loaders of training and of validation
+    assert need.parts["loader processes"] == 10 * 6 * 300 * 2**20
     assert need.parts["building the model"] == pytest.approx(10 * 4.8e9, rel=0.05)  # 1.2 G float32, ten times
     assert need.parts["saving"] == pytest.approx(3 * 4.8e9, rel=0.05)  # weights and two moments, once
+    averaged = host_need(
+        compose("train", [*TEAM, "train_params.ema_decay=0.999"]),
+        replace(ME, world_size=10),
+        processes_here=10,
+    )
+    assert averaged is not None
+    assert averaged.parts["saving"] == pytest.approx(5 * 4.8e9, rel=0.05)
 
 
 def test_preflight_looks_at_the_host_without_gpus_and_can_be_switched_off(monkeypatch):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from support.toy_run import ToyDataset, make_trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coop3d.conf import MetricMode
+from coop3d.conf import ConfigError, MetricMode
 from coop3d.training.checkpoint import (
     BEST,
     LAST,
@@ -181,6 +182,63 @@ def test_the_best_value_of_another_metric_is_forgotten(tmp_path):
     again = trainer(3, best_metric="range/delta_125", best_mode=MetricMode.max)
     again.fit()
     assert again.best == before
+
+
+def test_a_misspelt_metric_is_named_before_anything_trains(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"best_metric=pose/translation_m/medain is not among .* did you mean pose/"
+    ):
+        make_trainer(tmp_path, best_metric="pose/translation_m/medain")
+    make_trainer(tmp_path, best_metric="single/range/abs_rel")
+    with pytest.raises(ConfigError, match="best_metric=single/pose"):  # one vehicle has no pose to find
+        make_trainer(tmp_path, best_metric="single/pose/translation_m/median")
+
+
+def test_a_term_that_the_loss_lacks_costs_no_step(tmp_path):
+    """The loss is known after the first epoch only; the run goes on from there with the right name."""
+    with pytest.raises(ConfigError, match=r"best_metric=loss/rnage .*did you mean loss/range"):
+        make_trainer(tmp_path, checkpoint_every_steps=3, best_metric="loss/rnage").fit()
+    assert load_checkpoint(tmp_path / LAST)["step"] == 4
+    trainer = make_trainer(tmp_path, checkpoint_every_steps=3, best_metric="loss/range")
+    assert trainer.fit() is Outcome.finished
+    assert [r["step"] for r in records(tmp_path, "val")] == [4, 8, 12]
+    assert trainer.best == min(r["loss/range"] for r in records(tmp_path, "val"))
+
+
+def test_a_metric_that_nothing_could_be_scored_for_is_no_best_and_no_error(tmp_path):
+    trainer = make_trainer(tmp_path, best_metric="trajectory/ate_m/median")
+    assert trainer.fit() is Outcome.finished
+    assert trainer.best is None
+    assert not (tmp_path / BEST).exists()
+
+
+def test_a_kill_between_the_renames_loses_no_best(tmp_path, monkeypatch):
+    """A last checkpoint that knows of a best one finds it beside itself."""
+    store = CheckpointStore(tmp_path)
+    real = os.replace
+    calls = []
+
+    def replace_or_die(source, target):
+        calls.append(Path(target).name)
+        if calls[-1] == LAST:
+            real(source, target)
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr("coop3d.training.checkpoint.os.replace", replace_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        store.save({"best": 1.0, "step": 4}, best=True)
+    assert load_checkpoint(tmp_path / LAST)["best"] == load_checkpoint(tmp_path / BEST)["best"] == 1.0
+
+
+def test_scalars_of_steps_before_the_first_checkpoint_are_not_shown_twice(tmp_path):
+    dataset = ToyDataset()
+    dataset.raises = 3
+    with pytest.raises(Exception, match="no such thing"):
+        make_trainer(tmp_path, dataset, checkpoint_every_steps=100).fit()
+    make_trainer(tmp_path, epochs=1, checkpoint_every_steps=100).fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("train/loss")] == [1, 2, 3, 4]
 
 
 def test_a_larger_batch_beyond_the_end_of_its_shorter_pass_goes_on_in_the_next(tmp_path):

@@ -46,6 +46,15 @@ def test_parameter_groups_part_encoder_from_rest_and_matrices_from_vectors():
     }
 
 
+def test_adapters_in_the_encoder_learn_at_the_full_rate():
+    """The factor spares pretrained weights; an adapter starts from nothing and the weights behind it are frozen."""
+    model = ToyModel()
+    model.encoder.lora_A = torch.nn.Linear(8, 2, bias=False)
+    groups = {g["name"]: g for g in parameter_groups(model, lr=1.0, weight_decay=0.1, encoder_lr_factor=0.05)}
+    assert any(p is model.encoder.lora_A.weight for p in groups["rest"]["params"])
+    assert len(groups["encoder"]["params"]) == 1
+
+
 def test_frozen_model_is_refused():
     with pytest.raises(ValueError, match="no trainable parameter"):
         parameter_groups(ToyModel().requires_grad_(False), 1.0, 0.1, 1.0)
