@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from coop3d.benchmark.pixels import POSES_COMPARE, about_pixels, comparable
 from coop3d.benchmark.results import EntrantResult, Result, summarised, with_trajectories
 from coop3d.evaluation import (
     HEADLINE,
@@ -27,11 +28,6 @@ WEIGHTS = {
     "scale/error/median": 0.5,
     "mask/iou": 0.25,
 }
-VIEW_FREE = ("pose/", "trajectory/", "registration/")  # scores of vehicles; the others are of a view's pixels
-POSES_COMPARE = (
-    "Poses compare. Range, scale, mask, confidence and points are measured on different pixels: shown, but no winner, "
-    "no weight"
-)
 FLOOR = 1e-3  # errors below it count as this much: no score is infinitely better than another
 
 
@@ -90,13 +86,13 @@ def compare_results(
     if len(entrants) < 2:
         raise ValueError("comparing needs two models; give another evaluation, or one of several checkpoints")
     if not ground.same_pixels:
-        weights = {k: w for k, w in weights.items() if k.startswith(VIEW_FREE)}
+        weights = {k: weights[k] for k in comparable(weights, False)}
     tables = {e.name: e.table for e in entrants}
     first = entrants[0].name
     _check_keys([*keys, *weights], tables[first])
     entrants = [summarised(e, keys, resamples) for e in entrants]
     shown = tuple(k for k in keys if any(math.isfinite(e.summary[k]) for e in entrants))
-    judged = tuple(k for k in shown if ground.same_pixels or k.startswith(VIEW_FREE))
+    judged = comparable(shown, ground.same_pixels)
     scores = weighted_scores({e.name: e.summary for e in entrants if e.kind == "checkpoint"}, weights)
     return RunComparison(
         entrants=tuple(entrants),
@@ -117,8 +113,8 @@ class CommonGround:
 
     Attributes:
         entrants: in the order of the results; summaries and intervals are still those of all rows.
-        same_pixels: all are scored on the same pixels. Otherwise only poses compare; and where they see a vehicle in
-            different numbers of views, rows are of vehicles.
+        same_pixels: all are scored on the same pixels with the same truth. Otherwise only poses compare; and where they
+            see a vehicle in different numbers of views, rows are of vehicles.
         pixel_warnings: whose pixels are others, where each view has its counterpart.
         warnings: what else a reader must know.
     """
@@ -141,11 +137,11 @@ def common_ground(
     warnings = _check_contracts(results, allow_different_contracts)
     entrants, about_views = _by_vehicle(_named(results, baselines))
     entrants, more = _on_common_rows(entrants)
-    about_pixels = [] if about_views else _about_pixels(entrants)
+    pixel_warnings = [] if about_views else about_pixels(entrants)
     return CommonGround(
         entrants=tuple(entrants),
-        same_pixels=not (about_views or about_pixels),
-        pixel_warnings=tuple(about_pixels),
+        same_pixels=not (about_views or pixel_warnings),
+        pixel_warnings=tuple(pixel_warnings),
         warnings=(*warnings, *about_views, *more),
     )
 
@@ -200,22 +196,6 @@ def _by_vehicle(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult],
         + POSES_COMPARE
     )
     return [replace(e, rows=tuple(per_vehicle(e.rows))) for e in entrants], [warning]
-
-
-def other_pixels(a: EntrantResult, b: EntrantResult) -> bool:
-    """Whether two runs are scored on different pixels: other kinds of views, or another source of true range."""
-    if views_per_vehicle(a.rows) != views_per_vehicle(b.rows):
-        return True
-    known = {row.identity: row.valid_pixels for row in a.rows}
-    return any(known.get(row.identity, row.valid_pixels) != row.valid_pixels for row in b.rows)
-
-
-def _about_pixels(entrants: Sequence[EntrantResult]) -> list[str]:
-    first = entrants[0]
-    others = [e.name for e in entrants[1:] if other_pixels(first, e)]
-    if not others:
-        return []
-    return [f"OTHER PIXELS HAVE A TRUE RANGE than in {first.name}: {', '.join(others)}. {POSES_COMPARE}"]
 
 
 def _on_common_rows(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult], list[str]]:

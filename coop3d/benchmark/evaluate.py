@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from coop3d.benchmark.results import EntrantResult, Result, entrant_result, resu
 from coop3d.benchmark.runner import PassOptions, PassTimes, Task, run_pass
 from coop3d.benchmark.samples import Samples, samples_of_config, samples_of_contract
 from coop3d.benchmark.scenes import extremes, write_scenes
+from coop3d.benchmark.views import Views, described_views, scored_split
 from coop3d.conf import ConfigError, DistributedConf, Precision, Strategy
 from coop3d.evaluation.contracts import ContractError
 from coop3d.files import write_text
@@ -128,6 +129,7 @@ class _Plan:
     samples: Samples  # as the first sees them
     baselines: tuple[str, ...]
     checkpoints: dict[str, dict[str, Any]]
+    views: dict[str, Views]  # model name -> what it is scored on
     identity: Identity
 
 
@@ -163,6 +165,7 @@ def _plan(
         samples=samples,
         baselines=baselines,
         checkpoints=checkpoints,
+        views={},
         identity=identity(run, samples, options, overrides, checkpoints, baselines),
     )
 
@@ -181,6 +184,12 @@ def choose_samples(run: Run, options: EvaluationOptions) -> Samples:
             "vehicles=N needs frames_json; without one, use overrides=[dataset.test.sampling...]."
         )
     return samples_of_config(run, o.split, o.max_samples, o.batch)
+
+
+def views_of(run: Run, options: EvaluationOptions) -> Views:
+    """What the run's own config makes of the samples."""
+    config: Any = OmegaConf.to_container(run.config, resolve=True)
+    return described_views(config, scored_split(asdict(options)))
 
 
 def _claim(me: Processes, folder: Path, plan: _Plan, restart: bool) -> None:
@@ -208,6 +217,7 @@ def _pass(me: Processes, plan: _Plan, name: str, journal: Journal, progress: _Pr
                 "could not be compared. Give frames_json=CONTRACT, or the same dataset through overrides."
             )
     plan.checkpoints[name]["step"] = run.step
+    plan.views[name] = views_of(run, plan.options)
     task = Task(
         samples=samples,
         model=Blind(name, "checkpoint", run.model, plan.inputs),
@@ -254,13 +264,14 @@ def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Re
         **dict.fromkeys(plan.files, ("checkpoint", plan.inputs.value)),
         **{BASELINES[b]: KINDS[b] for b in plan.baselines},
     }
-    entrants: list[EntrantResult] = []
+    first, entrants = next(iter(plan.files)), list[EntrantResult]()
     for name, (kind, inputs) in kinds.items():
         scored = [progress.done[name, sample] for sample in names if (name, sample) in progress.done]
         if not scored:
             reasons = "; ".join(b.reason for b in progress.bad)
             raise ValueError(f"No sample of {plan.samples.contract.name} could be read: {reasons}")
-        entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name)))
+        views = plan.views.get(name, plan.views[first])
+        entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name), views))
     about = head(
         folder,
         plan.run,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coop3d.benchmark.journal import Scored
+from coop3d.benchmark.views import Views, described_views, scored_split
 from coop3d.evaluation import (
     HEADLINE,
     Interval,
@@ -55,6 +56,7 @@ class EntrantResult:
         notes: how often each was said.
         seconds: mean per sample, of prediction alone.
         checkpoint: path, step, SHA-256 and more, for a trained model.
+        views: what it was scored on, see `described_views`; empty where that is not known.
     """
 
     name: str
@@ -67,6 +69,7 @@ class EntrantResult:
     notes: Mapping[str, int] = field(default_factory=dict)
     seconds: float = math.nan
     checkpoint: Mapping[str, Any] | None = None
+    views: Views = field(default_factory=dict)
     summary: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
@@ -110,6 +113,7 @@ def entrant_result(
     inputs: str,
     scored: Iterable[Scored],
     checkpoint: Mapping[str, Any] | None = None,
+    views: Views | None = None,
 ) -> EntrantResult:
     """Join an entrant's records, which are in the contract's order, and summarise them."""
     records = list(scored)
@@ -125,6 +129,7 @@ def entrant_result(
         notes=dict(sorted(Counter(note for record in records for note in record.notes).items())),
         seconds=sum(seconds) / len(seconds) if seconds else math.nan,
         checkpoint=checkpoint,
+        views=views or {},
     )
     return summarised(with_trajectories(entrant))
 
@@ -179,6 +184,7 @@ def _entrant_json(entrant: EntrantResult, first: bool) -> dict[str, Any]:
         "kind": entrant.kind,
         "inputs": entrant.inputs,
         "checkpoint": entrant.checkpoint,
+        "views": dict(entrant.views),
         "samples": len(entrant.samples),
         "seconds_per_sample": entrant.seconds,
         "notes": dict(entrant.notes),
@@ -216,7 +222,9 @@ def read_result(folder: Path | str) -> Result:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             raise ResultError(f"{path}: is no {FORMAT} of version {VERSION}; evaluate again")
-        entrants = tuple(_read_entrant(folder, part) for part in content.pop("entrants"))
+        parts = content.pop("entrants")
+        views = _views_of_one_model(content, parts)
+        entrants = tuple(_read_entrant(folder, part, views) for part in parts)
     except FileNotFoundError as error:
         raise ResultError(
             f"{error.filename}: is missing. {folder} must be the output_dir of a finished scripts/evaluate.py."
@@ -230,7 +238,14 @@ def read_result(folder: Path | str) -> Result:
     return Result(folder=folder, head=content, entrants=entrants)
 
 
-def _read_entrant(folder: Path, part: Mapping[str, Any]) -> EntrantResult:
+def _views_of_one_model(head: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> Views:
+    """For results that do not say it of each entrant: of the config kept, which is the first model's."""
+    if sum(part["kind"] == "checkpoint" for part in parts) != 1 or "config" not in head:
+        return {}
+    return described_views(head["config"], scored_split(head.get("options", {})))
+
+
+def _read_entrant(folder: Path, part: Mapping[str, Any], views: Views) -> EntrantResult:
     numbers = {k: math.nan if v is None else v for k, v in part["summary"].items()}
     intervals = {k: _interval(parts) for k, parts in part["intervals"].items()}
     seconds, files = part["seconds_per_sample"], part["files"]
@@ -248,6 +263,7 @@ def _read_entrant(folder: Path, part: Mapping[str, Any]) -> EntrantResult:
         notes=part["notes"],
         seconds=math.nan if seconds is None else seconds,
         checkpoint=part["checkpoint"],
+        views=part.get("views", views),
         summary=numbers,
         intervals=intervals,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 import subprocess
@@ -22,6 +23,7 @@ from coop3d.benchmark.journal import Scored
 from coop3d.benchmark.plots import all_plots, radar_values
 from coop3d.benchmark.report import ranked_samples
 from coop3d.benchmark.results import entrant_result
+from coop3d.benchmark.views import described_views
 from coop3d.evaluation import score_batch
 from coop3d.evaluation.contracts import ContractError
 from coop3d.types import SampleKey
@@ -91,10 +93,55 @@ def test_scores_of_different_pixels_have_no_winner(tmp_path):
     runs = [a, result(tmp_path / "b", replace(worse, rows=tuple(sparse)))]
     found = compare_results(runs, KEYS, resamples=200)
     assert found.winners == {"pose/translation_m/median": "a"}
-    assert "OTHER PIXELS HAVE A TRUE RANGE than in a: b" in found.warnings[0]
+    assert "OTHER PIXELS OR TRUTH than in a: b (other pixels have a true range)" in found.warnings[0]
     (line,) = re.findall("<tr[^>]*><th>range/abs_rel<.*?</tr>", differences_of(found, runs, tmp_path))
     assert "<td " in line
     assert not re.search('class="(win|loss)"', line)
+
+
+def panoramas(**changes) -> dict:
+    """The config of an evaluation, reduced to what its views are."""
+    camera = {"_target_": "coop3d.geometry.EquirectangularCamera", "width": 56, "height": 14}
+    source = {"_target_": "coop3d.datasets.panorama_source", "camera": camera, **changes}
+    return {"dataset": {"test": {"source": source}}}
+
+
+def test_the_same_pixels_with_another_truth_have_no_winner(tmp_path):
+    """Each kind of panorama measures range from another place, at as many pixels."""
+    rig = described_views(panoramas(), "test")
+    a = result(tmp_path / "a", entrant("model", views=rig))
+    worse = entrant("model", worse_m=0.5)
+    worse = replace(worse, rows=tuple(replace(r, abs_rel=r.abs_rel + 1) for r in worse.rows))
+    for changes, why in [
+        ({"kind": "central_infinite"}, "kind central_infinite instead of rig"),
+        ({"centre": "rig_centroid"}, "centre rig_centroid instead of lidar"),
+    ]:
+        views = described_views(panoramas(**changes), "test")
+        found = compare_results([a, result(tmp_path / "b", replace(worse, views=views))], KEYS, resamples=200)
+        assert found.winners == {"pose/translation_m/median": "a"}
+        assert f"OTHER PIXELS OR TRUTH than in a: b ({why})" in found.warnings[0]
+    elsewhere = described_views(panoramas(kind="rig", panoramas="cache", cache_root="/fast"), "test")
+    for views in (elsewhere, {}):  # the same panoramas from a cache; not known
+        found = compare_results([a, result(tmp_path / "b", replace(worse, views=views))], KEYS, resamples=200)
+        assert found.winners == {"pose/translation_m/median": "a", "range/abs_rel": "a"}
+
+
+def test_results_say_what_was_scored_and_of_earlier_ones_the_config_does(tmp_path):
+    views = described_views(panoramas(kind="central"), "test")
+    assert views == {
+        "views": "panoramas", "kind": "central", "centre": "lidar", "projection": "EquirectangularCamera",
+        "cameras": ["camera0", "camera1", "camera2", "camera3"], "width": 56, "height": 14, "vfov_deg": 90.0,
+        "elevation_center_deg": 0.0,
+    }  # fmt: skip
+    written = result(tmp_path / "r", entrant("model", views=views))
+    written.head["config"], written.head["options"] = panoramas(kind="central"), {"frames_json": "x.json"}
+    write_result(written)
+    assert read_result(tmp_path / "r").entrants[0].views == views
+    path = tmp_path / "r" / "metrics.json"
+    content = json.loads(path.read_text())
+    del content["entrants"][0]["views"]
+    path.write_text(json.dumps(content))
+    assert read_result(tmp_path / "r").entrants[0].views == views
 
 
 def differences_of(found, runs, folder) -> str:

@@ -264,6 +264,9 @@ def test_a_contract_loads_exactly_its_vehicles_in_its_order(town, tmp_path):
     ]
     assert far == pytest.approx([s.distance_m for s in contract.samples], abs=0.01)
     assert evaluation.result.head["mode"] == "cooperative panoramas"
+    for entrant in read_result(tmp_path).entrants:
+        assert entrant.views["views"] == "panoramas"
+        assert (entrant.views["kind"], entrant.views["width"], entrant.views["height"]) == ("rig", 56, 14)
 
 
 def test_modes_single_vehicle_and_pinholes(town, tmp_path):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import stdev
 
-from coop3d.benchmark.compare import VIEW_FREE, common_ground, excludes_zero, other_pixels
+from coop3d.benchmark.compare import common_ground, excludes_zero
+from coop3d.benchmark.pixels import VIEW_FREE, other_pixels
 from coop3d.benchmark.results import Result, read_result
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.seeds import holm, over_seeds
@@ -38,7 +39,7 @@ class Difference:
         seeds: these.
         p_holm: `Comparison.p_bootstrap` adjusted for the number of arms.
         verdict: ``better``, ``worse``, ``unclear`` (the interval holds 0, or one seed only), ``not comparable``
-            (measured on other pixels), or ``neutral`` (neither direction is an improvement).
+            (measured on other pixels, or against another truth), or ``neutral`` (neither direction is an improvement).
     """
 
     paired: Comparison
@@ -235,8 +236,8 @@ def _warnings(study: Study, arms: Mapping[str, ArmScores], others: set[str]) -> 
         lines.append(min(support, key=len))
     if others:
         lines.append(
-            f"{', '.join(sorted(others))}: range, scale, mask, confidence and points are measured on other pixels than "
-            f"those of {study.against}; shown, but not compared"
+            f"{', '.join(sorted(others))}: range, scale, mask, confidence and points are measured on other pixels or "
+            f"another truth than those of {study.against}; shown, but not compared"
         )
     own = [arm.name for arm in study.arms.values() if arm.own_budget]
     if own:

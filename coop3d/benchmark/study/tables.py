@@ -15,7 +15,7 @@ Lines = list[list[str]]  # the first is the head
 LEGEND = (
     "[low, high]: 95 % interval over scenarios and seeds. + better, - worse than the arm compared with: the paired "
     "95 % interval excludes 0; ++ and -- also when all arms are looked at together (Holm). (x): not comparable, "
-    "measured on other pixels."
+    "measured on other pixels or another truth."
 )
 COST_HEAD = (
     "trainable", "of", "steps", "samples", "training [s]", "evaluation [s]", "memory [GiB]", "GPU [GiB]",

@@ -1,0 +1,43 @@
+"""Which scores of several entrants mean the same: those of vehicles always, those of pixels only on the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from coop3d.benchmark.results import EntrantResult
+from coop3d.benchmark.views import views_difference
+from coop3d.evaluation import views_per_vehicle
+
+VIEW_FREE = ("pose/", "trajectory/", "registration/")  # scores of vehicles; the others are of a view's pixels
+POSES_COMPARE = (
+    "Poses compare. Range, scale, mask, confidence and points are not measured alike: shown, but they win nothing and "
+    "weigh nothing"
+)
+
+
+def other_pixels(a: EntrantResult, b: EntrantResult) -> str:
+    """Why two entrants' scores of pixels do not compare: other views, or another true range; "" where they do."""
+    if difference := views_difference(a.views, b.views):
+        return difference
+    counts = views_per_vehicle(a.rows), views_per_vehicle(b.rows)
+    if counts[0] != counts[1]:
+        return f"{counts[1]} views per vehicle instead of {counts[0]}"
+    known = {row.identity: row.valid_pixels for row in a.rows}
+    if any(known.get(row.identity, row.valid_pixels) != row.valid_pixels for row in b.rows):
+        return "other pixels have a true range"
+    return ""
+
+
+def about_pixels(entrants: Sequence[EntrantResult]) -> list[str]:
+    """A warning where some entrant is not measured as the first is, with what differs."""
+    first, *others = entrants
+    found = {e.name: why for e in others if (why := other_pixels(first, e))}
+    if not found:
+        return []
+    listed = "; ".join(f"{name} ({why})" for name, why in found.items())
+    return [f"OTHER PIXELS OR TRUTH than in {first.name}: {listed}. {POSES_COMPARE}"]
+
+
+def comparable(keys: Iterable[str], same_pixels: bool) -> tuple[str, ...]:
+    """The summary keys that mean the same in all entrants."""
+    return tuple(key for key in keys if same_pixels or key.startswith(VIEW_FREE))
