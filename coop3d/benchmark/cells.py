@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from coop3d.benchmark.results import EntrantResult
-from coop3d.evaluation import Interval, better
+from coop3d.evaluation import Interval, best_of
 from coop3d.visualization.pages import escape
 
 COLUMNS = {
@@ -54,7 +54,8 @@ def score_cells(
 ) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """(head, rows) of a table: an entrant per row, a score per column, the best non-oracle of each in bold."""
     keys = [k for k in columns if any(math.isfinite(e.summary.get(k, math.nan)) for e in entrants)]
-    best = {k: _best(entrants, k) for k in keys}
+    fair = [e for e in entrants if e.kind != "oracle"]
+    best = {k: best_of(k, {e.name: e.summary.get(k, math.nan) for e in fair}) for k in keys}
     rows = [
         (
             e.name,
@@ -66,9 +67,3 @@ def score_cells(
         for e in entrants
     ]
     return ["", *(columns[k] for k in keys)], rows
-
-
-def _best(entrants: Sequence[EntrantResult], key: str) -> str:
-    sign = -1.0 if better(key) == "higher" else 1.0
-    fair = [e for e in entrants if e.kind != "oracle" and math.isfinite(e.summary.get(key, math.nan))]
-    return min(fair, key=lambda e: sign * e.summary[key]).name if fair else ""

@@ -10,13 +10,16 @@ from pathlib import Path
 from coop3d.benchmark.pixels import POSES_COMPARE, about_pixels, comparable
 from coop3d.benchmark.results import EntrantResult, Result, summarised, with_trajectories
 from coop3d.evaluation import (
+    CERTAIN_SCENARIOS,
     HEADLINE,
     Comparison,
     ScoreTable,
+    best_of,
     better,
     common,
     compare,
     per_vehicle,
+    survives_permutation,
     views_per_vehicle,
 )
 from coop3d.evaluation.contracts import ContractError
@@ -41,7 +44,7 @@ class RunComparison:
         keys: summary keys with a number in some run.
         judged: those of them that mean the same in all runs: only poses where pixels are not the same.
         differences: name -> key -> paired comparison with the first entrant.
-        winners: key -> name, only where the winner's paired interval against every other run excludes 0.
+        winners: key -> name, only where the winner's difference to every other run is certain: `survives_permutation`.
         scores: name -> weighted score, see `weighted_scores`.
         best: name with the smallest score.
         advice: on checkpoints of one run over its steps; empty without a curve.
@@ -103,7 +106,7 @@ def compare_results(
         scores=scores,
         best=min(scores, key=lambda name: scores[name]),
         advice=stopping_advice(entrants, scores),
-        warnings=(*ground.warnings, *ground.pixel_warnings),
+        warnings=(*ground.warnings, *ground.pixel_warnings, *_about_scenarios(tables[first])),
     )
 
 
@@ -228,6 +231,15 @@ def _check_keys(keys: Sequence[str], table: ScoreTable) -> None:
         raise ValueError(f"unknown summary keys {', '.join(unknown)}; see summary.json for those there are")
 
 
+def _about_scenarios(table: ScoreTable) -> list[str]:
+    count = len(table.scenarios)
+    if count >= CERTAIN_SCENARIOS:
+        return []
+    return [
+        f"ONLY {count} SCENARIOS: under {CERTAIN_SCENARIOS} nothing is called certain, whatever the intervals"
+    ]
+
+
 def _winners(
     entrants: Sequence[EntrantResult], tables: Mapping[str, ScoreTable], keys: Sequence[str], resamples: int
 ) -> dict[str, str]:
@@ -235,23 +247,17 @@ def _winners(
     fair = [e for e in entrants if e.kind != "oracle"]
     candidates: dict[str, list[str]] = {}
     for key in keys:
-        known = [e for e in fair if math.isfinite(e.summary[key])]
-        if better(key) is not None and len(known) > 1:
-            sign = -1.0 if better(key) == "higher" else 1.0
-            best = min(known, key=lambda e: sign * e.summary[key])
-            candidates.setdefault(best.name, []).append(key)
+        known = {e.name: e.summary[key] for e in fair if math.isfinite(e.summary[key])}
+        best = best_of(key, known)
+        if best and len(known) > 1:
+            candidates.setdefault(best, []).append(key)
     winners = {}
     for name, its_keys in candidates.items():
         pairs = [compare(tables[name], tables[e.name], its_keys, resamples) for e in fair if e.name != name]
         for key in its_keys:
-            if all(excludes_zero(pair[key]) for pair in pairs if math.isfinite(pair[key].b)):
+            if all(survives_permutation(pair[key]) for pair in pairs if math.isfinite(pair[key].b)):
                 winners[key] = name
     return winners
-
-
-def excludes_zero(comparison: Comparison) -> bool:
-    """Whether the paired interval of the difference lies on one side of 0; one scenario gives no interval."""
-    return comparison.scenarios > 1 and (comparison.low > 0 or comparison.high < 0)
 
 
 def weighted_scores(

@@ -9,14 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coop3d.benchmark.cells import cell, number
-from coop3d.benchmark.compare import RunComparison, excludes_zero
+from coop3d.benchmark.compare import RunComparison
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
-from coop3d.evaluation import better
+from coop3d.evaluation import CERTAIN_P, CERTAIN_SCENARIOS, survives_permutation, verdict
 from coop3d.files import write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
 
+CERTAIN = (
+    "Certain: the paired 95 % interval of the difference excludes 0 and exchanging the runs gives "
+    f"p < {CERTAIN_P:g}, over {CERTAIN_SCENARIOS} scenarios or more. Scores are tested one by one: of twenty useless "
+    "differences one looks certain"
+)
+KINDS = {"better": "win", "worse": "loss", "": ""}
 CSV_COLUMNS = (
     "score", "run", "value", "low", "high", "against", "difference", "difference_low", "difference_high",
     "p_permutation", "winner",
@@ -47,7 +53,7 @@ def comparison_text(found: RunComparison) -> str:
     scores = ", ".join(
         f"{name} {score:.2f}" for name, score in sorted(found.scores.items(), key=lambda p: p[1])
     )
-    notes.append("* better than every other run: the paired 95 % interval of the difference excludes 0")
+    notes.append(f"* certainly better than every other run. {CERTAIN}")
     notes.append(f"weighted score (0 = best at everything): {scores}; best: {found.best}")
     return "\n".join([body, "", *notes, *([found.advice] if found.advice else [])])
 
@@ -100,8 +106,8 @@ def _values(found: RunComparison) -> Markup:
         for key in found.keys
     ]
     about = (
-        "Small print: 95 % intervals over resampled scenarios. Coloured: certainly better than every other run: "
-        "the paired interval of each difference excludes 0. That intervals of single runs overlap says nothing."
+        "Small print: 95 % intervals over resampled scenarios. Coloured: certainly better than every other run. "
+        f"{CERTAIN}. That intervals of single runs overlap says nothing."
     )
     return card("Scores", table(["", *(e.name for e in found.entrants)], rows), about)
 
@@ -120,9 +126,7 @@ def _difference(found: RunComparison, key: str, name: str) -> str:
     pair = found.differences[name][key]
     if not math.isfinite(pair.difference):
         return "<td>–</td>"
-    kind = ""
-    if key in found.judged and excludes_zero(pair) and better(key) is not None:
-        kind = "win" if (pair.low > 0) == (better(key) == "higher") else "loss"
+    kind = KINDS[verdict(key, pair, survives_permutation)] if key in found.judged else ""
     low, high, p = (escape(f"{v:.3g}") for v in (pair.low, pair.high, pair.p_permutation))
     return f'<td class="{kind}">{escape(f"{pair.difference:+.3g}")}<small>{low} to {high}, p {p}</small></td>'
 

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from coop3d.benchmark.drives import draw_tracks
 from coop3d.benchmark.figures import INK, LINE, QUIET, WIDE, WIDTH, figure, style, styles
 from coop3d.benchmark.results import EntrantResult, Result
-from coop3d.evaluation import ViewRow
+from coop3d.evaluation import ViewRow, better
 from coop3d.evaluation.rows import BANDS
 
 FloatArray = NDArray[np.float64]
 WIDE_PLOTS = ("tracks", "scenarios", "curves")
 PER_BIN = 8  # poses per point of the curve over distance
 
-RADAR = {  # summary key -> label; smaller is better except where `HIGHER` says otherwise
+RADAR = {  # summary key -> label
     "pose/translation_m/median": "translation",
     "pose/rotation_deg/median": "rotation",
     "pose/direction_deg/median": "direction",
@@ -31,7 +31,6 @@ RADAR = {  # summary key -> label; smaller is better except where `HIGHER` says 
     "range/delta_125": "d < 1.25",
     "mask/iou": "mask IoU",
 }
-HIGHER = frozenset({"range/delta_125", "mask/iou"})
 CURVES = {
     "pose/translation_m/median": "translation, median [m]",
     "pose/rotation_deg/median": "rotation, median [deg]",
@@ -224,7 +223,7 @@ def radar_values(
 
     def error(numbers: Mapping[str, float], key: str) -> float:
         value = numbers.get(key, math.nan)
-        if key in HIGHER:
+        if better(key) == "higher":
             return 1.0 - value
         return math.log(value) if key.startswith("scale/") and value >= 1.0 else value
 

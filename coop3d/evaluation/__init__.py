@@ -37,7 +37,21 @@ from coop3d.evaluation.report import (
 )
 from coop3d.evaluation.rows import BANDS, BUCKETS, SampleRow, TrajectoryRow, ViewRow, distance_bucket
 from coop3d.evaluation.scores import ScoreTable, score_table
-from coop3d.evaluation.statistics import HEADLINE, Comparison, Interval, better, bootstrap, common, compare
+from coop3d.evaluation.statistics import (
+    CERTAIN_P,
+    CERTAIN_SCENARIOS,
+    HEADLINE,
+    Comparison,
+    Interval,
+    best_of,
+    better,
+    bootstrap,
+    common,
+    compare,
+    excludes_zero,
+    survives_permutation,
+    verdict,
+)
 from coop3d.evaluation.summary import summarise
 from coop3d.evaluation.trajectory import (
     Track,
@@ -51,6 +65,8 @@ from coop3d.evaluation.vehicles import per_vehicle, views_per_vehicle
 __all__ = [
     "BANDS",
     "BUCKETS",
+    "CERTAIN_P",
+    "CERTAIN_SCENARIOS",
     "HEADLINE",
     "AllNonAmbiguous",
     "Comparison",
@@ -77,6 +93,7 @@ __all__ = [
     "TrajectoryRow",
     "TrivialBaseline",
     "ViewRow",
+    "best_of",
     "better",
     "bootstrap",
     "common",
@@ -84,6 +101,7 @@ __all__ = [
     "compare_table",
     "distance_bucket",
     "evaluate_batch",
+    "excludes_zero",
     "heading",
     "load_contract",
     "mask_counts",
@@ -100,8 +118,10 @@ __all__ = [
     "score_table",
     "standard_baselines",
     "summarise",
+    "survives_permutation",
     "tracks",
     "trajectory_rows",
+    "verdict",
     "views_per_vehicle",
     "world_poses",
     "write_per_frame_csv",

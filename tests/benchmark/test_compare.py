@@ -76,6 +76,21 @@ def test_a_winner_only_where_the_paired_interval_excludes_zero(tmp_path):
     assert compare_results([worse, a, noisy], KEYS, resamples=500).winners == {}  # a is not certain against c
 
 
+def test_few_scenarios_have_no_winner(tmp_path):
+    def towns(count: int, worse_m: float) -> EntrantResult:
+        made = entrant("model", worse_m=worse_m)
+        return replace(made, rows=tuple(r for r in made.rows if int(r.scenario[4:]) < count))
+
+    for count, winners in ((5, {}), (6, {"pose/translation_m/median": "a"})):
+        runs = [result(tmp_path / n, towns(count, worse)) for n, worse in (("a", 0.0), ("b", 0.5))]
+        found = compare_results(runs, KEYS, resamples=200)
+        assert found.winners == winners
+        assert bool(winners) == (not found.warnings)
+        assert bool(winners) == (
+            'class="win"' in write_comparison(found, runs, tmp_path / "page").read_text()
+        )
+
+
 def test_scores_of_different_pixels_have_no_winner(tmp_path):
     a = result(tmp_path / "a", entrant("model"))
     worse = entrant("model", worse_m=0.5)

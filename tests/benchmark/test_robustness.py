@@ -109,8 +109,11 @@ def test_confidence_knows_where_it_falls_while_errors_grow(fall, error, knows):
     assert answer(disturbed).knows == knows
 
 
-def test_one_scenario_answers_nothing():
-    assert answer(rows(1, translation_error_m=9.0), rows(1)).knows == "unknown"
+@pytest.mark.parametrize("scenarios", [1, 5])
+def test_few_scenarios_answer_nothing(scenarios):
+    found = answer(rows(scenarios, translation_error_m=9.0), rows(scenarios))
+    assert found.knows == "unknown"
+    assert found.worse == ()
 
 
 def test_only_views_that_both_runs_have_are_compared():

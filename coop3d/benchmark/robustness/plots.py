@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from coop3d.benchmark.figures import INK, QUIET, WIDE, figure, style
-from coop3d.benchmark.robustness.findings import Finding, Findings, verdict
-from coop3d.evaluation import Comparison
+from coop3d.benchmark.robustness.findings import Finding, Findings
+from coop3d.evaluation import Comparison, verdict
 
 PANELS = {
     "pose/translation_m/median": "translation, median [m]",

@@ -13,8 +13,8 @@ from typing import Any
 
 from coop3d.benchmark import cells
 from coop3d.benchmark.results import finite_json
-from coop3d.benchmark.robustness.findings import KEYS, LEVEL, Finding, Findings, verdict
-from coop3d.evaluation import Comparison, Interval, ViewRow, write_per_frame_csv
+from coop3d.benchmark.robustness.findings import KEYS, LEVEL, Finding, Findings
+from coop3d.evaluation import CERTAIN_SCENARIOS, Comparison, Interval, ViewRow, verdict, write_per_frame_csv
 from coop3d.files import safe_name, write_text
 
 FORMAT, VERSION = "coop3d-robustness", 1
@@ -68,7 +68,7 @@ def change(key: str, found: Comparison) -> str:
 def _small_print(found: Findings) -> list[str]:
     lines = [
         "Differences to the clean run, frame by frame, at the same targets. * certainly worse, + certainly better: the "
-        "95 % interval excludes 0.",
+        f"95 % interval excludes 0, over {CERTAIN_SCENARIOS} scenarios or more.",
         "knows: the mean confidence certainly falls (1 % or more) where an error certainly grew; unharmed: none grew.",
     ]
     if warning := shown_warning(found):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import stdev
 
-from coop3d.benchmark.compare import common_ground, excludes_zero
+from coop3d.benchmark.compare import common_ground
 from coop3d.benchmark.pixels import VIEW_FREE, other_pixels
 from coop3d.benchmark.results import Result, read_result
 from coop3d.benchmark.study.plan import Study
@@ -22,6 +22,7 @@ from coop3d.evaluation import (
     better,
     bootstrap,
     compare,
+    verdict,
 )
 
 RESAMPLES = 4000
@@ -38,8 +39,9 @@ class Difference:
         paired: difference with interval; over the seeds that both have.
         seeds: these.
         p_holm: `Comparison.p_bootstrap` adjusted for the number of arms.
-        verdict: ``better``, ``worse``, ``unclear`` (the interval holds 0, or one seed only), ``not comparable``
-            (measured on other pixels, or against another truth), or ``neutral`` (neither direction is an improvement).
+        verdict: ``better``, ``worse``, ``unclear`` (the interval holds 0, or too few seeds or scenarios), ``not
+            comparable`` (measured on other pixels, or against another truth), or ``neutral`` (neither direction is an
+            improvement).
     """
 
     paired: Comparison
@@ -49,7 +51,7 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """The 95 % interval excludes 0."""
+        """The 95 % interval excludes 0, over enough seeds and scenarios."""
         return self.verdict in ("better", "worse")
 
     @property
@@ -198,8 +200,8 @@ def _judged(compared: Paired, arm: str, other_pixels: bool) -> dict[str, Differe
     for key, pair in pairs.items():
         family = [of_arm[key].p_bootstrap for of_arm, _ in compared.values()]
         p_holm = holm(family)[list(compared).index(arm)]
-        verdict = _verdict(key, pair, len(seeds), other_pixels)
-        out[key] = Difference(paired=pair, seeds=seeds, p_holm=p_holm, verdict=verdict)
+        found = _verdict(key, pair, len(seeds), other_pixels)
+        out[key] = Difference(paired=pair, seeds=seeds, p_holm=p_holm, verdict=found)
     return out
 
 
@@ -208,9 +210,7 @@ def _verdict(key: str, pair: Comparison, seeds: int, other_pixels: bool) -> str:
         return "not comparable"
     if better(key) is None:
         return "neutral"
-    if seeds < 2 or not excludes_zero(pair):
-        return "unclear"
-    return "better" if (pair.low > 0) == (better(key) == "higher") else "worse"
+    return (verdict(key, pair) if seeds > 1 else "") or "unclear"
 
 
 def _warnings(study: Study, arms: Mapping[str, ArmScores], others: set[str]) -> list[str]:
