@@ -258,18 +258,15 @@ def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entr
 
 
 def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Result:
-    """Every entrant's records in the contract's order, summarised."""
-    names = [str(s) for s in plan.samples.contract.samples]
+    """Every entrant's records of the samples that all of them have, in the contract's order, summarised."""
     kinds = {
         **dict.fromkeys(plan.files, ("checkpoint", plan.inputs.value)),
         **{BASELINES[b]: KINDS[b] for b in plan.baselines},
     }
+    names, dropped = _shared_samples(plan, list(kinds), progress)
     first, entrants = next(iter(plan.files)), list[EntrantResult]()
     for name, (kind, inputs) in kinds.items():
-        scored = [progress.done[name, sample] for sample in names if (name, sample) in progress.done]
-        if not scored:
-            reasons = "; ".join(b.reason for b in progress.bad)
-            raise ValueError(f"No sample of {plan.samples.contract.name} could be read: {reasons}")
+        scored = [progress.done[name, sample] for sample in names]
         views = plan.views.get(name, plan.views[first])
         entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name), views))
     about = head(
@@ -282,7 +279,36 @@ def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Re
         progress.times,
         me.world_size,
     )
-    return Result(folder=folder, head=about, entrants=tuple(entrants))
+    return Result(folder=folder, head={**about, "dropped": dropped}, entrants=tuple(entrants))
+
+
+def _shared_samples(
+    plan: _Plan, entrants: Sequence[str], progress: _Progress
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the samples that every entrant has, and those that only some have, as ``metrics.json`` lists them.
+
+    A file that could be read in one pass only would otherwise shorten one entrant, and shift its scores.
+
+    Raises:
+        ValueError: no sample is left.
+    """
+    shared, dropped = [], []
+    reasons = {b.key: b.reason for b in progress.bad}
+    for sample in plan.samples.contract.samples:
+        missing = [name for name in entrants if (name, str(sample)) not in progress.done]
+        if not missing:
+            shared.append(str(sample))
+        elif len(missing) < len(entrants):
+            reason = reasons.get(" + ".join(map(str, sample.keys)), "not known")
+            dropped.append({"sample": str(sample), "not_scored_for": missing, "reason": reason})
+            log.warning(
+                "Left out of all: %s, not scored for %s: %s. The same command tries it again.",
+                sample, ", ".join(missing), reason,
+            )  # fmt: skip
+    if not shared:
+        listed = "; ".join(b.reason for b in progress.bad)
+        raise ValueError(f"No sample of {plan.samples.contract.name} could be read: {listed}")
+    return shared, dropped
 
 
 def _scenes(me: Processes, plan: _Plan, result: Result) -> None:
@@ -302,6 +328,8 @@ def _table(plan: _Plan, result: Result, bad: Sequence[BadRecord]) -> str:
     )
     scored = len(result.entrants[0].samples)
     title = f"{which} on {plan.samples.contract.split}: {scored} samples, {len(bad)} unreadable"
+    if dropped := result.head["dropped"]:
+        title += f" ({len(dropped)} for some entrants only: left out of all)"
     return result_table(f"{title}\n{plan.samples.contract.describe()}; {plan.samples.mode}", result.entrants)
 
 

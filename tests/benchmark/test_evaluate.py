@@ -17,7 +17,7 @@ from support.toy_run import ToyDataset
 
 from coop3d.benchmark import FolderError, evaluate_run, make_contract, read_result, write_report
 from coop3d.conf import ConfigError
-from coop3d.datasets import VehicleSampling
+from coop3d.datasets import BadSample, VehicleSampling
 from coop3d.datasets.opv2v import OPV2VIndex
 from coop3d.evaluation.contracts import ContractError, load_contract
 
@@ -231,6 +231,31 @@ def test_several_checkpoints_in_one_call(tmp_path):
     assert "Over training steps" in write_report(evaluation.result).read_text()
     with pytest.raises(ConfigError, match="one file twice"):
         evaluate_run([paths[0], paths[0]], tmp_path / "twice", options())
+
+
+def test_what_one_entrant_lacks_is_left_out_of_all(tmp_path, monkeypatch):
+    """A file that cannot be read in one pass only; the next call finds it."""
+    paths = [train_toy(tmp_path / f"run{n}", epochs=n) / "checkpoint-last.pth" for n in (1, 2)]
+    load, reads = ToyDataset.__getitem__, []
+
+    def unreadable_once(self, request):
+        reads.append(request[1])
+        if self.size == 10 and request[1] == 5 and reads.count(5) == 2:
+            return BadSample(self.keys_of(*request), "/data/5.png: device busy")
+        return load(self, request)
+
+    monkeypatch.setattr(ToyDataset, "__getitem__", unreadable_once)
+    evaluation = evaluate_run(paths, tmp_path / "all", options(baselines=("truth",)))
+    frames = [[s.frame for s in e.samples] for e in evaluation.result.entrants]
+    assert frames == [[f"{i:06d}" for i in range(10) if i not in (3, 5)]] * 3
+    assert "8 samples, 2 unreadable (1 for some entrants only: left out of all)" in evaluation.table
+    (dropped,) = json.loads((tmp_path / "all" / "metrics.json").read_text())["dropped"]
+    assert dropped == {
+        "sample": "town/000005 0+1", "not_scored_for": ["run2/checkpoint-last"], "reason": "/data/5.png: device busy",
+    }  # fmt: skip
+    again = evaluate_run(paths, tmp_path / "all", options(baselines=("truth",)))
+    assert {len(e.samples) for e in again.result.entrants} == {9}
+    assert again.result.head["dropped"] == []
 
 
 # ---- contracts, on real files
