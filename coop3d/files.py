@@ -7,7 +7,7 @@ import fcntl
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -60,3 +60,16 @@ def lock_at_once(file: int | IO[Any], path: Path) -> None:
 def safe_name(text: str) -> str:
     """``text`` as part of a file name: letters, digits, ``_``, ``-`` and ``.`` stay, everything else becomes ``_``."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip(".") or "_"
+
+
+def names_apart(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as many as tell all of them apart.
+
+    Raises:
+        ValueError: two are the same.
+    """
+    for length in range(1, max((len(p.parts) for p in paths), default=0) + 2):
+        names = ["/".join(p.parts[-length:]) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"one path is given twice: {', '.join(map(str, paths))}")

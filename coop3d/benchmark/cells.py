@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from coop3d.benchmark.pixels import all_alike, comparable
 from coop3d.benchmark.results import EntrantResult
 from coop3d.evaluation import Interval, best_of
 from coop3d.visualization.pages import escape
@@ -52,15 +53,18 @@ def cell(key: str, value: float, interval: Interval | None = None, kind: str = "
 def score_cells(
     entrants: Sequence[EntrantResult], columns: Mapping[str, str] = COLUMNS
 ) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """(head, rows) of a table: an entrant per row, a score per column, the best non-oracle of each in bold."""
+    """(head, rows) of a table: an entrant per row, a score per column; bold: the best of those that compare."""
     keys = [k for k in columns if any(math.isfinite(e.summary.get(k, math.nan)) for e in entrants)]
     fair = [e for e in entrants if e.kind != "oracle"]
-    best = {k: best_of(k, {e.name: e.summary.get(k, math.nan) for e in fair}) for k in keys}
+    judged = comparable(keys, all_alike(entrants))
+    best = {k: best_of(k, {e.name: e.summary.get(k, math.nan) for e in fair}) for k in judged}
     rows = [
         (
             e.name,
             [
-                cell(k, e.summary.get(k, math.nan), e.intervals.get(k), "best" if best[k] == e.name else "")
+                cell(
+                    k, e.summary.get(k, math.nan), e.intervals.get(k), "best" if best.get(k) == e.name else ""
+                )
                 for k in keys
             ],
         )

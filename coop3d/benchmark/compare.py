@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from coop3d.benchmark.pixels import POSES_COMPARE, about_pixels, comparable
-from coop3d.benchmark.results import EntrantResult, Result, summarised, with_trajectories
+from coop3d.benchmark.results import EntrantResult, Result, by_run, summarised, with_trajectories
 from coop3d.evaluation import (
     CERTAIN_SCENARIOS,
     HEADLINE,
@@ -23,6 +22,7 @@ from coop3d.evaluation import (
     views_per_vehicle,
 )
 from coop3d.evaluation.contracts import ContractError
+from coop3d.files import names_apart
 
 WEIGHTS = {
     "pose/translation_m/median": 1.0,
@@ -47,7 +47,7 @@ class RunComparison:
         winners: key -> name, only where the winner's difference to every other run is certain: `survives_permutation`.
         scores: name -> weighted score, see `weighted_scores`.
         best: name with the smallest score.
-        advice: on checkpoints of one run over its steps; empty without a curve.
+        advice: on the checkpoints of each run over its steps; empty without a curve.
         warnings: what a reader must know, e.g. that contracts differ.
     """
 
@@ -168,7 +168,7 @@ def _named(results: Sequence[Result], baselines: bool) -> list[EntrantResult]:
     if any(not r.models for r in results):
         empty = next(r.folder for r in results if not r.models)
         raise ValueError(f"{empty}: holds no trained model's scores")
-    labels = _labels([r.folder for r in results])
+    labels = names_apart([r.folder.resolve() for r in results])
     named = [
         replace(e, name=label if len(r.models) == 1 else f"{label}/{e.name}" if len(results) > 1 else e.name)
         for label, r in zip(labels, results, strict=True)
@@ -176,16 +176,6 @@ def _named(results: Sequence[Result], baselines: bool) -> list[EntrantResult]:
     ]
     others = [e for e in results[0].entrants if e.kind != "checkpoint"] if baselines else []
     return [*named, *others]
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """Folder names with as many parents as tell them apart."""
-    parts = [f.resolve().parts for f in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(p[-length:]) for p in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    raise ValueError(f"one folder is given twice: {', '.join(map(str, folders))}")
 
 
 def _by_vehicle(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult], list[str]]:
@@ -287,12 +277,21 @@ def _error(key: str, value: float) -> float:
 
 
 def stopping_advice(entrants: Sequence[EntrantResult], scores: Mapping[str, float]) -> str:
-    """What the curve of the weighted score over steps says about training longer; "" with fewer than three points."""
-    curve = sorted(
-        (int(e.checkpoint["step"]), scores[e.name])
-        for e in entrants
-        if e.name in scores and e.checkpoint and "step" in e.checkpoint
-    )
+    """What each run's curve of the weighted score over steps says about training longer; "" without such a curve."""
+    curves = {
+        run: [(int(e.checkpoint["step"]), scores[e.name]) for e in of_run if e.checkpoint]
+        for run, of_run in by_run(
+            [e for e in entrants if math.isfinite(scores.get(e.name, math.nan))]
+        ).items()
+    }
+    told = {run: advice for run, curve in curves.items() if (advice := _advice(curve))}
+    if len(curves) == 1:
+        return "".join(told.values())
+    return " ".join(f"{run}: {advice}" for run, advice in told.items())
+
+
+def _advice(curve: Sequence[tuple[int, float]]) -> str:
+    """On checkpoints of one run as (step, score), by step; "" with fewer than three, or two of one step."""
     steps = [step for step, _ in curve]
     if len(curve) < 3 or len(set(steps)) < len(steps):
         return ""

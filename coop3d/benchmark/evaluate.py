@@ -26,6 +26,7 @@ from coop3d.benchmark.fitting import training_statistics
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
 from coop3d.benchmark.options import EvaluationOptions
+from coop3d.benchmark.pixels import about_pixels
 from coop3d.benchmark.provenance import head, identity
 from coop3d.benchmark.results import EntrantResult, Result, entrant_result, result_table, write_result
 from coop3d.benchmark.runner import PassOptions, PassTimes, Task, run_pass
@@ -108,6 +109,8 @@ def evaluate_among(
     finally:
         journal.close()
     result = _result(me, folder, plan, progress)
+    for warning in about_pixels(result.entrants):
+        log.warning(warning)
     table = _table(plan, result, progress.bad)
     if me.is_main:
         _write(plan, result, table, progress.bad)
@@ -148,7 +151,6 @@ def _plan(
     inputs, baselines = InputSet.parse(options.inputs), check_baselines(options.baselines)
     files = dict(zip(model_names(paths), map(checkpoint_file, paths), strict=True))
     run = load_run(next(iter(files.values())), me.device, overrides)
-    set_backend_flags(tf32=bool(run.config.train_params.tf32))
     samples = choose_samples(run, options)
     if "classical" in baselines and "pinhole" in samples.mode:
         log.warning("Baseline classical left out: it needs a rig's rays in one frame, i.e. panoramas.")
@@ -216,6 +218,7 @@ def _pass(me: Processes, plan: _Plan, name: str, journal: Journal, progress: _Pr
                 f"{plan.files[name]}: its config draws other samples than the first checkpoint's, so their scores "
                 "could not be compared. Give frames_json=CONTRACT, or the same dataset through overrides."
             )
+    set_backend_flags(tf32=bool(run.config.train_params.tf32))
     plan.checkpoints[name]["step"] = run.step
     plan.views[name] = views_of(run, plan.options)
     task = Task(
@@ -317,6 +320,7 @@ def _scenes(me: Processes, plan: _Plan, result: Result) -> None:
     chosen = extremes(result.models[0], plan.options.scenes)
     if chosen:
         model = Blind(first, "checkpoint", plan.run.model, plan.inputs)
+        set_backend_flags(tf32=bool(plan.run.config.train_params.tf32))  # another's may be set
         autocast = make_autocast(Precision[plan.run.config.train_params.precision], me.device)
         write_scenes(result.folder, chosen, model, plan.samples, me.device, autocast)
 
@@ -330,7 +334,9 @@ def _table(plan: _Plan, result: Result, bad: Sequence[BadRecord]) -> str:
     title = f"{which} on {plan.samples.contract.split}: {scored} samples, {len(bad)} unreadable"
     if dropped := result.head["dropped"]:
         title += f" ({len(dropped)} for some entrants only: left out of all)"
-    return result_table(f"{title}\n{plan.samples.contract.describe()}; {plan.samples.mode}", result.entrants)
+    warnings = "".join(f"\n! {w}" for w in about_pixels(result.entrants))
+    about = f"{plan.samples.contract.describe()}; {plan.samples.mode}{warnings}"
+    return result_table(f"{title}\n{about}", result.entrants)
 
 
 def _write(plan: _Plan, result: Result, table: str, bad: Sequence[BadRecord]) -> None:

@@ -38,6 +38,12 @@ def about_pixels(entrants: Sequence[EntrantResult]) -> list[str]:
     return [f"OTHER PIXELS OR TRUTH than in {first.name}: {listed}. {POSES_COMPARE}"]
 
 
+def all_alike(entrants: Sequence[EntrantResult]) -> bool:
+    """Whether scores of pixels mean the same in all; oracles do not compete and do not count."""
+    fair = [e for e in entrants if e.kind != "oracle"]
+    return not (fair and about_pixels(fair))
+
+
 def comparable(keys: Iterable[str], same_pixels: bool) -> tuple[str, ...]:
     """The summary keys that mean the same in all entrants."""
     return tuple(key for key in keys if same_pixels or key.startswith(VIEW_FREE))

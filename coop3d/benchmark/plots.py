@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from coop3d.benchmark.drives import draw_tracks
-from coop3d.benchmark.figures import INK, LINE, QUIET, WIDE, WIDTH, figure, style, styles
-from coop3d.benchmark.results import EntrantResult, Result
+from coop3d.benchmark.figures import INK, LINE, MODEL_COLOURS, QUIET, WIDE, WIDTH, figure, style, styles
+from coop3d.benchmark.results import EntrantResult, Result, by_run
 from coop3d.evaluation import ViewRow, better
 from coop3d.evaluation.rows import BANDS
 
@@ -273,32 +273,38 @@ def _radar(result: Result) -> Figure | None:
 
 
 def _curves(result: Result) -> Figure | None:
-    steps = {e.name: e.checkpoint["step"] for e in result.models if e.checkpoint and "step" in e.checkpoint}
-    if len(set(steps.values())) < 2:
-        return None
-    models = sorted((e for e in result.models if e.name in steps), key=lambda e: steps[e.name])
-    x = [steps[e.name] for e in models]
+    """A line per training run of which there are checkpoints of several steps."""
+    runs = {run: models for run, models in by_run(result.models).items() if len(set(map(_step, models))) > 1}
+    models = [model for of_run in runs.values() for model in of_run]
     keys = [k for k in CURVES if any(math.isfinite(e.summary.get(k, math.nan)) for e in models)]
     if not keys:
         return None
     fig, axes = figure(columns=len(keys), width=WIDE)
-    for ax, key in zip(axes, keys, strict=False):
-        y = np.array([e.summary.get(key, math.nan) for e in models])
-        _band_of_intervals(ax, x, [e.intervals.get(key) for e in models], y)
-        ax.plot(x, y, marker="o", color="#2f7fe0", linewidth=2)
-        best = int(np.nanargmin(y))
-        ax.plot(x[best], y[best], marker="o", markersize=9, markerfacecolor="none", color=INK)
+    for ax, key in zip(axes, keys, strict=True):
+        for i, (run, of_run) in enumerate(runs.items()):
+            _curve(ax, key, of_run, MODEL_COLOURS[i % len(MODEL_COLOURS)], run)
         ax.set(title=CURVES[key], xlabel="optimiser step")
-    for ax in axes[len(keys) :]:
-        ax.set_visible(False)
+    if len(runs) > 1:
+        _legend_below(fig, axes[0])
     return fig
 
 
-def _band_of_intervals(ax: Axes, x: Sequence[float], intervals: Sequence[object], y: FloatArray) -> None:
-    low = [getattr(i, "low", math.nan) for i in intervals]
-    high = [getattr(i, "high", math.nan) for i in intervals]
-    if np.isfinite([*low, *high]).all() and len(y):
-        ax.fill_between(x, low, high, color="#2f7fe0", alpha=0.15, linewidth=0)
+def _curve(ax: Axes, key: str, models: Sequence[EntrantResult], colour: str, run: str) -> None:
+    """One run's score over its steps with intervals; the best is ringed."""
+    x = [_step(e) for e in models]
+    y = np.array([e.summary.get(key, math.nan) for e in models])
+    intervals = [e.intervals.get(key) for e in models]
+    low, high = ([getattr(i, end, math.nan) for i in intervals] for end in ("low", "high"))
+    if np.isfinite([*low, *high]).all():
+        ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.plot(x, y, marker="o", color=colour, linewidth=2, label=run)
+    if np.isfinite(y).any():
+        best = int(np.nanargmin(y))
+        ax.plot(x[best], y[best], marker="o", markersize=9, markerfacecolor="none", color=INK)
+
+
+def _step(model: EntrantResult) -> int:
+    return int(model.checkpoint["step"]) if model.checkpoint else 0
 
 
 def _legend_below(fig: Figure, ax: Axes) -> None:

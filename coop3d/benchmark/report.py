@@ -12,6 +12,7 @@ import numpy as np
 from coop3d.benchmark.cells import COLUMNS, POINT_COLUMNS, cell, score_cells
 from coop3d.benchmark.drives import has_poses, trajectory_card
 from coop3d.benchmark.figures import to_png, to_svg
+from coop3d.benchmark.pixels import about_pixels
 from coop3d.benchmark.plots import WIDE_PLOTS, all_plots
 from coop3d.benchmark.results import EntrantResult, Result, notes_text
 from coop3d.evaluation import BUCKETS, ViewRow
@@ -108,6 +109,7 @@ def _scores(result: Result) -> Markup:
     warnings = {i.warning for i in shown_intervals if i.warning}
     shown = min(warnings, key=len) if warnings else ""
     warning = f'<p class="warning">{escape(f"Read intervals with care: {shown}.")}</p>' if shown else ""
+    warning += "".join(f'<p class="warning">{escape(w)}</p>' for w in about_pixels(result.entrants))
     notes = "".join(
         f'<p class="quiet">{escape(f"{e.name}: {notes_text(e)}")}</p>' for e in result.entrants if e.notes
     )

@@ -32,7 +32,7 @@ from coop3d.evaluation import (
     write_summary_json,
     write_trajectory_csv,
 )
-from coop3d.files import write_text
+from coop3d.files import names_apart, write_text
 
 FORMAT, VERSION = "coop3d-metrics", 1
 TRAJECTORY_KEYS = tuple(
@@ -147,6 +147,22 @@ def summarised(
     table = entrant.table
     intervals = bootstrap(table, keys, resamples) if entrant.rows else {}
     return replace(entrant, summary=table.summary(), intervals=intervals)
+
+
+def by_run(entrants: Iterable[EntrantResult]) -> dict[str, list[EntrantResult]]:
+    """Checkpoints whose step is known by the folder they lie in, each run's in the order of steps.
+
+    Runs are named by as many folders as tell them apart.
+    """
+    runs: dict[Path, list[EntrantResult]] = {}
+    for entrant in entrants:
+        if entrant.checkpoint and "step" in entrant.checkpoint:
+            runs.setdefault(Path(entrant.checkpoint.get("path", "")).parent, []).append(entrant)
+    names = names_apart(list(runs))
+    return {
+        name: sorted(of_run, key=lambda e: int(e.checkpoint["step"]) if e.checkpoint else 0)
+        for name, of_run in zip(names, runs.values(), strict=True)
+    }
 
 
 def write_result(result: Result) -> None:

@@ -159,6 +159,20 @@ def test_results_say_what_was_scored_and_of_earlier_ones_the_config_does(tmp_pat
     assert read_result(tmp_path / "r").entrants[0].views == views
 
 
+def test_checkpoints_with_other_views_win_no_column_of_pixels(tmp_path):
+    """One call, checkpoints whose configs make other panoramas of the same samples."""
+    rig, other = ({"kind": kind} for kind in ("rig", "central"))
+    runs = [entrant("a", views=rig), replace(entrant("b", worse_m=-0.5), views=other)]
+    warned = write_report(result(tmp_path, *runs)).read_text()
+    assert "OTHER PIXELS OR TRUTH than in a: b (kind central instead of rig)" in warned
+    (line,) = re.findall("<tr[^>]*><th>b<.*?</tr>", warned)
+    assert line.count('class="best"') >= 2  # of poses
+    alike = write_report(result(tmp_path, runs[0], replace(runs[1], views=rig))).read_text()
+    assert "OTHER PIXELS" not in alike
+    table = alike.partition("</table>")[0]
+    assert table.count('class="best"') > warned.partition("</table>")[0].count('class="best"')
+
+
 def differences_of(found, runs, folder) -> str:
     return write_comparison(found, runs, folder / "page").read_text().partition("Differences")[2]
 
@@ -222,6 +236,31 @@ def test_stopping_advice():
     assert "stop there" in advice(0.0, 0.5, 0.7)
     assert "one more checkpoint will tell" in advice(1.0, 0.0, 0.2)
     assert advice(1.0, 0.0) == ""
+
+
+def checkpoints(*steps: tuple[str, int]) -> list[EntrantResult]:
+    return [
+        entrant(
+            f"{run}{step}", samples=1, checkpoint={"path": f"/runs/{run}/train/c{step}.pth", "step": step}
+        )
+        for run, step in steps
+    ]
+
+
+def test_advice_and_curves_are_of_one_run_each(tmp_path):
+    """Two seeds of an arm, each with steps of its own: no line leads from one to the other."""
+    seeds = checkpoints(("a", 10), ("b", 20), ("a", 30), ("b", 40))
+    scores = {"a10": 1.0, "b20": 0.5, "a30": 0.7, "b40": 0.0}
+    assert stopping_advice(seeds, scores) == ""
+    _, fig = all_plots(result(tmp_path, *seeds))["curves"]
+    lines = [line for line in fig.axes[0].lines if len(line.get_xdata()) > 1]
+    assert [list(line.get_xdata()) for line in lines] == [[10, 30], [20, 40]]
+    assert [line.get_label() for line in lines] == ["a/train", "b/train"]
+    more = checkpoints(("a", 50), ("b", 5))
+    told = stopping_advice([*seeds, *more], {**scores, "a50": 0.0, "b5": math.nan})
+    assert told.startswith("a/train: The last checkpoint (step 50) is the best")
+    assert "b/train" not in told
+    assert "curves" not in all_plots(result(tmp_path, *checkpoints(("a", 10), ("b", 20))))
 
 
 def test_radar_counts_halved_errors():
