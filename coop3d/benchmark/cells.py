@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from coop3d.benchmark.pixels import all_alike, comparable
+from coop3d.benchmark.pixels import all_alike, comparable, same_gain
 from coop3d.benchmark.results import EntrantResult
 from coop3d.evaluation import Interval, best_of
 from coop3d.visualization.pages import escape
@@ -56,7 +56,7 @@ def score_cells(
     """(head, rows) of a table: an entrant per row, a score per column; bold: the best of those that compare."""
     keys = [k for k in columns if any(math.isfinite(e.summary.get(k, math.nan)) for e in entrants)]
     fair = [e for e in entrants if e.kind != "oracle"]
-    judged = comparable(keys, all_alike(entrants))
+    judged = comparable(keys, all_alike(entrants), same_gain(entrants))
     best = {k: best_of(k, {e.name: e.summary.get(k, math.nan) for e in fair}) for k in judged}
     rows = [
         (

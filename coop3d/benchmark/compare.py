@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coop3d.benchmark.pixels import POSES_COMPARE, about_pixels, comparable
+from coop3d.benchmark.pixels import GAINS, POSES_COMPARE, about_pixels, comparable, same_gain
 from coop3d.benchmark.results import EntrantResult, Result, by_run, summarised, with_trajectories
 from coop3d.evaluation import (
     CERTAIN_SCENARIOS,
@@ -42,11 +42,12 @@ class RunComparison:
         entrants: reduced to the samples that all have, summaries and intervals computed again; the first is the
             one that differences are against.
         keys: summary keys with a number in some run.
-        judged: those of them that mean the same in all runs: only poses where pixels are not the same.
+        judged: those of them that mean the same in all runs: only poses where pixels are not the same, no gain where
+            only some were asked about the reference alone.
         differences: name -> key -> paired comparison with the first entrant.
         winners: key -> name, only where the winner's difference to every other run is certain: `survives_permutation`.
         scores: name -> weighted score, see `weighted_scores`.
-        best: name with the smallest score.
+        best: name with the smallest score; "" where no weighted score has a number in all runs.
         advice: on the checkpoints of each run over its steps; empty without a curve.
         warnings: what a reader must know, e.g. that contracts differ.
     """
@@ -88,14 +89,14 @@ def compare_results(
     entrants = list(ground.entrants)
     if len(entrants) < 2:
         raise ValueError("comparing needs two models; give another evaluation, or one of several checkpoints")
-    if not ground.same_pixels:
-        weights = {k: weights[k] for k in comparable(weights, False)}
+    alike = ground.same_pixels, same_gain(entrants)
+    weights = {k: weights[k] for k in comparable(weights, *alike)}
     tables = {e.name: e.table for e in entrants}
     first = entrants[0].name
     _check_keys([*keys, *weights], tables[first])
     entrants = [summarised(e, keys, resamples) for e in entrants]
     shown = tuple(k for k in keys if any(math.isfinite(e.summary[k]) for e in entrants))
-    judged = comparable(shown, ground.same_pixels)
+    judged = comparable(shown, *alike)
     scores = weighted_scores({e.name: e.summary for e in entrants if e.kind == "checkpoint"}, weights)
     return RunComparison(
         entrants=tuple(entrants),
@@ -104,9 +105,16 @@ def compare_results(
         differences={e.name: compare(tables[first], tables[e.name], shown, resamples) for e in entrants[1:]},
         winners=_winners(entrants, tables, judged, resamples),
         scores=scores,
-        best=min(scores, key=lambda name: scores[name]),
+        best=min(
+            (name for name in scores if math.isfinite(scores[name])), key=scores.__getitem__, default=""
+        ),
         advice=stopping_advice(entrants, scores),
-        warnings=(*ground.warnings, *ground.pixel_warnings, *_about_scenarios(tables[first])),
+        warnings=(
+            *ground.warnings,
+            *ground.pixel_warnings,
+            *_about_gain(entrants, shown),
+            *_about_scenarios(tables[first]),
+        ),
     )
 
 
@@ -219,6 +227,16 @@ def _check_keys(keys: Sequence[str], table: ScoreTable) -> None:
     unknown = [k for k in keys if k not in table.scores]
     if unknown:
         raise ValueError(f"unknown summary keys {', '.join(unknown)}; see summary.json for those there are")
+
+
+def _about_gain(entrants: Sequence[EntrantResult], shown: Sequence[str]) -> list[str]:
+    if same_gain(entrants) or not any(key.startswith(GAINS) for key in shown):
+        return []
+    asked = ", ".join(e.name for e in entrants if e.alone)
+    return [
+        f"OTHER GAIN: {asked} against the answer for the reference alone (alone=true), the others against the "
+        "reference's part of their answer: shown, but no winner"
+    ]
 
 
 def _about_scenarios(table: ScoreTable) -> list[str]:

@@ -54,8 +54,12 @@ def comparison_text(found: RunComparison) -> str:
         f"{name} {score:.2f}" for name, score in sorted(found.scores.items(), key=lambda p: p[1])
     )
     notes.append(f"* certainly better than every other run. {CERTAIN}")
-    notes.append(f"weighted score (0 = best at everything): {scores}; best: {found.best}")
+    notes.append(f"weighted score (0 = best at everything): {scores}; {_best(found)}")
     return "\n".join([body, "", *notes, *([found.advice] if found.advice else [])])
+
+
+def _best(found: RunComparison) -> str:
+    return f"best: {found.best}" if found.best else "no best: no weighted score has a number in all runs"
 
 
 def write_comparison(found: RunComparison, results: Sequence[Result], folder: Path) -> Path:
@@ -137,6 +141,6 @@ def _choice(found: RunComparison) -> Markup:
     advice = f'<p class="quiet">{escape(found.advice)}</p>' if found.advice else ""
     about = (
         "Weighted mean over scores of log2(error / smallest error of all runs): 0 is best at everything, 1 is twice "
-        f"the error. Best: {found.best}."
+        f"the error; {_best(found)}."
     )
     return card("Which checkpoint to keep", f"{lines}{advice}", about)

@@ -149,6 +149,10 @@ def _plan(
     me: Processes, paths: Sequence[str | Path], options: EvaluationOptions, overrides: Sequence[str]
 ) -> _Plan:
     inputs, baselines = InputSet.parse(options.inputs), check_baselines(options.baselines)
+    if options.alone and not options.points:
+        raise ConfigError(
+            "alone=true is for the gain in clouds, which points=false does not score: add points=true."
+        )
     files = dict(zip(model_names(paths), map(checkpoint_file, paths), strict=True))
     run = load_run(next(iter(files.values())), me.device, overrides)
     samples = choose_samples(run, options)
@@ -168,7 +172,7 @@ def _plan(
         baselines=baselines,
         checkpoints=checkpoints,
         views={},
-        identity=identity(run, samples, options, overrides, checkpoints, baselines),
+        identity=identity(run, samples, options, overrides, checkpoints, baselines, me.device),
     )
 
 
@@ -271,7 +275,8 @@ def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Re
     for name, (kind, inputs) in kinds.items():
         scored = [progress.done[name, sample] for sample in names]
         views = plan.views.get(name, plan.views[first])
-        entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name), views))
+        alone = plan.options.alone and name in plan.files  # baselines are not asked
+        entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name), views, alone))
     about = head(
         folder,
         plan.run,

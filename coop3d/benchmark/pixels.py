@@ -9,6 +9,7 @@ from coop3d.benchmark.views import views_difference
 from coop3d.evaluation import views_per_vehicle
 
 VIEW_FREE = ("pose/", "trajectory/", "registration/")  # scores of vehicles; the others are of a view's pixels
+GAINS = ("gain/", "gain_filtered/")
 POSES_COMPARE = (
     "Poses compare. Range, scale, mask, confidence and points are not measured alike: shown, but they win nothing and "
     "weigh nothing"
@@ -44,6 +45,18 @@ def all_alike(entrants: Sequence[EntrantResult]) -> bool:
     return not (fair and about_pixels(fair))
 
 
-def comparable(keys: Iterable[str], same_pixels: bool) -> tuple[str, ...]:
-    """The summary keys that mean the same in all entrants."""
-    return tuple(key for key in keys if same_pixels or key.startswith(VIEW_FREE))
+def same_gain(entrants: Sequence[EntrantResult]) -> bool:
+    """Whether the gain by cooperation means the same in all that compete."""
+    return len({e.alone for e in entrants if e.kind != "oracle"}) <= 1
+
+
+def comparable(keys: Iterable[str], pixels: bool, gain: bool) -> tuple[str, ...]:
+    """The summary keys that mean the same in all entrants.
+
+    Args:
+        keys: of a summary.
+        pixels: scores of pixels do, `all_alike`.
+        gain: the gain does, `same_gain`.
+    """
+    of_pixels = [key for key in keys if pixels or key.startswith(VIEW_FREE)]
+    return tuple(key for key in of_pixels if gain or not key.startswith(GAINS))

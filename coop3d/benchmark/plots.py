@@ -136,7 +136,7 @@ def _range_and_scale(result: Result) -> Figure | None:
     look = styles(result.entrants)
     drawn = _drawn(result, "abs_rel")
     for entrant in drawn:
-        found = [_band(entrant.rows, i) for i in range(len(BANDS))]
+        found = [entrant.summary.get(f"range/{band}/abs_rel", math.nan) for band in BANDS]
         left.plot(
             range(len(BANDS)),
             found,
@@ -146,7 +146,9 @@ def _range_and_scale(result: Result) -> Figure | None:
             **look[entrant.name]._asdict(),
         )
     left.set_xticks(range(len(BANDS)), [b.replace("m", " m") for b in BANDS])
-    left.set(title="AbsRel by true range, mean over views", xlabel="true range along the ray", ylim=(0, None))
+    left.set(
+        title="AbsRel by true range, pixels of all views", xlabel="true range along the ray", ylim=(0, None)
+    )
     factors = {e.name: _finite(_column(e.rows, "scale_error")) for e in drawn}
     top = max((float(np.quantile(v, 0.98)) for v in factors.values() if len(v)), default=2.0)
     edges = np.geomspace(1.0, max(top, 1.2), 25)
@@ -170,12 +172,6 @@ def _range_and_scale(result: Result) -> Figure | None:
     right.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if edges[-1] < 8 else "")
     _legend_below(fig, left)
     return fig
-
-
-def _band(rows: Sequence[ViewRow], i: int) -> float:
-    """Mean over the views that have pixels in the band, as the summary's."""
-    values = _finite(np.array([r.bands[i].abs_rel for r in rows], dtype=float))
-    return float(values.mean()) if len(values) else math.nan
 
 
 def _finite(values: FloatArray) -> FloatArray:

@@ -65,6 +65,11 @@ def ranked_samples(entrant: EntrantResult) -> list[RankedSample]:
     return sorted(ranked, key=lambda s: (math.isnan(s.badness), -s.badness, s.scenario, s.frame))
 
 
+def scored_samples(entrant: EntrantResult) -> list[RankedSample]:
+    """The same without samples that have nothing to rank them by: they are neither good nor bad."""
+    return [sample for sample in ranked_samples(entrant) if math.isfinite(sample.badness)]
+
+
 def write_report(result: Result) -> Path:
     """Write ``report.html`` and ``plots/*.png`` into the result's folder; return the page's path."""
     body = [
@@ -159,7 +164,7 @@ def _extremes(result: Result) -> list[Markup]:
     """Worst and best samples of the first model, with links to their point clouds where these were written."""
     if not result.models:
         return []
-    ranked = [s for s in ranked_samples(result.models[0]) if math.isfinite(s.badness)]
+    ranked = scored_samples(result.models[0])
     if not ranked:
         return []
     count = min(SHOWN, (len(ranked) + 1) // 2)

@@ -57,6 +57,7 @@ class EntrantResult:
         seconds: mean per sample, of prediction alone.
         checkpoint: path, step, SHA-256 and more, for a trained model.
         views: what it was scored on, see `described_views`; empty where that is not known.
+        alone: gains are against what it says of the reference vehicle by itself, not against that vehicle's part.
     """
 
     name: str
@@ -70,6 +71,7 @@ class EntrantResult:
     seconds: float = math.nan
     checkpoint: Mapping[str, Any] | None = None
     views: Views = field(default_factory=dict)
+    alone: bool = False
     summary: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
@@ -114,6 +116,7 @@ def entrant_result(
     scored: Iterable[Scored],
     checkpoint: Mapping[str, Any] | None = None,
     views: Views | None = None,
+    alone: bool = False,
 ) -> EntrantResult:
     """Join an entrant's records, which are in the contract's order, and summarise them."""
     records = list(scored)
@@ -130,6 +133,7 @@ def entrant_result(
         seconds=sum(seconds) / len(seconds) if seconds else math.nan,
         checkpoint=checkpoint,
         views=views or {},
+        alone=alone,
     )
     return summarised(with_trajectories(entrant))
 
@@ -167,8 +171,8 @@ def by_run(entrants: Iterable[EntrantResult]) -> dict[str, list[EntrantResult]]:
 
 def write_result(result: Result) -> None:
     """Rows and summaries of every entrant, then ``metrics.json`` last: where it is, everything is."""
-    for i, entrant in enumerate(result.entrants):
-        files = file_names(entrant, first=i == 0)
+    named = file_names(result.entrants)
+    for entrant, files in zip(result.entrants, named, strict=True):
         write_per_frame_csv(entrant.rows, result.folder / files["per_frame"])
         write_per_sample_csv(entrant.samples, result.folder / files["per_sample"])
         write_trajectory_csv(entrant.trajectories, result.folder / files["trajectory"])
@@ -177,35 +181,44 @@ def write_result(result: Result) -> None:
         "format": FORMAT,
         "version": VERSION,
         **result.head,
-        "entrants": [_entrant_json(e, first=i == 0) for i, e in enumerate(result.entrants)],
+        "entrants": [_entrant_json(e, files) for e, files in zip(result.entrants, named, strict=True)],
     }
     text = json.dumps(finite_json(content), indent=1, allow_nan=False)
     write_text(result.folder / "metrics.json", text + "\n")
 
 
-def file_names(entrant: EntrantResult, first: bool) -> dict[str, str]:
-    """Files of an entrant; the first one's have plain names."""
-    tail = "" if first else f"_{entrant.slug}"
-    return {
-        "per_frame": f"per_frame{tail}.csv",
-        "per_sample": f"per_sample{tail}.csv",
-        "trajectory": f"trajectory{tail}.csv",
-        "summary": f"summary{tail}.json",
-    }
+def file_names(entrants: Sequence[EntrantResult]) -> list[dict[str, str]]:
+    """Files of each entrant: the first one's have plain names, and names that would be written alike are numbered."""
+    tails: list[str] = []
+    for entrant in entrants:
+        tail, number = f"_{entrant.slug}" if tails else "", 2
+        while tail.lower() in {known.lower() for known in tails}:  # some file systems know no capitals
+            tail, number = f"_{entrant.slug}_{number}", number + 1
+        tails.append(tail)
+    return [
+        {
+            "per_frame": f"per_frame{tail}.csv",
+            "per_sample": f"per_sample{tail}.csv",
+            "trajectory": f"trajectory{tail}.csv",
+            "summary": f"summary{tail}.json",
+        }
+        for tail in tails
+    ]
 
 
-def _entrant_json(entrant: EntrantResult, first: bool) -> dict[str, Any]:
+def _entrant_json(entrant: EntrantResult, files: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": entrant.name,
         "kind": entrant.kind,
         "inputs": entrant.inputs,
         "checkpoint": entrant.checkpoint,
         "views": dict(entrant.views),
+        "alone": entrant.alone,
         "samples": len(entrant.samples),
         "seconds_per_sample": entrant.seconds,
         "notes": dict(entrant.notes),
         "trajectories": {"count": len(entrant.trajectories), "note": entrant.trajectory_note},
-        "files": file_names(entrant, first),
+        "files": dict(files),
         "summary": dict(entrant.summary),
         "intervals": {k: _fields(v) for k, v in entrant.intervals.items()},
     }
@@ -239,8 +252,12 @@ def read_result(folder: Path | str) -> Result:
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             raise ResultError(f"{path}: is no {FORMAT} of version {VERSION}; evaluate again")
         parts = content.pop("entrants")
-        views = _views_of_one_model(content, parts)
-        entrants = tuple(_read_entrant(folder, part, views) for part in parts)
+        earlier = {"views": _views_of_one_model(content, parts)}
+        asked = bool(content.get("options", {}).get("alone"))
+        entrants = tuple(
+            _read_entrant(folder, {**earlier, "alone": asked and part["kind"] == "checkpoint", **part})
+            for part in parts
+        )
     except FileNotFoundError as error:
         raise ResultError(
             f"{error.filename}: is missing. {folder} must be the output_dir of a finished scripts/evaluate.py."
@@ -261,7 +278,7 @@ def _views_of_one_model(head: Mapping[str, Any], parts: Sequence[Mapping[str, An
     return described_views(head["config"], scored_split(head.get("options", {})))
 
 
-def _read_entrant(folder: Path, part: Mapping[str, Any], views: Views) -> EntrantResult:
+def _read_entrant(folder: Path, part: Mapping[str, Any]) -> EntrantResult:
     numbers = {k: math.nan if v is None else v for k, v in part["summary"].items()}
     intervals = {k: _interval(parts) for k, parts in part["intervals"].items()}
     seconds, files = part["seconds_per_sample"], part["files"]
@@ -279,7 +296,8 @@ def _read_entrant(folder: Path, part: Mapping[str, Any], views: Views) -> Entran
         notes=part["notes"],
         seconds=math.nan if seconds is None else seconds,
         checkpoint=part["checkpoint"],
-        views=part.get("views", views),
+        views=part["views"],
+        alone=part["alone"],
         summary=numbers,
         intervals=intervals,
     )

@@ -22,13 +22,16 @@ from coop3d.benchmark.compare_page import comparison_text, write_comparison
 from coop3d.benchmark.journal import Scored
 from coop3d.benchmark.plots import all_plots, radar_values
 from coop3d.benchmark.report import ranked_samples
-from coop3d.benchmark.results import entrant_result
+from coop3d.benchmark.results import entrant_result, summarised
+from coop3d.benchmark.scenes import extremes
 from coop3d.benchmark.views import described_views
 from coop3d.evaluation import score_batch
 from coop3d.evaluation.contracts import ContractError
+from coop3d.evaluation.rows import NO_BANDS, PointScores, RangeBand
 from coop3d.types import SampleKey
 
-KEYS = ("pose/translation_m/median", "range/abs_rel", "mask/iou")
+# exchanging runs whose errors are constant tells nothing of medians
+KEYS = ("pose/translation_m/mean", "pose/translation_m/median", "range/abs_rel", "mask/iou")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare_runs.py"
 EVIL = "<script>alert(1)</script>"
 
@@ -67,12 +70,12 @@ def test_a_winner_only_where_the_paired_interval_excludes_zero(tmp_path):
     worse = result(tmp_path / "b", entrant("model", worse_m=0.5))
     found = compare_results([a, worse], KEYS, resamples=500)
     assert [e.name for e in found.entrants] == ["a", "b"]
-    assert found.winners == {"pose/translation_m/median": "a"}
+    assert found.winners == {"pose/translation_m/mean": "a"}
     pair = found.differences["b"]["pose/translation_m/median"]
     assert (pair.difference, pair.low, pair.high) == pytest.approx((0.5, 0.5, 0.5))
     noisy = result(tmp_path / "c", entrant("model", noise_m=1.0))
     chance = compare_results([a, noisy], KEYS, resamples=500)
-    assert "pose/translation_m/median" not in chance.winners  # their medians differ, but by chance
+    assert chance.winners == {}  # their medians differ, but by chance
     assert compare_results([worse, a, noisy], KEYS, resamples=500).winners == {}  # a is not certain against c
 
 
@@ -81,7 +84,7 @@ def test_few_scenarios_have_no_winner(tmp_path):
         made = entrant("model", worse_m=worse_m)
         return replace(made, rows=tuple(r for r in made.rows if int(r.scenario[4:]) < count))
 
-    for count, winners in ((5, {}), (6, {"pose/translation_m/median": "a"})):
+    for count, winners in ((5, {}), (6, {"pose/translation_m/mean": "a"})):
         runs = [result(tmp_path / n, towns(count, worse)) for n, worse in (("a", 0.0), ("b", 0.5))]
         found = compare_results(runs, KEYS, resamples=200)
         assert found.winners == winners
@@ -97,17 +100,17 @@ def test_scores_of_different_pixels_have_no_winner(tmp_path):
     rows = [replace(r, abs_rel=r.abs_rel + 1) for r in worse.rows]
     same = result(tmp_path / "b", replace(worse, rows=tuple(rows)))
     found = compare_results([a, same], KEYS, resamples=200)
-    assert found.winners == {"pose/translation_m/median": "a", "range/abs_rel": "a"}
+    assert found.winners == {"pose/translation_m/mean": "a", "range/abs_rel": "a"}
     four = [replace(r, view=4 * r.view + i) for r in rows for i in range(4)]
     found = compare_results(
         [a, result(tmp_path / "b", replace(worse, rows=tuple(four)))], KEYS, resamples=200
     )
-    assert found.winners == {"pose/translation_m/median": "a"}
+    assert found.winners == {"pose/translation_m/mean": "a"}
     assert found.differences["b"]["range/abs_rel"].difference == pytest.approx(1)  # shown all the same
     sparse = [replace(r, valid_pixels=r.valid_pixels // 2) for r in rows]  # e.g. LiDAR instead of dense depth
     runs = [a, result(tmp_path / "b", replace(worse, rows=tuple(sparse)))]
     found = compare_results(runs, KEYS, resamples=200)
-    assert found.winners == {"pose/translation_m/median": "a"}
+    assert found.winners == {"pose/translation_m/mean": "a"}
     assert "OTHER PIXELS OR TRUTH than in a: b (other pixels have a true range)" in found.warnings[0]
     (line,) = re.findall("<tr[^>]*><th>range/abs_rel<.*?</tr>", differences_of(found, runs, tmp_path))
     assert "<td " in line
@@ -133,12 +136,12 @@ def test_the_same_pixels_with_another_truth_have_no_winner(tmp_path):
     ]:
         views = described_views(panoramas(**changes), "test")
         found = compare_results([a, result(tmp_path / "b", replace(worse, views=views))], KEYS, resamples=200)
-        assert found.winners == {"pose/translation_m/median": "a"}
+        assert found.winners == {"pose/translation_m/mean": "a"}
         assert f"OTHER PIXELS OR TRUTH than in a: b ({why})" in found.warnings[0]
     elsewhere = described_views(panoramas(kind="rig", panoramas="cache", cache_root="/fast"), "test")
     for views in (elsewhere, {}):  # the same panoramas from a cache; not known
         found = compare_results([a, result(tmp_path / "b", replace(worse, views=views))], KEYS, resamples=200)
-        assert found.winners == {"pose/translation_m/median": "a", "range/abs_rel": "a"}
+        assert found.winners == {"pose/translation_m/mean": "a", "range/abs_rel": "a"}
 
 
 def test_results_say_what_was_scored_and_of_earlier_ones_the_config_does(tmp_path):
@@ -171,6 +174,31 @@ def test_checkpoints_with_other_views_win_no_column_of_pixels(tmp_path):
     assert "OTHER PIXELS" not in alike
     table = alike.partition("</table>")[0]
     assert table.count('class="best"') > warned.partition("</table>")[0].count('class="best"')
+
+
+def test_gains_compare_only_where_they_mean_the_same(tmp_path):
+    gain = "gain_filtered/fscore_50cm"
+
+    def with_gain(value: float, alone: bool) -> EntrantResult:
+        made = entrant("model")
+        clouds = {
+            "points_filtered": PointScores(fscore_50cm=value),
+            "points_filtered_alone": PointScores(fscore_50cm=0.1),
+        }
+        return replace(made, samples=tuple(replace(s, **clouds) for s in made.samples), alone=alone)
+
+    for alone, winners in ((False, {gain: "b"}), (True, {})):
+        runs = [result(tmp_path / "a", with_gain(0.3, False)), result(tmp_path / "b", with_gain(0.6, alone))]
+        found = compare_results(runs, [gain], {gain: 1.0}, resamples=200)
+        assert found.winners == winners
+        assert found.best == ("" if alone else "b")
+        assert any("OTHER GAIN: b against" in w for w in found.warnings) is alone
+        assert ("no best: no weighted score" in comparison_text(found)) is alone
+        page = write_comparison(found, runs, tmp_path / "page").read_text()
+        assert ('class="win"' in page) is not alone
+    written = with_gain(0.6, True)
+    write_result(result(tmp_path / "r", written, replace(written, name="base", kind="trivial", alone=False)))
+    assert [e.alone for e in read_result(tmp_path / "r").entrants] == [True, False]
 
 
 def differences_of(found, runs, folder) -> str:
@@ -270,6 +298,18 @@ def test_radar_counts_halved_errors():
     assert found == pytest.approx({"AbsRel": 2.0, "mask IoU": 1.0, "scale": 1.0, "range RMSE": -3.0})
 
 
+def test_entrants_whose_names_are_written_alike_keep_their_rows(tmp_path):
+    names = ("lr-1/c", "lr_1/c", "lr.1/c", "lr 1 c 2", "LR-1/c")
+    made = [entrant(name, worse_m=i, samples=2) for i, name in enumerate(names)]
+    write_result(result(tmp_path, entrant("first", samples=2), *made))
+    _, *back = read_result(tmp_path).entrants
+    for written, read in zip(made, back, strict=True):
+        assert (read.name, repr(read.rows)) == (written.name, repr(written.rows))
+    files = [path.name.lower() for path in tmp_path.glob("per_frame*.csv")]
+    assert len(set(files)) == 6
+    assert "per_frame_lr_1_c.csv" in files
+
+
 def test_pages_are_self_contained_and_escaped(tmp_path):
     here = result(tmp_path / "r", entrant(EVIL, noise_m=1.0), replace(entrant("base"), kind="trivial"))
     write_result(here)
@@ -317,6 +357,26 @@ def test_worst_samples_come_first():
     assert ranked[0].page.startswith("scenes/town")
 
 
+def test_samples_without_scores_are_neither_worst_nor_best():
+    made = entrant("model", samples=6)
+    rows = [
+        replace(r, translation_error_m=math.nan, abs_rel=math.nan) if r.frame == "000004" else r
+        for r in made.rows
+    ]
+    chosen = extremes(replace(made, rows=tuple(rows)), 6)
+    assert len(chosen) == 5
+    assert "000004" not in {s.frame for s in chosen}
+
+
+def test_range_is_drawn_as_the_summary_has_it(tmp_path):
+    """A view with three pixels in a band weighs as three pixels."""
+    few, many = (RangeBand(n, *[error] * 8) for n, error in ((1, 1.0), (9, 0.0)))
+    rows = [view_row(scenario=f"town{i}", bands=(band, *NO_BANDS[1:])) for i, band in enumerate((few, many))]
+    made = summarised(entrant("model", rows=tuple(rows), samples=1), resamples=10)
+    _, fig = all_plots(result(tmp_path, made))["range"]
+    assert fig.axes[0].lines[0].get_ydata()[0] == pytest.approx(0.1)
+
+
 def test_the_script_writes_table_page_and_csv(tmp_path):
     for name, worse in (("a", 0.0), ("b", 0.5)):
         write_result(result(tmp_path / name, entrant("model", worse_m=worse)))
@@ -335,7 +395,7 @@ def test_the_script_writes_table_page_and_csv(tmp_path):
     assert "best: a" in done.stdout
     with (tmp_path / "out" / "compare.csv").open() as file:
         rows = {(r["score"], r["run"]): r for r in csv.DictReader(file)}
-    assert rows["pose/translation_m/median", "a"]["winner"] == "True"
+    assert rows["pose/translation_m/mean", "a"]["winner"] == "True"
     assert float(rows["pose/translation_m/median", "b"]["difference"]) == pytest.approx(0.5)
     for extra, message in (
         (["--keys", "nonsense"], "unknown summary keys nonsense"),
