@@ -1,13 +1,17 @@
-"""Files that appear whole or not at all, locks, and names that are safe as file names."""
+"""Files that appear whole or not at all, JSON and CSV as text, locks, and names of files."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
+import io
+import json
 import logging
+import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +45,31 @@ def write_text(path: Path, content: str) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
     return path
+
+
+def write_json(path: Path, value: Any, indent: int = 1) -> Path:
+    """The same for JSON; what is no finite number becomes null."""
+    return write_text(path, json.dumps(finite_json(value), indent=indent, allow_nan=False) + "\n")
+
+
+def finite_json(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: they become null; keys and paths become text."""
+    if isinstance(value, Mapping):
+        return {str(k): finite_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A head and its lines; numbers are written so that they read back to the same bits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 def lock_at_once(file: int | IO[Any], path: Path) -> None:

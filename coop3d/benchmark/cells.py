@@ -28,6 +28,7 @@ POINT_COLUMNS = {
     "points_filtered/fscore_50cm": "F at 50 cm",
     "gain_filtered/fscore_50cm": "gain in F by cooperation",
 }
+KINDS = {"better": "win", "worse": "loss", "": ""}  # class of a cell with a difference
 SHARES = ("recall", "delta")  # shown in per cent
 
 

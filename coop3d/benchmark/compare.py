@@ -113,7 +113,7 @@ def compare_results(
             *ground.warnings,
             *ground.pixel_warnings,
             *_about_gain(entrants, shown),
-            *_about_scenarios(tables[first]),
+            *_about_scenarios(entrants[0]),
         ),
     )
 
@@ -239,8 +239,8 @@ def _about_gain(entrants: Sequence[EntrantResult], shown: Sequence[str]) -> list
     ]
 
 
-def _about_scenarios(table: ScoreTable) -> list[str]:
-    count = len(table.scenarios)
+def _about_scenarios(entrant: EntrantResult) -> list[str]:
+    count = len({row.scenario for row in entrant.rows})
     if count >= CERTAIN_SCENARIOS:
         return []
     return [

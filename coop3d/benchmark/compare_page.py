@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from coop3d.benchmark.cells import cell, number
+from coop3d.benchmark.cells import KINDS, cell, number
 from coop3d.benchmark.compare import RunComparison
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
-from coop3d.evaluation import CERTAIN_P, CERTAIN_SCENARIOS, survives_permutation, verdict
-from coop3d.files import write_text
+from coop3d.evaluation import CERTAIN_P, CERTAIN_SCENARIOS, aligned_text, survives_permutation, verdict
+from coop3d.files import csv_text, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
 
@@ -22,7 +20,6 @@ CERTAIN = (
     f"p < {CERTAIN_P:g}, over {CERTAIN_SCENARIOS} scenarios or more. Scores are tested one by one: of twenty useless "
     "differences one looks certain"
 )
-KINDS = {"better": "win", "worse": "loss", "": ""}
 CSV_COLUMNS = (
     "score", "run", "value", "low", "high", "against", "difference", "difference_low", "difference_high",
     "p_permutation", "winner",
@@ -42,20 +39,13 @@ def comparison_text(found: RunComparison) -> str:
             )
             cells.append(f"{text}{' *' if found.winners.get(key) == e.name else '  '}")
         lines.append([key, *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    body = "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
     notes = [f"! {w}" for w in found.warnings]
     scores = ", ".join(
         f"{name} {score:.2f}" for name, score in sorted(found.scores.items(), key=lambda p: p[1])
     )
     notes.append(f"* certainly better than every other run. {CERTAIN}")
     notes.append(f"weighted score (0 = best at everything): {scores}; {_best(found)}")
-    return "\n".join([body, "", *notes, *([found.advice] if found.advice else [])])
+    return "\n".join([aligned_text(lines), "", *notes, *([found.advice] if found.advice else [])])
 
 
 def _best(found: RunComparison) -> str:
@@ -78,9 +68,7 @@ def write_comparison(found: RunComparison, results: Sequence[Result], folder: Pa
 
 
 def _csv(found: RunComparison) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    rows: list[list[object]] = []
     first = found.entrants[0].name
     for key in found.keys:
         for e in found.entrants:
@@ -89,8 +77,8 @@ def _csv(found: RunComparison) -> str:
             if pair is not None:
                 against = (first, pair.difference, pair.low, pair.high, pair.p_permutation)
             wins = found.winners.get(key) == e.name
-            writer.writerow([key, e.name, e.summary[key], interval.low, interval.high, *against, wins])
-    return buffer.getvalue()
+            rows.append([key, e.name, e.summary[key], interval.low, interval.high, *against, wins])
+    return csv_text(CSV_COLUMNS, rows)
 
 
 def _warnings(found: RunComparison) -> Markup:

@@ -32,7 +32,7 @@ from coop3d.evaluation import (
     write_summary_json,
     write_trajectory_csv,
 )
-from coop3d.files import names_apart, write_text
+from coop3d.files import names_apart, write_json
 
 FORMAT, VERSION = "coop3d-metrics", 1
 TRAJECTORY_KEYS = tuple(
@@ -183,8 +183,7 @@ def write_result(result: Result) -> None:
         **result.head,
         "entrants": [_entrant_json(e, files) for e, files in zip(result.entrants, named, strict=True)],
     }
-    text = json.dumps(finite_json(content), indent=1, allow_nan=False)
-    write_text(result.folder / "metrics.json", text + "\n")
+    write_json(result.folder / "metrics.json", content)
 
 
 def file_names(entrants: Sequence[EntrantResult]) -> list[dict[str, str]]:
@@ -226,17 +225,6 @@ def _entrant_json(entrant: EntrantResult, files: Mapping[str, str]) -> dict[str,
 
 def _fields(interval: Interval) -> dict[str, Any]:
     return {name: getattr(interval, name) for name in Interval.__annotations__}
-
-
-def finite_json(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: they become null."""
-    if isinstance(value, Mapping):
-        return {str(k): finite_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_json(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
 
 
 def read_result(folder: Path | str) -> Result:

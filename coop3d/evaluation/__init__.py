@@ -26,6 +26,7 @@ from coop3d.evaluation.dense import (
 from coop3d.evaluation.evaluator import Evaluator, evaluate_batch, score_batch
 from coop3d.evaluation.pose import PoseErrors, heading, pose_errors
 from coop3d.evaluation.report import (
+    aligned_text,
     compare_table,
     read_per_frame_csv,
     read_per_sample_csv,
@@ -93,6 +94,7 @@ __all__ = [
     "TrajectoryRow",
     "TrivialBaseline",
     "ViewRow",
+    "aligned_text",
     "best_of",
     "better",
     "bootstrap",

