@@ -26,9 +26,7 @@ HEADLINE = (
     "points_filtered/fscore_50cm", "gain_filtered/fscore_50cm",
 )  # fmt: skip
 FEW_SCENARIOS, FEW_SAMPLES = 8, 100
-CERTAIN_SCENARIOS = (
-    6  # of fewer, nothing is called certain: an interval excludes 0 by chance in up to half of cases
-)
+CERTAIN_SCENARIOS = 6  # of fewer nothing is called certain: by chance intervals exclude 0 too often
 CERTAIN_P = 0.05
 EXACT_SCENARIOS = 11  # up to here every assignment of signs is tried (2048)
 _HIGHER = (

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import socket
 
 import pytest
@@ -242,9 +243,12 @@ def test_rows_of_changed_code_and_of_another_arithmetic_are_not_the_same(
 
 
 def test_several_checkpoints_in_one_call(tmp_path):
-    paths = [train_toy(tmp_path / f"run{n}", epochs=n) / "checkpoint-last.pth" for n in (1, 2, 3)]
+    paths = [tmp_path / "run" / f"checkpoint-{n}.pth" for n in (1, 2, 3)]
+    paths[0].parent.mkdir()
+    for n, path in enumerate(paths, 1):
+        shutil.copy(train_toy(tmp_path / f"run{n}", epochs=n) / "checkpoint-last.pth", path)
     evaluation = evaluate_run(paths, tmp_path / "all", options(baselines=("truth",)))
-    names = [f"run{n}/checkpoint-last" for n in (1, 2, 3)]
+    names = [f"checkpoint-{n}" for n in (1, 2, 3)]
     assert list(evaluation.summaries) == [*names, "ground truth"]
     assert [e.checkpoint["step"] for e in evaluation.result.models] == [4, 8, 12]
     alone = evaluate_run(paths[1], tmp_path / "alone", options(baselines=()))
