@@ -1,13 +1,17 @@
-"""Files that appear whole or not at all, locks, and names that are safe as file names."""
+"""Files that appear whole or not at all, JSON and CSV as text, locks, and names of files."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
+import io
+import json
 import logging
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +47,31 @@ def write_text(path: Path, content: str) -> Path:
     return path
 
 
+def write_json(path: Path, value: Any, indent: int = 1) -> Path:
+    """The same for JSON; what is no finite number becomes null."""
+    return write_text(path, json.dumps(finite_json(value), indent=indent, allow_nan=False) + "\n")
+
+
+def finite_json(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: they become null; keys and paths become text."""
+    if isinstance(value, Mapping):
+        return {str(k): finite_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A head and its lines; numbers are written so that they read back to the same bits."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
 def lock_at_once(file: int | IO[Any], path: Path, *, by_process: bool = False) -> None:
     """Lock an open file, ``path`` or one in it, until its holders close it or die; say so where there are no locks.
 
@@ -68,3 +97,16 @@ def lock_at_once(file: int | IO[Any], path: Path, *, by_process: bool = False) -
 def safe_name(text: str) -> str:
     """``text`` as part of a file name: letters, digits, ``_``, ``-`` and ``.`` stay, everything else becomes ``_``."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip(".") or "_"
+
+
+def names_apart(paths: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as many as tell all of them apart.
+
+    Raises:
+        ValueError: two are the same.
+    """
+    for length in range(1, max((len(p.parts) for p in paths), default=0) + 2):
+        names = ["/".join(p.parts[-length:]) for p in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"one path is given twice: {', '.join(map(str, paths))}")

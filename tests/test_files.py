@@ -1,10 +1,13 @@
 """Files are replaced whole."""
 
+import csv
+import json
+import math
 from pathlib import Path
 
 import pytest
 
-from coop3d.files import replacing, safe_name, write_bytes, write_text
+from coop3d.files import csv_text, names_apart, replacing, safe_name, write_bytes, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -38,3 +41,26 @@ def test_folders_are_made_and_content_is_whole(tmp_path):
 def test_names_cannot_leave_their_folder(tmp_path, text, name):
     assert safe_name(text) == name
     assert (tmp_path / safe_name(text)).parent == Path(tmp_path)
+
+
+def test_json_has_null_for_what_is_no_finite_number(tmp_path):
+    value = {"a": [1.5, math.nan, (math.inf, "x")], 3: tmp_path, "b": None}
+    path = write_json(tmp_path / "x.json", value)
+    assert json.loads(path.read_text()) == {"a": [1.5, None, [None, "x"]], "3": str(tmp_path), "b": None}
+    assert path.read_text().endswith("}\n")
+
+
+def test_csv_reads_back_to_the_same_bits():
+    text = csv_text(("name", "value"), [("a,b", 0.1 + 0.2), ("c", math.nan)])
+    head, first, second = csv.reader(text.splitlines())
+    assert (head, first[0], float(first[1])) == (["name", "value"], "a,b", 0.1 + 0.2)
+    assert second == ["c", "nan"]
+
+
+def test_names_have_as_many_folders_as_tell_them_apart():
+    paths = [Path("/x/a/seed0"), Path("/x/b/seed0"), Path("/x/b/seed1")]
+    assert names_apart(paths) == ["a/seed0", "b/seed0", "b/seed1"]
+    assert names_apart(paths[1:]) == ["seed0", "seed1"]
+    assert names_apart([Path()]) == [""]
+    with pytest.raises(ValueError, match="given twice: /x, /x"):
+        names_apart([Path("/x"), Path("/x")])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from coop3d.benchmark.pixels import all_alike, comparable, same_gain
 from coop3d.benchmark.results import EntrantResult
-from coop3d.evaluation import Interval, better
+from coop3d.evaluation import Interval, best_of
 from coop3d.visualization.pages import escape
 
 COLUMNS = {
@@ -27,6 +28,7 @@ POINT_COLUMNS = {
     "points_filtered/fscore_50cm": "F at 50 cm",
     "gain_filtered/fscore_50cm": "gain in F by cooperation",
 }
+KINDS = {"better": "win", "worse": "loss", "": ""}  # class of a cell with a difference
 SHARES = ("recall", "delta")  # shown in per cent
 
 
@@ -52,23 +54,21 @@ def cell(key: str, value: float, interval: Interval | None = None, kind: str = "
 def score_cells(
     entrants: Sequence[EntrantResult], columns: Mapping[str, str] = COLUMNS
 ) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """(head, rows) of a table: an entrant per row, a score per column, the best non-oracle of each in bold."""
+    """(head, rows) of a table: an entrant per row, a score per column; bold: the best of those that compare."""
     keys = [k for k in columns if any(math.isfinite(e.summary.get(k, math.nan)) for e in entrants)]
-    best = {k: _best(entrants, k) for k in keys}
+    fair = [e for e in entrants if e.kind != "oracle"]
+    judged = comparable(keys, all_alike(entrants), same_gain(entrants))
+    best = {k: best_of(k, {e.name: e.summary.get(k, math.nan) for e in fair}) for k in judged}
     rows = [
         (
             e.name,
             [
-                cell(k, e.summary.get(k, math.nan), e.intervals.get(k), "best" if best[k] == e.name else "")
+                cell(
+                    k, e.summary.get(k, math.nan), e.intervals.get(k), "best" if best.get(k) == e.name else ""
+                )
                 for k in keys
             ],
         )
         for e in entrants
     ]
     return ["", *(columns[k] for k in keys)], rows
-
-
-def _best(entrants: Sequence[EntrantResult], key: str) -> str:
-    sign = -1.0 if better(key) == "higher" else 1.0
-    fair = [e for e in entrants if e.kind != "oracle" and math.isfinite(e.summary.get(key, math.nan))]
-    return min(fair, key=lambda e: sign * e.summary[key]).name if fair else ""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from coop3d.conf import ConfigError
+from coop3d.files import names_apart
 from coop3d.training.checkpoint import BEST, CheckpointError
 
 
@@ -42,9 +43,8 @@ def model_names(paths: Sequence[str | Path]) -> list[str]:
         raise ConfigError("checkpoint=[] names no checkpoint.")
     if len(paths) == 1:
         return ["model"]
-    parts = [checkpoint_file(p).resolve().with_suffix("").parts for p in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(p[-length:]) for p in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise ConfigError(f"checkpoint: {', '.join(map(str, paths))} name one file twice.")
+    files = [checkpoint_file(p).resolve().with_suffix("") for p in paths]
+    try:
+        return names_apart(files)
+    except ValueError as error:
+        raise ConfigError(f"checkpoint: {', '.join(map(str, paths))} name one file twice.") from error

@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from coop3d.benchmark.results import EntrantResult, Result, summarised, with_trajectories
+from coop3d.benchmark.pixels import GAINS, POSES_COMPARE, about_pixels, comparable, same_gain
+from coop3d.benchmark.results import EntrantResult, Result, by_run, summarised, with_trajectories
 from coop3d.evaluation import (
+    CERTAIN_SCENARIOS,
     HEADLINE,
     Comparison,
     ScoreTable,
+    best_of,
     better,
     common,
     compare,
     per_vehicle,
+    survives_permutation,
     views_per_vehicle,
 )
 from coop3d.evaluation.contracts import ContractError
+from coop3d.files import names_apart
 
 WEIGHTS = {
     "pose/translation_m/median": 1.0,
@@ -27,11 +31,6 @@ WEIGHTS = {
     "scale/error/median": 0.5,
     "mask/iou": 0.25,
 }
-VIEW_FREE = ("pose/", "trajectory/", "registration/")  # scores of vehicles; the others are of a view's pixels
-POSES_COMPARE = (
-    "Poses compare. Range, scale, mask, confidence and points are measured on different pixels: shown, but no winner, "
-    "no weight"
-)
 FLOOR = 1e-3  # errors below it count as this much: no score is infinitely better than another
 
 
@@ -43,12 +42,13 @@ class RunComparison:
         entrants: reduced to the samples that all have, summaries and intervals computed again; the first is the
             one that differences are against.
         keys: summary keys with a number in some run.
-        judged: those of them that mean the same in all runs: only poses where pixels are not the same.
+        judged: those of them that mean the same in all runs: only poses where pixels are not the same, no gain where
+            only some were asked about the reference alone.
         differences: name -> key -> paired comparison with the first entrant.
-        winners: key -> name, only where the winner's paired interval against every other run excludes 0.
+        winners: key -> name, only where the winner's difference to every other run is certain: `survives_permutation`.
         scores: name -> weighted score, see `weighted_scores`.
-        best: name with the smallest score.
-        advice: on checkpoints of one run over its steps; empty without a curve.
+        best: name with the smallest score; "" where no weighted score has a number in all runs.
+        advice: on the checkpoints of each run over its steps; empty without a curve.
         warnings: what a reader must know, e.g. that contracts differ.
     """
 
@@ -89,14 +89,14 @@ def compare_results(
     entrants = list(ground.entrants)
     if len(entrants) < 2:
         raise ValueError("comparing needs two models; give another evaluation, or one of several checkpoints")
-    if not ground.same_pixels:
-        weights = {k: w for k, w in weights.items() if k.startswith(VIEW_FREE)}
+    alike = ground.same_pixels, same_gain(entrants)
+    weights = {k: weights[k] for k in comparable(weights, *alike)}
     tables = {e.name: e.table for e in entrants}
     first = entrants[0].name
     _check_keys([*keys, *weights], tables[first])
     entrants = [summarised(e, keys, resamples) for e in entrants]
     shown = tuple(k for k in keys if any(math.isfinite(e.summary[k]) for e in entrants))
-    judged = tuple(k for k in shown if ground.same_pixels or k.startswith(VIEW_FREE))
+    judged = comparable(shown, *alike)
     scores = weighted_scores({e.name: e.summary for e in entrants if e.kind == "checkpoint"}, weights)
     return RunComparison(
         entrants=tuple(entrants),
@@ -105,9 +105,16 @@ def compare_results(
         differences={e.name: compare(tables[first], tables[e.name], shown, resamples) for e in entrants[1:]},
         winners=_winners(entrants, tables, judged, resamples),
         scores=scores,
-        best=min(scores, key=lambda name: scores[name]),
+        best=min(
+            (name for name in scores if math.isfinite(scores[name])), key=scores.__getitem__, default=""
+        ),
         advice=stopping_advice(entrants, scores),
-        warnings=(*ground.warnings, *ground.pixel_warnings),
+        warnings=(
+            *ground.warnings,
+            *ground.pixel_warnings,
+            *_about_gain(entrants, shown),
+            *_about_scenarios(entrants[0]),
+        ),
     )
 
 
@@ -117,8 +124,8 @@ class CommonGround:
 
     Attributes:
         entrants: in the order of the results; summaries and intervals are still those of all rows.
-        same_pixels: all are scored on the same pixels. Otherwise only poses compare; and where they see a vehicle in
-            different numbers of views, rows are of vehicles.
+        same_pixels: all are scored on the same pixels with the same truth. Otherwise only poses compare; and where they
+            see a vehicle in different numbers of views, rows are of vehicles.
         pixel_warnings: whose pixels are others, where each view has its counterpart.
         warnings: what else a reader must know.
     """
@@ -141,11 +148,11 @@ def common_ground(
     warnings = _check_contracts(results, allow_different_contracts)
     entrants, about_views = _by_vehicle(_named(results, baselines))
     entrants, more = _on_common_rows(entrants)
-    about_pixels = [] if about_views else _about_pixels(entrants)
+    pixel_warnings = [] if about_views else about_pixels(entrants)
     return CommonGround(
         entrants=tuple(entrants),
-        same_pixels=not (about_views or about_pixels),
-        pixel_warnings=tuple(about_pixels),
+        same_pixels=not (about_views or pixel_warnings),
+        pixel_warnings=tuple(pixel_warnings),
         warnings=(*warnings, *about_views, *more),
     )
 
@@ -169,7 +176,7 @@ def _named(results: Sequence[Result], baselines: bool) -> list[EntrantResult]:
     if any(not r.models for r in results):
         empty = next(r.folder for r in results if not r.models)
         raise ValueError(f"{empty}: holds no trained model's scores")
-    labels = _labels([r.folder for r in results])
+    labels = names_apart([r.folder.resolve() for r in results])
     named = [
         replace(e, name=label if len(r.models) == 1 else f"{label}/{e.name}" if len(results) > 1 else e.name)
         for label, r in zip(labels, results, strict=True)
@@ -177,16 +184,6 @@ def _named(results: Sequence[Result], baselines: bool) -> list[EntrantResult]:
     ]
     others = [e for e in results[0].entrants if e.kind != "checkpoint"] if baselines else []
     return [*named, *others]
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """Folder names with as many parents as tell them apart."""
-    parts = [f.resolve().parts for f in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(p[-length:]) for p in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    raise ValueError(f"one folder is given twice: {', '.join(map(str, folders))}")
 
 
 def _by_vehicle(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult], list[str]]:
@@ -200,22 +197,6 @@ def _by_vehicle(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult],
         + POSES_COMPARE
     )
     return [replace(e, rows=tuple(per_vehicle(e.rows))) for e in entrants], [warning]
-
-
-def other_pixels(a: EntrantResult, b: EntrantResult) -> bool:
-    """Whether two runs are scored on different pixels: other kinds of views, or another source of true range."""
-    if views_per_vehicle(a.rows) != views_per_vehicle(b.rows):
-        return True
-    known = {row.identity: row.valid_pixels for row in a.rows}
-    return any(known.get(row.identity, row.valid_pixels) != row.valid_pixels for row in b.rows)
-
-
-def _about_pixels(entrants: Sequence[EntrantResult]) -> list[str]:
-    first = entrants[0]
-    others = [e.name for e in entrants[1:] if other_pixels(first, e)]
-    if not others:
-        return []
-    return [f"OTHER PIXELS HAVE A TRUE RANGE than in {first.name}: {', '.join(others)}. {POSES_COMPARE}"]
 
 
 def _on_common_rows(entrants: Sequence[EntrantResult]) -> tuple[list[EntrantResult], list[str]]:
@@ -248,6 +229,25 @@ def _check_keys(keys: Sequence[str], table: ScoreTable) -> None:
         raise ValueError(f"unknown summary keys {', '.join(unknown)}; see summary.json for those there are")
 
 
+def _about_gain(entrants: Sequence[EntrantResult], shown: Sequence[str]) -> list[str]:
+    if same_gain(entrants) or not any(key.startswith(GAINS) for key in shown):
+        return []
+    asked = ", ".join(e.name for e in entrants if e.alone)
+    return [
+        f"OTHER GAIN: {asked} against the answer for the reference alone (alone=true), the others against the "
+        "reference's part of their answer: shown, but no winner"
+    ]
+
+
+def _about_scenarios(entrant: EntrantResult) -> list[str]:
+    count = len({row.scenario for row in entrant.rows})
+    if count >= CERTAIN_SCENARIOS:
+        return []
+    return [
+        f"ONLY {count} SCENARIOS: under {CERTAIN_SCENARIOS} nothing is called certain, whatever the intervals"
+    ]
+
+
 def _winners(
     entrants: Sequence[EntrantResult], tables: Mapping[str, ScoreTable], keys: Sequence[str], resamples: int
 ) -> dict[str, str]:
@@ -255,23 +255,17 @@ def _winners(
     fair = [e for e in entrants if e.kind != "oracle"]
     candidates: dict[str, list[str]] = {}
     for key in keys:
-        known = [e for e in fair if math.isfinite(e.summary[key])]
-        if better(key) is not None and len(known) > 1:
-            sign = -1.0 if better(key) == "higher" else 1.0
-            best = min(known, key=lambda e: sign * e.summary[key])
-            candidates.setdefault(best.name, []).append(key)
+        known = {e.name: e.summary[key] for e in fair if math.isfinite(e.summary[key])}
+        best = best_of(key, known)
+        if best and len(known) > 1:
+            candidates.setdefault(best, []).append(key)
     winners = {}
     for name, its_keys in candidates.items():
         pairs = [compare(tables[name], tables[e.name], its_keys, resamples) for e in fair if e.name != name]
         for key in its_keys:
-            if all(excludes_zero(pair[key]) for pair in pairs if math.isfinite(pair[key].b)):
+            if all(survives_permutation(pair[key]) for pair in pairs if math.isfinite(pair[key].b)):
                 winners[key] = name
     return winners
-
-
-def excludes_zero(comparison: Comparison) -> bool:
-    """Whether the paired interval of the difference lies on one side of 0; one scenario gives no interval."""
-    return comparison.scenarios > 1 and (comparison.low > 0 or comparison.high < 0)
 
 
 def weighted_scores(
@@ -301,12 +295,21 @@ def _error(key: str, value: float) -> float:
 
 
 def stopping_advice(entrants: Sequence[EntrantResult], scores: Mapping[str, float]) -> str:
-    """What the curve of the weighted score over steps says about training longer; "" with fewer than three points."""
-    curve = sorted(
-        (int(e.checkpoint["step"]), scores[e.name])
-        for e in entrants
-        if e.name in scores and e.checkpoint and "step" in e.checkpoint
-    )
+    """What each run's curve of the weighted score over steps says about training longer; "" without such a curve."""
+    curves = {
+        run: [(int(e.checkpoint["step"]), scores[e.name]) for e in of_run if e.checkpoint]
+        for run, of_run in by_run(
+            [e for e in entrants if math.isfinite(scores.get(e.name, math.nan))]
+        ).items()
+    }
+    told = {run: advice for run, curve in curves.items() if (advice := _advice(curve))}
+    if len(curves) == 1:
+        return "".join(told.values())
+    return " ".join(f"{run}: {advice}" for run, advice in told.items())
+
+
+def _advice(curve: Sequence[tuple[int, float]]) -> str:
+    """On checkpoints of one run as (step, score), by step; "" with fewer than three, or two of one step."""
     steps = [step for step, _ in curve]
     if len(curve) < 3 or len(set(steps)) < len(steps):
         return ""

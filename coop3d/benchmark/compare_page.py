@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from coop3d.benchmark.cells import cell, number
-from coop3d.benchmark.compare import RunComparison, excludes_zero
+from coop3d.benchmark.cells import KINDS, cell, number
+from coop3d.benchmark.compare import RunComparison
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
-from coop3d.evaluation import better
-from coop3d.files import write_text
+from coop3d.evaluation import CERTAIN_P, CERTAIN_SCENARIOS, aligned_text, survives_permutation, verdict
+from coop3d.files import csv_text, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
 
+CERTAIN = (
+    "Certain: the paired 95 % interval of the difference excludes 0 and exchanging the runs gives "
+    f"p < {CERTAIN_P:g}, over {CERTAIN_SCENARIOS} scenarios or more. Scores are tested one by one: of twenty useless "
+    "differences one looks certain"
+)
 CSV_COLUMNS = (
     "score", "run", "value", "low", "high", "against", "difference", "difference_low", "difference_high",
     "p_permutation", "winner",
@@ -36,20 +39,17 @@ def comparison_text(found: RunComparison) -> str:
             )
             cells.append(f"{text}{' *' if found.winners.get(key) == e.name else '  '}")
         lines.append([key, *cells])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    body = "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
     notes = [f"! {w}" for w in found.warnings]
     scores = ", ".join(
         f"{name} {score:.2f}" for name, score in sorted(found.scores.items(), key=lambda p: p[1])
     )
-    notes.append("* better than every other run: the paired 95 % interval of the difference excludes 0")
-    notes.append(f"weighted score (0 = best at everything): {scores}; best: {found.best}")
-    return "\n".join([body, "", *notes, *([found.advice] if found.advice else [])])
+    notes.append(f"* certainly better than every other run. {CERTAIN}")
+    notes.append(f"weighted score (0 = best at everything): {scores}; {_best(found)}")
+    return "\n".join([aligned_text(lines), "", *notes, *([found.advice] if found.advice else [])])
+
+
+def _best(found: RunComparison) -> str:
+    return f"best: {found.best}" if found.best else "no best: no weighted score has a number in all runs"
 
 
 def write_comparison(found: RunComparison, results: Sequence[Result], folder: Path) -> Path:
@@ -68,9 +68,7 @@ def write_comparison(found: RunComparison, results: Sequence[Result], folder: Pa
 
 
 def _csv(found: RunComparison) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    rows: list[list[object]] = []
     first = found.entrants[0].name
     for key in found.keys:
         for e in found.entrants:
@@ -79,8 +77,8 @@ def _csv(found: RunComparison) -> str:
             if pair is not None:
                 against = (first, pair.difference, pair.low, pair.high, pair.p_permutation)
             wins = found.winners.get(key) == e.name
-            writer.writerow([key, e.name, e.summary[key], interval.low, interval.high, *against, wins])
-    return buffer.getvalue()
+            rows.append([key, e.name, e.summary[key], interval.low, interval.high, *against, wins])
+    return csv_text(CSV_COLUMNS, rows)
 
 
 def _warnings(found: RunComparison) -> Markup:
@@ -100,8 +98,8 @@ def _values(found: RunComparison) -> Markup:
         for key in found.keys
     ]
     about = (
-        "Small print: 95 % intervals over resampled scenarios. Coloured: certainly better than every other run: "
-        "the paired interval of each difference excludes 0. That intervals of single runs overlap says nothing."
+        "Small print: 95 % intervals over resampled scenarios. Coloured: certainly better than every other run. "
+        f"{CERTAIN}. That intervals of single runs overlap says nothing."
     )
     return card("Scores", table(["", *(e.name for e in found.entrants)], rows), about)
 
@@ -120,9 +118,7 @@ def _difference(found: RunComparison, key: str, name: str) -> str:
     pair = found.differences[name][key]
     if not math.isfinite(pair.difference):
         return "<td>–</td>"
-    kind = ""
-    if key in found.judged and excludes_zero(pair) and better(key) is not None:
-        kind = "win" if (pair.low > 0) == (better(key) == "higher") else "loss"
+    kind = KINDS[verdict(key, pair, survives_permutation)] if key in found.judged else ""
     low, high, p = (escape(f"{v:.3g}") for v in (pair.low, pair.high, pair.p_permutation))
     return f'<td class="{kind}">{escape(f"{pair.difference:+.3g}")}<small>{low} to {high}, p {p}</small></td>'
 
@@ -133,6 +129,6 @@ def _choice(found: RunComparison) -> Markup:
     advice = f'<p class="quiet">{escape(found.advice)}</p>' if found.advice else ""
     about = (
         "Weighted mean over scores of log2(error / smallest error of all runs): 0 is best at everything, 1 is twice "
-        f"the error. Best: {found.best}."
+        f"the error; {_best(found)}."
     )
     return card("Which checkpoint to keep", f"{lines}{advice}", about)

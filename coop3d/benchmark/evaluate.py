@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from coop3d.benchmark.fitting import training_statistics
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
 from coop3d.benchmark.options import EvaluationOptions
+from coop3d.benchmark.pixels import about_pixels
 from coop3d.benchmark.provenance import head, identity
 from coop3d.benchmark.results import EntrantResult, Result, entrant_result, result_table, write_result
 from coop3d.benchmark.runner import PassOptions, PassTimes, Task, run_pass
 from coop3d.benchmark.samples import Samples, samples_of_config, samples_of_contract
 from coop3d.benchmark.scenes import extremes, write_scenes
+from coop3d.benchmark.views import Views, described_views, scored_split
 from coop3d.conf import ConfigError, DistributedConf, Precision, Strategy
 from coop3d.evaluation.contracts import ContractError
 from coop3d.files import write_text
@@ -107,6 +109,8 @@ def evaluate_among(
     finally:
         journal.close()
     result = _result(me, folder, plan, progress)
+    for warning in about_pixels(result.entrants):
+        log.warning(warning)
     table = _table(plan, result, progress.bad)
     if me.is_main:
         _write(plan, result, table, progress.bad)
@@ -128,6 +132,7 @@ class _Plan:
     samples: Samples  # as the first sees them
     baselines: tuple[str, ...]
     checkpoints: dict[str, dict[str, Any]]
+    views: dict[str, Views]  # model name -> what it is scored on
     identity: Identity
 
 
@@ -144,9 +149,12 @@ def _plan(
     me: Processes, paths: Sequence[str | Path], options: EvaluationOptions, overrides: Sequence[str]
 ) -> _Plan:
     inputs, baselines = InputSet.parse(options.inputs), check_baselines(options.baselines)
+    if options.alone and not options.points:
+        raise ConfigError(
+            "alone=true is for the gain in clouds, which points=false does not score: add points=true."
+        )
     files = dict(zip(model_names(paths), map(checkpoint_file, paths), strict=True))
     run = load_run(next(iter(files.values())), me.device, overrides)
-    set_backend_flags(tf32=bool(run.config.train_params.tf32))
     samples = choose_samples(run, options)
     if "classical" in baselines and "pinhole" in samples.mode:
         log.warning("Baseline classical left out: it needs a rig's rays in one frame, i.e. panoramas.")
@@ -163,7 +171,8 @@ def _plan(
         samples=samples,
         baselines=baselines,
         checkpoints=checkpoints,
-        identity=identity(run, samples, options, overrides, checkpoints, baselines),
+        views={},
+        identity=identity(run, samples, options, overrides, checkpoints, baselines, me.device),
     )
 
 
@@ -181,6 +190,12 @@ def choose_samples(run: Run, options: EvaluationOptions) -> Samples:
             "vehicles=N needs frames_json; without one, use overrides=[dataset.test.sampling...]."
         )
     return samples_of_config(run, o.split, o.max_samples, o.batch)
+
+
+def views_of(run: Run, options: EvaluationOptions) -> Views:
+    """What the run's own config makes of the samples."""
+    config: Any = OmegaConf.to_container(run.config, resolve=True)
+    return described_views(config, scored_split(asdict(options)))
 
 
 def _claim(me: Processes, folder: Path, plan: _Plan, restart: bool) -> None:
@@ -207,7 +222,9 @@ def _pass(me: Processes, plan: _Plan, name: str, journal: Journal, progress: _Pr
                 f"{plan.files[name]}: its config draws other samples than the first checkpoint's, so their scores "
                 "could not be compared. Give frames_json=CONTRACT, or the same dataset through overrides."
             )
+    set_backend_flags(tf32=bool(run.config.train_params.tf32))
     plan.checkpoints[name]["step"] = run.step
+    plan.views[name] = views_of(run, plan.options)
     task = Task(
         samples=samples,
         model=Blind(name, "checkpoint", run.model, plan.inputs),
@@ -248,19 +265,18 @@ def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entr
 
 
 def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Result:
-    """Every entrant's records in the contract's order, summarised."""
-    names = [str(s) for s in plan.samples.contract.samples]
+    """Every entrant's records of the samples that all of them have, in the contract's order, summarised."""
     kinds = {
         **dict.fromkeys(plan.files, ("checkpoint", plan.inputs.value)),
         **{BASELINES[b]: KINDS[b] for b in plan.baselines},
     }
-    entrants: list[EntrantResult] = []
+    names, dropped = _shared_samples(plan, list(kinds), progress)
+    first, entrants = next(iter(plan.files)), list[EntrantResult]()
     for name, (kind, inputs) in kinds.items():
-        scored = [progress.done[name, sample] for sample in names if (name, sample) in progress.done]
-        if not scored:
-            reasons = "; ".join(b.reason for b in progress.bad)
-            raise ValueError(f"No sample of {plan.samples.contract.name} could be read: {reasons}")
-        entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name)))
+        scored = [progress.done[name, sample] for sample in names]
+        views = plan.views.get(name, plan.views[first])
+        alone = plan.options.alone and name in plan.files  # baselines are not asked
+        entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name), views, alone))
     about = head(
         folder,
         plan.run,
@@ -271,7 +287,36 @@ def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Re
         progress.times,
         me.world_size,
     )
-    return Result(folder=folder, head=about, entrants=tuple(entrants))
+    return Result(folder=folder, head={**about, "dropped": dropped}, entrants=tuple(entrants))
+
+
+def _shared_samples(
+    plan: _Plan, entrants: Sequence[str], progress: _Progress
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the samples that every entrant has, and those that only some have, as ``metrics.json`` lists them.
+
+    A file that could be read in one pass only would otherwise shorten one entrant, and shift its scores.
+
+    Raises:
+        ValueError: no sample is left.
+    """
+    shared, dropped = [], []
+    reasons = {b.key: b.reason for b in progress.bad}
+    for sample in plan.samples.contract.samples:
+        missing = [name for name in entrants if (name, str(sample)) not in progress.done]
+        if not missing:
+            shared.append(str(sample))
+        elif len(missing) < len(entrants):
+            reason = reasons.get(" + ".join(map(str, sample.keys)), "not known")
+            dropped.append({"sample": str(sample), "not_scored_for": missing, "reason": reason})
+            log.warning(
+                "Left out of all: %s, not scored for %s: %s. The same command tries it again.",
+                sample, ", ".join(missing), reason,
+            )  # fmt: skip
+    if not shared:
+        listed = "; ".join(b.reason for b in progress.bad)
+        raise ValueError(f"No sample of {plan.samples.contract.name} could be read: {listed}")
+    return shared, dropped
 
 
 def _scenes(me: Processes, plan: _Plan, result: Result) -> None:
@@ -280,6 +325,7 @@ def _scenes(me: Processes, plan: _Plan, result: Result) -> None:
     chosen = extremes(result.models[0], plan.options.scenes)
     if chosen:
         model = Blind(first, "checkpoint", plan.run.model, plan.inputs)
+        set_backend_flags(tf32=bool(plan.run.config.train_params.tf32))  # another's may be set
         autocast = make_autocast(Precision[plan.run.config.train_params.precision], me.device)
         write_scenes(result.folder, chosen, model, plan.samples, me.device, autocast)
 
@@ -291,7 +337,11 @@ def _table(plan: _Plan, result: Result, bad: Sequence[BadRecord]) -> str:
     )
     scored = len(result.entrants[0].samples)
     title = f"{which} on {plan.samples.contract.split}: {scored} samples, {len(bad)} unreadable"
-    return result_table(f"{title}\n{plan.samples.contract.describe()}; {plan.samples.mode}", result.entrants)
+    if dropped := result.head["dropped"]:
+        title += f" ({len(dropped)} for some entrants only: left out of all)"
+    warnings = "".join(f"\n! {w}" for w in about_pixels(result.entrants))
+    about = f"{plan.samples.contract.describe()}; {plan.samples.mode}{warnings}"
+    return result_table(f"{title}\n{about}", result.entrants)
 
 
 def _write(plan: _Plan, result: Result, table: str, bad: Sequence[BadRecord]) -> None:

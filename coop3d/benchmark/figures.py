@@ -19,6 +19,7 @@ INK, QUIET, LINE, PANEL = "#1b2431", "#5b6777", "#d9dfe7", "#fefefe"  # stand fo
 _VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", LINE: "var(--line)", PANEL: "var(--panel)"}
 WIDTH, WIDE = 7.4, 14.6  # inches: half a page, and a whole one
 MODEL_COLOURS = ("#2f7fe0", "#e07b2f", "#2fa36b", "#a46be0", "#d64f7a", "#2aa6b8", "#b59a1f", "#7d6b5d")
+VERDICT_COLOURS = {"better": "#2f7fe0", "worse": "#d2691e", "": QUIET}  # as td.win and td.loss of the pages
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],

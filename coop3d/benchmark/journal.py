@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 RowT = TypeVar("RowT", ViewRow, SampleRow)
 FORMAT = 1
+ARITHMETIC = "arithmetic"  # setting: number type of the forward pass, and kind of device
 WRITTEN = (
     "per_frame*.csv", "per_sample*.csv", "trajectory*.csv", "summary*.json", "metrics.json", "table.txt",
     "bad_samples.txt", "config.yaml", "provenance.yaml", "contract.json", "report.html", "plots", "scenes", "journal",
@@ -167,7 +168,7 @@ def claim_folder(folder: Path, identity: Identity, restart: bool) -> None:
         "contract": identity.contract,
         "settings": dict(identity.settings),
         "entrants": {k: dict(v) for k, v in identity.entrants.items()},
-        "code": [git_revision()["revision"] or "unknown"],
+        "code": [_code()],
     }
     content = json.loads(json.dumps(content))  # as it will be read back
     stored = _stored_identity(path)
@@ -185,13 +186,24 @@ def claim_folder(folder: Path, identity: Identity, restart: bool) -> None:
         if len(content["code"]) > 1:
             log.warning(
                 "%s: rows of %d revisions of the code (%s); restart=true scores all of them anew.",
-                folder, len(content["code"]), ", ".join(c[:12] for c in content["code"]),
+                folder, len(content["code"]), ", ".join(map(_short, content["code"])),
             )  # fmt: skip
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
+def _code() -> str:
+    """The revision of the code, with ``+dirty`` where files differ from it."""
+    git = git_revision()
+    return f"{git['revision'] or 'unknown'}{'+dirty' if git.get('dirty') else ''}"
+
+
+def _short(code: str) -> str:
+    revision, plus, changed = code.partition("+")
+    return f"{revision[:12]}{plus}{changed}"
+
+
 def revisions(folder: Path) -> list[str]:
-    """Commits of the code that scored a claimed folder's rows."""
+    """Commits of the code that scored a claimed folder's rows; ``+dirty``: with changes that are in no commit."""
     stored = _stored_identity(_identity_path(folder))
     return list(stored.get("code", [])) if stored is not None else []
 
@@ -239,7 +251,8 @@ def _changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if stored["settings"] is None:
         return ["journal format"]
     before, after = stored["settings"], now["settings"]
-    names = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
+    keys = {*before, *after} - ({ARITHMETIC} - before.keys())  # earlier journals do not say it
+    names = [k for k in sorted(keys) if before.get(k) != after.get(k)]
     common = stored["entrants"].keys() & now["entrants"].keys()
     return names + sorted(k for k in common if stored["entrants"][k] != now["entrants"][k])
 

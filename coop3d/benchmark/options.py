@@ -46,7 +46,7 @@ class EvaluationOptions(SampleOptions):
         baselines: short names, see `BASELINES`.
         baseline_samples: training samples that baselines are fitted on.
         points: also score clouds (slower).
-        alone: also ask the model about the reference vehicle by itself, for ``gain/...``.
+        alone: also ask the model about the reference vehicle by itself, for ``gain/...``; needs ``points``.
         scenes: point-cloud pages of so many worst and best samples.
     """
 

@@ -12,16 +12,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from coop3d.benchmark.drives import draw_tracks
-from coop3d.benchmark.figures import INK, LINE, QUIET, WIDE, WIDTH, figure, style, styles
-from coop3d.benchmark.results import EntrantResult, Result
-from coop3d.evaluation import ViewRow
+from coop3d.benchmark.figures import INK, LINE, MODEL_COLOURS, QUIET, WIDE, WIDTH, figure, style, styles
+from coop3d.benchmark.results import EntrantResult, Result, by_run
+from coop3d.evaluation import ViewRow, better
 from coop3d.evaluation.rows import BANDS
 
 FloatArray = NDArray[np.float64]
 WIDE_PLOTS = ("tracks", "scenarios", "curves")
 PER_BIN = 8  # poses per point of the curve over distance
 
-RADAR = {  # summary key -> label; smaller is better except where `HIGHER` says otherwise
+RADAR = {  # summary key -> label
     "pose/translation_m/median": "translation",
     "pose/rotation_deg/median": "rotation",
     "pose/direction_deg/median": "direction",
@@ -31,7 +31,6 @@ RADAR = {  # summary key -> label; smaller is better except where `HIGHER` says 
     "range/delta_125": "d < 1.25",
     "mask/iou": "mask IoU",
 }
-HIGHER = frozenset({"range/delta_125", "mask/iou"})
 CURVES = {
     "pose/translation_m/median": "translation, median [m]",
     "pose/rotation_deg/median": "rotation, median [deg]",
@@ -137,7 +136,7 @@ def _range_and_scale(result: Result) -> Figure | None:
     look = styles(result.entrants)
     drawn = _drawn(result, "abs_rel")
     for entrant in drawn:
-        found = [_band(entrant.rows, i) for i in range(len(BANDS))]
+        found = [entrant.summary.get(f"range/{band}/abs_rel", math.nan) for band in BANDS]
         left.plot(
             range(len(BANDS)),
             found,
@@ -147,7 +146,9 @@ def _range_and_scale(result: Result) -> Figure | None:
             **look[entrant.name]._asdict(),
         )
     left.set_xticks(range(len(BANDS)), [b.replace("m", " m") for b in BANDS])
-    left.set(title="AbsRel by true range, mean over views", xlabel="true range along the ray", ylim=(0, None))
+    left.set(
+        title="AbsRel by true range, pixels of all views", xlabel="true range along the ray", ylim=(0, None)
+    )
     factors = {e.name: _finite(_column(e.rows, "scale_error")) for e in drawn}
     top = max((float(np.quantile(v, 0.98)) for v in factors.values() if len(v)), default=2.0)
     edges = np.geomspace(1.0, max(top, 1.2), 25)
@@ -171,12 +172,6 @@ def _range_and_scale(result: Result) -> Figure | None:
     right.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if edges[-1] < 8 else "")
     _legend_below(fig, left)
     return fig
-
-
-def _band(rows: Sequence[ViewRow], i: int) -> float:
-    """Mean over the views that have pixels in the band, as the summary's."""
-    values = _finite(np.array([r.bands[i].abs_rel for r in rows], dtype=float))
-    return float(values.mean()) if len(values) else math.nan
 
 
 def _finite(values: FloatArray) -> FloatArray:
@@ -224,7 +219,7 @@ def radar_values(
 
     def error(numbers: Mapping[str, float], key: str) -> float:
         value = numbers.get(key, math.nan)
-        if key in HIGHER:
+        if better(key) == "higher":
             return 1.0 - value
         return math.log(value) if key.startswith("scale/") and value >= 1.0 else value
 
@@ -274,32 +269,38 @@ def _radar(result: Result) -> Figure | None:
 
 
 def _curves(result: Result) -> Figure | None:
-    steps = {e.name: e.checkpoint["step"] for e in result.models if e.checkpoint and "step" in e.checkpoint}
-    if len(set(steps.values())) < 2:
-        return None
-    models = sorted((e for e in result.models if e.name in steps), key=lambda e: steps[e.name])
-    x = [steps[e.name] for e in models]
+    """A line per training run of which there are checkpoints of several steps."""
+    runs = {run: models for run, models in by_run(result.models).items() if len(set(map(_step, models))) > 1}
+    models = [model for of_run in runs.values() for model in of_run]
     keys = [k for k in CURVES if any(math.isfinite(e.summary.get(k, math.nan)) for e in models)]
     if not keys:
         return None
     fig, axes = figure(columns=len(keys), width=WIDE)
-    for ax, key in zip(axes, keys, strict=False):
-        y = np.array([e.summary.get(key, math.nan) for e in models])
-        _band_of_intervals(ax, x, [e.intervals.get(key) for e in models], y)
-        ax.plot(x, y, marker="o", color="#2f7fe0", linewidth=2)
-        best = int(np.nanargmin(y))
-        ax.plot(x[best], y[best], marker="o", markersize=9, markerfacecolor="none", color=INK)
+    for ax, key in zip(axes, keys, strict=True):
+        for i, (run, of_run) in enumerate(runs.items()):
+            _curve(ax, key, of_run, MODEL_COLOURS[i % len(MODEL_COLOURS)], run)
         ax.set(title=CURVES[key], xlabel="optimiser step")
-    for ax in axes[len(keys) :]:
-        ax.set_visible(False)
+    if len(runs) > 1:
+        _legend_below(fig, axes[0])
     return fig
 
 
-def _band_of_intervals(ax: Axes, x: Sequence[float], intervals: Sequence[object], y: FloatArray) -> None:
-    low = [getattr(i, "low", math.nan) for i in intervals]
-    high = [getattr(i, "high", math.nan) for i in intervals]
-    if np.isfinite([*low, *high]).all() and len(y):
-        ax.fill_between(x, low, high, color="#2f7fe0", alpha=0.15, linewidth=0)
+def _curve(ax: Axes, key: str, models: Sequence[EntrantResult], colour: str, run: str) -> None:
+    """One run's score over its steps with intervals; the best is ringed."""
+    x = [_step(e) for e in models]
+    y = np.array([e.summary.get(key, math.nan) for e in models])
+    intervals = [e.intervals.get(key) for e in models]
+    low, high = ([getattr(i, end, math.nan) for i in intervals] for end in ("low", "high"))
+    if np.isfinite([*low, *high]).all():
+        ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.plot(x, y, marker="o", color=colour, linewidth=2, label=run)
+    if np.isfinite(y).any():
+        best = int(np.nanargmin(y))
+        ax.plot(x[best], y[best], marker="o", markersize=9, markerfacecolor="none", color=INK)
+
+
+def _step(model: EntrantResult) -> int:
+    return int(model.checkpoint["step"]) if model.checkpoint else 0
 
 
 def _legend_below(fig: Figure, ax: Axes) -> None:

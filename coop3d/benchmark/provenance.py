@@ -11,16 +11,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from coop3d.benchmark.entrants import BASELINES, FITTED
-from coop3d.benchmark.journal import Identity, revisions
+from coop3d.benchmark.journal import ARITHMETIC, Identity, revisions
 from coop3d.benchmark.options import EvaluationOptions
 from coop3d.benchmark.runner import PassTimes
 from coop3d.benchmark.samples import Samples
+from coop3d.conf import Precision
 from coop3d.training.data import BadRecord
 from coop3d.training.run import Run
 from coop3d.training.run_log import describe_environment
+from coop3d.training.step import forward_dtype
 
 Checkpoints = Mapping[str, Mapping[str, Any]]  # name -> path, sha256
 
@@ -32,11 +35,14 @@ def identity(
     overrides: Sequence[str],
     checkpoints: Checkpoints,
     baselines: Sequence[str],
+    device: torch.device,
 ) -> Identity:
     """All that decides a score: samples, data, weights, inputs, arithmetic."""
+    precision = run.config.train_params.precision
     settings = {
         "data": _data_hash(run),
-        "precision": str(run.config.train_params.precision),
+        "precision": str(precision),
+        ARITHMETIC: f"{forward_dtype(Precision[precision], device)} on {device.type}".removeprefix("torch."),
         "batch": options.batch,
         "points": options.points,
         "alone": options.alone,

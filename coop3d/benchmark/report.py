@@ -12,6 +12,7 @@ import numpy as np
 from coop3d.benchmark.cells import COLUMNS, POINT_COLUMNS, cell, score_cells
 from coop3d.benchmark.drives import has_poses, trajectory_card
 from coop3d.benchmark.figures import to_png, to_svg
+from coop3d.benchmark.pixels import about_pixels
 from coop3d.benchmark.plots import WIDE_PLOTS, all_plots
 from coop3d.benchmark.results import EntrantResult, Result, notes_text
 from coop3d.evaluation import BUCKETS, ViewRow
@@ -64,6 +65,11 @@ def ranked_samples(entrant: EntrantResult) -> list[RankedSample]:
     return sorted(ranked, key=lambda s: (math.isnan(s.badness), -s.badness, s.scenario, s.frame))
 
 
+def scored_samples(entrant: EntrantResult) -> list[RankedSample]:
+    """The same without samples that have nothing to rank them by: they are neither good nor bad."""
+    return [sample for sample in ranked_samples(entrant) if math.isfinite(sample.badness)]
+
+
 def write_report(result: Result) -> Path:
     """Write ``report.html`` and ``plots/*.png`` into the result's folder; return the page's path."""
     body = [
@@ -108,6 +114,7 @@ def _scores(result: Result) -> Markup:
     warnings = {i.warning for i in shown_intervals if i.warning}
     shown = min(warnings, key=len) if warnings else ""
     warning = f'<p class="warning">{escape(f"Read intervals with care: {shown}.")}</p>' if shown else ""
+    warning += "".join(f'<p class="warning">{escape(w)}</p>' for w in about_pixels(result.entrants))
     notes = "".join(
         f'<p class="quiet">{escape(f"{e.name}: {notes_text(e)}")}</p>' for e in result.entrants if e.notes
     )
@@ -157,7 +164,7 @@ def _extremes(result: Result) -> list[Markup]:
     """Worst and best samples of the first model, with links to their point clouds where these were written."""
     if not result.models:
         return []
-    ranked = [s for s in ranked_samples(result.models[0]) if math.isfinite(s.badness)]
+    ranked = scored_samples(result.models[0])
     if not ranked:
         return []
     count = min(SHOWN, (len(ranked) + 1) // 2)

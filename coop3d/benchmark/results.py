@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coop3d.benchmark.journal import Scored
+from coop3d.benchmark.views import Views, described_views, scored_split
 from coop3d.evaluation import (
     HEADLINE,
     Interval,
@@ -31,7 +32,7 @@ from coop3d.evaluation import (
     write_summary_json,
     write_trajectory_csv,
 )
-from coop3d.files import write_text
+from coop3d.files import names_apart, write_json
 
 FORMAT, VERSION = "coop3d-metrics", 1
 TRAJECTORY_KEYS = tuple(
@@ -55,6 +56,8 @@ class EntrantResult:
         notes: how often each was said.
         seconds: mean per sample, of prediction alone.
         checkpoint: path, step, SHA-256 and more, for a trained model.
+        views: what it was scored on, see `described_views`; empty where that is not known.
+        alone: gains are against what it says of the reference vehicle by itself, not against that vehicle's part.
     """
 
     name: str
@@ -67,6 +70,8 @@ class EntrantResult:
     notes: Mapping[str, int] = field(default_factory=dict)
     seconds: float = math.nan
     checkpoint: Mapping[str, Any] | None = None
+    views: Views = field(default_factory=dict)
+    alone: bool = False
     summary: Mapping[str, float] = field(default_factory=dict)
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
@@ -110,6 +115,8 @@ def entrant_result(
     inputs: str,
     scored: Iterable[Scored],
     checkpoint: Mapping[str, Any] | None = None,
+    views: Views | None = None,
+    alone: bool = False,
 ) -> EntrantResult:
     """Join an entrant's records, which are in the contract's order, and summarise them."""
     records = list(scored)
@@ -125,6 +132,8 @@ def entrant_result(
         notes=dict(sorted(Counter(note for record in records for note in record.notes).items())),
         seconds=sum(seconds) / len(seconds) if seconds else math.nan,
         checkpoint=checkpoint,
+        views=views or {},
+        alone=alone,
     )
     return summarised(with_trajectories(entrant))
 
@@ -144,10 +153,26 @@ def summarised(
     return replace(entrant, summary=table.summary(), intervals=intervals)
 
 
+def by_run(entrants: Iterable[EntrantResult]) -> dict[str, list[EntrantResult]]:
+    """Checkpoints whose step is known by the folder they lie in, each run's in the order of steps.
+
+    Runs are named by as many folders as tell them apart.
+    """
+    runs: dict[Path, list[EntrantResult]] = {}
+    for entrant in entrants:
+        if entrant.checkpoint and "step" in entrant.checkpoint:
+            runs.setdefault(Path(entrant.checkpoint.get("path", "")).parent, []).append(entrant)
+    names = names_apart(list(runs))
+    return {
+        name: sorted(of_run, key=lambda e: int(e.checkpoint["step"]) if e.checkpoint else 0)
+        for name, of_run in zip(names, runs.values(), strict=True)
+    }
+
+
 def write_result(result: Result) -> None:
     """Rows and summaries of every entrant, then ``metrics.json`` last: where it is, everything is."""
-    for i, entrant in enumerate(result.entrants):
-        files = file_names(entrant, first=i == 0)
+    named = file_names(result.entrants)
+    for entrant, files in zip(result.entrants, named, strict=True):
         write_per_frame_csv(entrant.rows, result.folder / files["per_frame"])
         write_per_sample_csv(entrant.samples, result.folder / files["per_sample"])
         write_trajectory_csv(entrant.trajectories, result.folder / files["trajectory"])
@@ -156,34 +181,43 @@ def write_result(result: Result) -> None:
         "format": FORMAT,
         "version": VERSION,
         **result.head,
-        "entrants": [_entrant_json(e, first=i == 0) for i, e in enumerate(result.entrants)],
+        "entrants": [_entrant_json(e, files) for e, files in zip(result.entrants, named, strict=True)],
     }
-    text = json.dumps(finite_json(content), indent=1, allow_nan=False)
-    write_text(result.folder / "metrics.json", text + "\n")
+    write_json(result.folder / "metrics.json", content)
 
 
-def file_names(entrant: EntrantResult, first: bool) -> dict[str, str]:
-    """Files of an entrant; the first one's have plain names."""
-    tail = "" if first else f"_{entrant.slug}"
-    return {
-        "per_frame": f"per_frame{tail}.csv",
-        "per_sample": f"per_sample{tail}.csv",
-        "trajectory": f"trajectory{tail}.csv",
-        "summary": f"summary{tail}.json",
-    }
+def file_names(entrants: Sequence[EntrantResult]) -> list[dict[str, str]]:
+    """Files of each entrant: the first one's have plain names, and names that would be written alike are numbered."""
+    tails: list[str] = []
+    for entrant in entrants:
+        tail, number = f"_{entrant.slug}" if tails else "", 2
+        while tail.lower() in {known.lower() for known in tails}:  # some file systems know no capitals
+            tail, number = f"_{entrant.slug}_{number}", number + 1
+        tails.append(tail)
+    return [
+        {
+            "per_frame": f"per_frame{tail}.csv",
+            "per_sample": f"per_sample{tail}.csv",
+            "trajectory": f"trajectory{tail}.csv",
+            "summary": f"summary{tail}.json",
+        }
+        for tail in tails
+    ]
 
 
-def _entrant_json(entrant: EntrantResult, first: bool) -> dict[str, Any]:
+def _entrant_json(entrant: EntrantResult, files: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": entrant.name,
         "kind": entrant.kind,
         "inputs": entrant.inputs,
         "checkpoint": entrant.checkpoint,
+        "views": dict(entrant.views),
+        "alone": entrant.alone,
         "samples": len(entrant.samples),
         "seconds_per_sample": entrant.seconds,
         "notes": dict(entrant.notes),
         "trajectories": {"count": len(entrant.trajectories), "note": entrant.trajectory_note},
-        "files": file_names(entrant, first),
+        "files": dict(files),
         "summary": dict(entrant.summary),
         "intervals": {k: _fields(v) for k, v in entrant.intervals.items()},
     }
@@ -191,17 +225,6 @@ def _entrant_json(entrant: EntrantResult, first: bool) -> dict[str, Any]:
 
 def _fields(interval: Interval) -> dict[str, Any]:
     return {name: getattr(interval, name) for name in Interval.__annotations__}
-
-
-def finite_json(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: they become null."""
-    if isinstance(value, Mapping):
-        return {str(k): finite_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_json(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
 
 
 def read_result(folder: Path | str) -> Result:
@@ -216,7 +239,13 @@ def read_result(folder: Path | str) -> Result:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("format") != FORMAT or content.get("version") != VERSION:
             raise ResultError(f"{path}: is no {FORMAT} of version {VERSION}; evaluate again")
-        entrants = tuple(_read_entrant(folder, part) for part in content.pop("entrants"))
+        parts = content.pop("entrants")
+        earlier = {"views": _views_of_one_model(content, parts)}
+        asked = bool(content.get("options", {}).get("alone"))
+        entrants = tuple(
+            _read_entrant(folder, {**earlier, "alone": asked and part["kind"] == "checkpoint", **part})
+            for part in parts
+        )
     except FileNotFoundError as error:
         raise ResultError(
             f"{error.filename}: is missing. {folder} must be the output_dir of a finished scripts/evaluate.py."
@@ -228,6 +257,13 @@ def read_result(folder: Path | str) -> Result:
             f"{path}: cannot be read ({type(error).__name__}: {error}); evaluate again"
         ) from error
     return Result(folder=folder, head=content, entrants=entrants)
+
+
+def _views_of_one_model(head: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> Views:
+    """For results that do not say it of each entrant: of the config kept, which is the first model's."""
+    if sum(part["kind"] == "checkpoint" for part in parts) != 1 or "config" not in head:
+        return {}
+    return described_views(head["config"], scored_split(head.get("options", {})))
 
 
 def _read_entrant(folder: Path, part: Mapping[str, Any]) -> EntrantResult:
@@ -248,6 +284,8 @@ def _read_entrant(folder: Path, part: Mapping[str, Any]) -> EntrantResult:
         notes=part["notes"],
         seconds=math.nan if seconds is None else seconds,
         checkpoint=part["checkpoint"],
+        views=part["views"],
+        alone=part["alone"],
         summary=numbers,
         intervals=intervals,
     )

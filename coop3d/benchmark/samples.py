@@ -46,7 +46,7 @@ class Samples:
 
     @property
     def mode(self) -> str:
-        """``single vehicle``, ``cooperative panoramas`` or ``cooperative pinholes``."""
+        """``single vehicle``, ``single vehicle, pinholes``, ``cooperative panoramas`` or ``cooperative pinholes``."""
         source = getattr(self.dataset, "source", None)
         pinhole = getattr(source, "views_per_vehicle", 1) > 1
         if self.contract.vehicles[1] == 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from coop3d.benchmark.entrants import Blind, ask
-from coop3d.benchmark.report import RankedSample, ranked_samples
+from coop3d.benchmark.report import RankedSample, scored_samples
 from coop3d.benchmark.results import EntrantResult
 from coop3d.benchmark.runner import Autocast
 from coop3d.benchmark.samples import Samples
@@ -20,8 +20,8 @@ MAX_POINTS = 120_000  # per page
 
 
 def extremes(entrant: EntrantResult, count: int) -> list[RankedSample]:
-    """The ``count`` worst and the ``count`` best samples, each once."""
-    ranked = ranked_samples(entrant)
+    """The ``count`` worst and the ``count`` best samples that are scored, each once."""
+    ranked = scored_samples(entrant)
     chosen = [*ranked[:count], *ranked[-count:]] if count else []
     return list({s.page: s for s in chosen}.values())
 

@@ -197,7 +197,9 @@ class EvaluateConf(ScoredSamplesConf):
     )
     baseline_samples: int = 200  # training samples that the trivial baselines are fitted on
     points: bool = False  # also score point clouds (slower)
-    alone: bool = False  # also ask the model about the reference vehicle by itself
+    alone: bool = (
+        False  # also ask the model about the reference vehicle by itself, for gain/...; needs points
+    )
     scenes: int = 0  # point-cloud pages of so many worst and best samples
 
 

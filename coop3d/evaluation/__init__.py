@@ -26,6 +26,7 @@ from coop3d.evaluation.dense import (
 from coop3d.evaluation.evaluator import Evaluator, evaluate_batch, score_batch
 from coop3d.evaluation.pose import PoseErrors, heading, pose_errors
 from coop3d.evaluation.report import (
+    aligned_text,
     compare_table,
     read_per_frame_csv,
     read_per_sample_csv,
@@ -37,7 +38,21 @@ from coop3d.evaluation.report import (
 )
 from coop3d.evaluation.rows import BANDS, BUCKETS, SampleRow, TrajectoryRow, ViewRow, distance_bucket
 from coop3d.evaluation.scores import ScoreTable, score_table
-from coop3d.evaluation.statistics import HEADLINE, Comparison, Interval, better, bootstrap, common, compare
+from coop3d.evaluation.statistics import (
+    CERTAIN_P,
+    CERTAIN_SCENARIOS,
+    HEADLINE,
+    Comparison,
+    Interval,
+    best_of,
+    better,
+    bootstrap,
+    common,
+    compare,
+    excludes_zero,
+    survives_permutation,
+    verdict,
+)
 from coop3d.evaluation.summary import summarise
 from coop3d.evaluation.trajectory import (
     Track,
@@ -51,6 +66,8 @@ from coop3d.evaluation.vehicles import per_vehicle, views_per_vehicle
 __all__ = [
     "BANDS",
     "BUCKETS",
+    "CERTAIN_P",
+    "CERTAIN_SCENARIOS",
     "HEADLINE",
     "AllNonAmbiguous",
     "Comparison",
@@ -77,6 +94,8 @@ __all__ = [
     "TrajectoryRow",
     "TrivialBaseline",
     "ViewRow",
+    "aligned_text",
+    "best_of",
     "better",
     "bootstrap",
     "common",
@@ -84,6 +103,7 @@ __all__ = [
     "compare_table",
     "distance_bucket",
     "evaluate_batch",
+    "excludes_zero",
     "heading",
     "load_contract",
     "mask_counts",
@@ -100,8 +120,10 @@ __all__ = [
     "score_table",
     "standard_baselines",
     "summarise",
+    "survives_permutation",
     "tracks",
     "trajectory_rows",
+    "verdict",
     "views_per_vehicle",
     "world_poses",
     "write_per_frame_csv",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 MAX_PIXELS = 4096  # of a view, evenly spread over its valid pixels
 
@@ -55,7 +55,7 @@ def confidence_scores(confidence: NDArray[np.floating], error: NDArray[np.floati
     ause = (_sparsification_area(c, e) - best) / (e.mean() - best)
     if np.ptp(c) == 0:
         return ConfidenceScores(float(ause), math.nan)
-    spearman = np.corrcoef(rankdata(c), rankdata(-e))[0, 1]
+    spearman = spearmanr(c, -e).statistic
     return ConfidenceScores(float(ause), float(spearman))
 
 

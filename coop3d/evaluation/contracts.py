@@ -74,7 +74,8 @@ class FrameContract:
     Attributes:
         name: letters, digits, ``. _ + -``.
         split: folder under the images root.
-        samples: all different.
+        samples: each of another instant or reference; with other partners a sample is no other one, as scores are named
+            by scenario, frame and reference.
         pair_policy: how partners were chosen, ``first`` or ``nearest``; None: not by this project's rule.
         max_distance_m: partners lie within it; None: no limit.
         seed: of the draw; None: every usable instant, or given by hand.
@@ -94,8 +95,14 @@ class FrameContract:
             raise ContractError(f"{self.name}: pair_policy is {self.pair_policy!r}, expected {PAIR_POLICIES}")
         if not self.samples:
             raise ContractError(f"{self.name}: the contract has no samples")
-        if len({s.keys for s in self.samples}) != len(self.samples):
-            raise ContractError(f"{self.name}: some sample is listed twice; each would count twice")
+        first: dict[tuple[str, str, str], ContractSample] = {}
+        for sample in self.samples:
+            known = first.setdefault((sample.scenario, sample.frame, sample.reference), sample)
+            if known is not sample:
+                raise ContractError(
+                    f"{self.name}: one instant is listed twice with one reference: {known}; {sample}. It would count "
+                    "twice, and the scores could not be told apart: keep one, or put another vehicle first"
+                )
 
     @property
     def vehicles(self) -> tuple[int, int]:

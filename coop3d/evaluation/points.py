@@ -184,7 +184,8 @@ def bev_iou(predicted: Points, truth: Points) -> float:
 def _occupied(points: Points) -> NDArray[np.bool_]:
     x, z = points[:, 0], points[:, 2]
     near = x * x + z * z < BEV_RADIUS_M**2
-    column, row = (((c[near] + BEV_RADIUS_M) / BEV_CELL_M).astype(np.int64) for c in (x, z))  # all positive
+    cells = (((c[near] + BEV_RADIUS_M) / BEV_CELL_M).astype(np.int64) for c in (x, z))  # all positive
+    column, row = (np.minimum(c, BEV_CELLS - 1) for c in cells)  # float32 rounds the last hair's breadth up
     grid = np.zeros((BEV_CELLS, BEV_CELLS), np.bool_)
     grid[row, column] = True
     return grid

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from coop3d.geometry import rotation_angle
 
+LEAST_DISPLACEMENT_M = 1e-3  # a shorter translation has no direction
+
 
 class PoseErrors(NamedTuple):
     """Errors of predicted poses, each [...]."""
@@ -69,5 +71,5 @@ def heading(R_ref_view: Tensor) -> Tensor:
 
 def _direction_angle(a: Tensor, truth: Tensor) -> Tensor:
     angle = torch.atan2(torch.linalg.cross(a, truth, dim=-1).norm(dim=-1), (a * truth).sum(dim=-1))
-    angle = torch.where(a.norm(dim=-1) < 1e-3, math.pi / 2, angle)
-    return torch.where(truth.norm(dim=-1) < 1e-3, math.nan, angle)
+    angle = torch.where(a.norm(dim=-1) < LEAST_DISPLACEMENT_M, math.pi / 2, angle)
+    return torch.where(truth.norm(dim=-1) < LEAST_DISPLACEMENT_M, math.nan, angle)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ from coop3d.evaluation.rows import (
     flatten,
     unflatten,
 )
-from coop3d.files import write_text
+from coop3d.files import csv_text, write_json, write_text
 
 TABLE_COLUMNS = {
     "pose/translation_m/median": "t med [m]",
@@ -67,11 +65,8 @@ def read_trajectory_csv(path: Path) -> list[TrajectoryRow]:
 
 
 def _write_csv(rows: Sequence[RowT], kind: type[RowT], path: Path) -> None:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns_of(kind), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flatten(r) for r in rows)
-    write_text(path, buffer.getvalue())
+    columns = columns_of(kind)
+    write_text(path, csv_text(columns, (map(flatten(row).__getitem__, columns) for row in rows)))
 
 
 def _read_csv(kind: type[RowT], path: Path) -> list[RowT]:
@@ -87,8 +82,7 @@ def _read_csv(kind: type[RowT], path: Path) -> list[RowT]:
 
 def write_summary_json(summary: Mapping[str, float], path: Path) -> None:
     """Flat JSON object; what is not a finite number becomes null (JSON knows neither NaN nor infinity)."""
-    clean = {k: v if math.isfinite(v) else None for k, v in summary.items()}
-    write_text(path, json.dumps(clean, indent=2) + "\n")
+    write_json(path, summary, indent=2)
 
 
 def compare_table(
@@ -102,15 +96,25 @@ def compare_table(
     """
     head = ["", *columns.values()]
     body = [[name, *(_number(s[key]) for key in columns)] for name, s in summaries.items()]
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-    return "\n".join(_line(line, widths) for line in [head, rule, *body])
+    lines = padded([head, *body])
+    widths = list(map(len, lines[0]))
+    lines.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def padded(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Cells as wide as their column: the first one's text to the left, the others' numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        for line in lines
+    ]
+
+
+def aligned_text(lines: Sequence[Sequence[str]]) -> str:
+    """A table for a console."""
+    return "\n".join("  ".join(line).rstrip() for line in padded(lines))
 
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first = cells[0].ljust(widths[0])
-    return f"| {' | '.join([first, *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])} |"

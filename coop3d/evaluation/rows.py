@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -202,6 +203,9 @@ class TrajectoryRow:
 Row = ViewRow | SampleRow | TrajectoryRow
 RowT = TypeVar("RowT", ViewRow, SampleRow, TrajectoryRow)
 
+# of a row or a part of it; looked up once: that takes longer than to read a row
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+
 
 def flatten(row: Row) -> dict[str, Any]:
     """Column name to value; parts of a tuple are ``field/part``, of a range band ``bands/0-10m/part``."""
@@ -234,7 +238,7 @@ def unflatten(kind: type[RowT], columns: Mapping[str, str]) -> RowT:
         ValueError: a column without default is absent, or is not of its type; the message names it.
     """
     values: dict[str, Any] = {}
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in _hints(kind).items():
         if name == "bands":
             values[name] = tuple(_parts(RangeBand, f"bands/{band}", columns) for band in BANDS)
         elif hasattr(hint, "_fields"):
@@ -248,7 +252,7 @@ def unflatten(kind: type[RowT], columns: Mapping[str, str]) -> RowT:
 
 
 def _parts(kind: Any, prefix: str, columns: Mapping[str, str]) -> Any:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     found = {k: f"{prefix}/{k}" for k in kind._fields if f"{prefix}/{k}" in columns}
     return kind(**{k: _parse(column, hints[k], columns[column]) for k, column in found.items()})
 

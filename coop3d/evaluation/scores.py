@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.evaluation.estimators import Quantile, Ratio, Score, Total
+from coop3d.evaluation.pose import LEAST_DISPLACEMENT_M
 from coop3d.evaluation.rows import (
     BANDS,
     BUCKETS,
@@ -138,9 +139,16 @@ def _pose_group(prefix: str, views: _Columns) -> Iterator[tuple[str, Score]]:
     for metres, degrees in RECALL_THRESHOLDS:
         within = (translation <= metres) & (rotation <= degrees)
         yield f"{prefix}/recall_{metres:g}m_{degrees:g}deg", views.mean(_if_known(within, translation))
-    far = np.where(views["distance_m"] >= SIGN_FLIP_MIN_M, views["direction_error_deg"], math.nan)
+    sided = (views["distance_m"] >= SIGN_FLIP_MIN_M) & ~_stands_still(views)
+    far = np.where(sided, views["direction_error_deg"], math.nan)
     yield f"{prefix}/sign_flip_rate", views.mean(_if_known(far > 90.0, far))
     yield f"{prefix}/sign_flip_pairs", Total((~np.isnan(far)).astype(np.float64), views.scenario)
+
+
+def _stands_still(views: _Columns) -> NDArray[np.bool_]:
+    """Whether a view is said to be where the reference is: on neither the right side nor the wrong one."""
+    x, y, z = (views[f"pose_pred/{axis}"] for axis in "xyz")
+    return np.sqrt(x**2 + y**2 + z**2) < LEAST_DISPLACEMENT_M
 
 
 def _if_known(answer: NDArray[np.bool_], known: Floats) -> Floats:

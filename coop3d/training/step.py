@@ -221,13 +221,19 @@ def read_scalars(output: LossOutput) -> dict[str, float]:
 
 
 def make_autocast(precision: Precision, device: torch.device) -> Autocast:
-    """Context of a forward pass: bf16 by choice, or by default on a GPU that has it; never on a CPU."""
+    """Context of a forward pass, see `forward_dtype`."""
+    dtype = forward_dtype(precision, device)
+    if dtype is torch.float32:
+        return nullcontext
+    # Casts are not kept: a step uses each weight once, and the copies would stay to the end of the forward pass.
+    return partial(torch.autocast, "cuda", dtype=dtype, cache_enabled=False)
+
+
+def forward_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """What a forward pass computes in: bf16 by choice, or by default on a GPU that has it; never on a CPU."""
     if device.type != "cuda":
         if precision is Precision.bf16:
             raise ConfigError("train_params.precision=bf16 needs a GPU; use auto or fp32 on a CPU.")
-        return nullcontext
+        return torch.float32
     auto = precision is Precision.auto and torch.cuda.is_bf16_supported(including_emulation=False)
-    if auto or precision is Precision.bf16:
-        # Casts are not kept: a step uses each weight once, and the copies would stay to the end of the forward pass.
-        return partial(torch.autocast, "cuda", dtype=torch.bfloat16, cache_enabled=False)
-    return nullcontext
+    return torch.bfloat16 if auto or precision is Precision.bf16 else torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 import subprocess
@@ -21,12 +22,16 @@ from coop3d.benchmark.compare_page import comparison_text, write_comparison
 from coop3d.benchmark.journal import Scored
 from coop3d.benchmark.plots import all_plots, radar_values
 from coop3d.benchmark.report import ranked_samples
-from coop3d.benchmark.results import entrant_result
+from coop3d.benchmark.results import entrant_result, summarised
+from coop3d.benchmark.scenes import extremes
+from coop3d.benchmark.views import described_views
 from coop3d.evaluation import score_batch
 from coop3d.evaluation.contracts import ContractError
+from coop3d.evaluation.rows import NO_BANDS, PointScores, RangeBand
 from coop3d.types import SampleKey
 
-KEYS = ("pose/translation_m/median", "range/abs_rel", "mask/iou")
+# exchanging runs whose errors are constant tells nothing of medians
+KEYS = ("pose/translation_m/mean", "pose/translation_m/median", "range/abs_rel", "mask/iou")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "compare_runs.py"
 EVIL = "<script>alert(1)</script>"
 
@@ -65,13 +70,28 @@ def test_a_winner_only_where_the_paired_interval_excludes_zero(tmp_path):
     worse = result(tmp_path / "b", entrant("model", worse_m=0.5))
     found = compare_results([a, worse], KEYS, resamples=500)
     assert [e.name for e in found.entrants] == ["a", "b"]
-    assert found.winners == {"pose/translation_m/median": "a"}
+    assert found.winners == {"pose/translation_m/mean": "a"}
     pair = found.differences["b"]["pose/translation_m/median"]
     assert (pair.difference, pair.low, pair.high) == pytest.approx((0.5, 0.5, 0.5))
     noisy = result(tmp_path / "c", entrant("model", noise_m=1.0))
     chance = compare_results([a, noisy], KEYS, resamples=500)
-    assert "pose/translation_m/median" not in chance.winners  # their medians differ, but by chance
+    assert chance.winners == {}  # their medians differ, but by chance
     assert compare_results([worse, a, noisy], KEYS, resamples=500).winners == {}  # a is not certain against c
+
+
+def test_few_scenarios_have_no_winner(tmp_path):
+    def towns(count: int, worse_m: float) -> EntrantResult:
+        made = entrant("model", worse_m=worse_m)
+        return replace(made, rows=tuple(r for r in made.rows if int(r.scenario[4:]) < count))
+
+    for count, winners in ((5, {}), (6, {"pose/translation_m/mean": "a"})):
+        runs = [result(tmp_path / n, towns(count, worse)) for n, worse in (("a", 0.0), ("b", 0.5))]
+        found = compare_results(runs, KEYS, resamples=200)
+        assert found.winners == winners
+        assert bool(winners) == (not found.warnings)
+        assert bool(winners) == (
+            'class="win"' in write_comparison(found, runs, tmp_path / "page").read_text()
+        )
 
 
 def test_scores_of_different_pixels_have_no_winner(tmp_path):
@@ -80,21 +100,103 @@ def test_scores_of_different_pixels_have_no_winner(tmp_path):
     rows = [replace(r, abs_rel=r.abs_rel + 1) for r in worse.rows]
     same = result(tmp_path / "b", replace(worse, rows=tuple(rows)))
     found = compare_results([a, same], KEYS, resamples=200)
-    assert found.winners == {"pose/translation_m/median": "a", "range/abs_rel": "a"}
+    assert found.winners == {"pose/translation_m/mean": "a", "range/abs_rel": "a"}
     four = [replace(r, view=4 * r.view + i) for r in rows for i in range(4)]
     found = compare_results(
         [a, result(tmp_path / "b", replace(worse, rows=tuple(four)))], KEYS, resamples=200
     )
-    assert found.winners == {"pose/translation_m/median": "a"}
+    assert found.winners == {"pose/translation_m/mean": "a"}
     assert found.differences["b"]["range/abs_rel"].difference == pytest.approx(1)  # shown all the same
     sparse = [replace(r, valid_pixels=r.valid_pixels // 2) for r in rows]  # e.g. LiDAR instead of dense depth
     runs = [a, result(tmp_path / "b", replace(worse, rows=tuple(sparse)))]
     found = compare_results(runs, KEYS, resamples=200)
-    assert found.winners == {"pose/translation_m/median": "a"}
-    assert "OTHER PIXELS HAVE A TRUE RANGE than in a: b" in found.warnings[0]
+    assert found.winners == {"pose/translation_m/mean": "a"}
+    assert "OTHER PIXELS OR TRUTH than in a: b (other pixels have a true range)" in found.warnings[0]
     (line,) = re.findall("<tr[^>]*><th>range/abs_rel<.*?</tr>", differences_of(found, runs, tmp_path))
     assert "<td " in line
     assert not re.search('class="(win|loss)"', line)
+
+
+def panoramas(**changes) -> dict:
+    """The config of an evaluation, reduced to what its views are."""
+    camera = {"_target_": "coop3d.geometry.EquirectangularCamera", "width": 56, "height": 14}
+    source = {"_target_": "coop3d.datasets.panorama_source", "camera": camera, **changes}
+    return {"dataset": {"test": {"source": source}}}
+
+
+def test_the_same_pixels_with_another_truth_have_no_winner(tmp_path):
+    """Each kind of panorama measures range from another place, at as many pixels."""
+    rig = described_views(panoramas(), "test")
+    a = result(tmp_path / "a", entrant("model", views=rig))
+    worse = entrant("model", worse_m=0.5)
+    worse = replace(worse, rows=tuple(replace(r, abs_rel=r.abs_rel + 1) for r in worse.rows))
+    for changes, why in [
+        ({"kind": "central_infinite"}, "kind central_infinite instead of rig"),
+        ({"centre": "rig_centroid"}, "centre rig_centroid instead of lidar"),
+    ]:
+        views = described_views(panoramas(**changes), "test")
+        found = compare_results([a, result(tmp_path / "b", replace(worse, views=views))], KEYS, resamples=200)
+        assert found.winners == {"pose/translation_m/mean": "a"}
+        assert f"OTHER PIXELS OR TRUTH than in a: b ({why})" in found.warnings[0]
+    elsewhere = described_views(panoramas(kind="rig", panoramas="cache", cache_root="/fast"), "test")
+    for views in (elsewhere, {}):  # the same panoramas from a cache; not known
+        found = compare_results([a, result(tmp_path / "b", replace(worse, views=views))], KEYS, resamples=200)
+        assert found.winners == {"pose/translation_m/mean": "a", "range/abs_rel": "a"}
+
+
+def test_results_say_what_was_scored_and_of_earlier_ones_the_config_does(tmp_path):
+    views = described_views(panoramas(kind="central"), "test")
+    assert views == {
+        "views": "panoramas", "kind": "central", "centre": "lidar", "projection": "EquirectangularCamera",
+        "cameras": ["camera0", "camera1", "camera2", "camera3"], "width": 56, "height": 14, "vfov_deg": 90.0,
+        "elevation_center_deg": 0.0,
+    }  # fmt: skip
+    written = result(tmp_path / "r", entrant("model", views=views))
+    written.head["config"], written.head["options"] = panoramas(kind="central"), {"frames_json": "x.json"}
+    write_result(written)
+    assert read_result(tmp_path / "r").entrants[0].views == views
+    path = tmp_path / "r" / "metrics.json"
+    content = json.loads(path.read_text())
+    del content["entrants"][0]["views"]
+    path.write_text(json.dumps(content))
+    assert read_result(tmp_path / "r").entrants[0].views == views
+
+
+def test_checkpoints_with_other_views_win_no_column_of_pixels(tmp_path):
+    """One call, checkpoints whose configs make other panoramas of the same samples."""
+    rig, other = ({"kind": kind} for kind in ("rig", "central"))
+    runs = [entrant("a", views=rig), replace(entrant("b", worse_m=-0.5), views=other)]
+    warned = write_report(result(tmp_path, *runs)).read_text()
+    assert "OTHER PIXELS OR TRUTH than in a: b (kind central instead of rig)" in warned
+    alike = write_report(result(tmp_path, runs[0], replace(runs[1], views=rig))).read_text()
+    assert "OTHER PIXELS" not in alike
+    columns = [e.partition("</table>")[0].count('class="best"') for e in (warned, alike)]
+    assert columns == [6, 11]  # those of poses, all
+
+
+def test_gains_compare_only_where_they_mean_the_same(tmp_path):
+    gain = "gain_filtered/fscore_50cm"
+
+    def with_gain(value: float, alone: bool) -> EntrantResult:
+        made = entrant("model")
+        clouds = {
+            "points_filtered": PointScores(fscore_50cm=value),
+            "points_filtered_alone": PointScores(fscore_50cm=0.1),
+        }
+        return replace(made, samples=tuple(replace(s, **clouds) for s in made.samples), alone=alone)
+
+    for alone, winners in ((False, {gain: "b"}), (True, {})):
+        runs = [result(tmp_path / "a", with_gain(0.3, False)), result(tmp_path / "b", with_gain(0.6, alone))]
+        found = compare_results(runs, [gain], {gain: 1.0}, resamples=200)
+        assert found.winners == winners
+        assert found.best == ("" if alone else "b")
+        assert any("OTHER GAIN: b against" in w for w in found.warnings) is alone
+        assert ("no best: no weighted score" in comparison_text(found)) is alone
+        page = write_comparison(found, runs, tmp_path / "page").read_text()
+        assert ('class="win"' in page) is not alone
+    written = with_gain(0.6, True)
+    write_result(result(tmp_path / "r", written, replace(written, name="base", kind="trivial", alone=False)))
+    assert [e.alone for e in read_result(tmp_path / "r").entrants] == [True, False]
 
 
 def differences_of(found, runs, folder) -> str:
@@ -162,11 +264,48 @@ def test_stopping_advice():
     assert advice(1.0, 0.0) == ""
 
 
+def checkpoints(*steps: tuple[str, int]) -> list[EntrantResult]:
+    return [
+        entrant(
+            f"{run}{step}", samples=1, checkpoint={"path": f"/runs/{run}/train/c{step}.pth", "step": step}
+        )
+        for run, step in steps
+    ]
+
+
+def test_advice_and_curves_are_of_one_run_each(tmp_path):
+    """Two seeds of an arm, each with steps of its own: no line leads from one to the other."""
+    seeds = checkpoints(("a", 10), ("b", 20), ("a", 30), ("b", 40))
+    scores = {"a10": 1.0, "b20": 0.5, "a30": 0.7, "b40": 0.0}
+    assert stopping_advice(seeds, scores) == ""
+    _, fig = all_plots(result(tmp_path, *seeds))["curves"]
+    lines = [line for line in fig.axes[0].lines if len(line.get_xdata()) > 1]
+    assert [list(line.get_xdata()) for line in lines] == [[10, 30], [20, 40]]
+    assert [line.get_label() for line in lines] == ["a/train", "b/train"]
+    more = checkpoints(("a", 50), ("b", 5))
+    told = stopping_advice([*seeds, *more], {**scores, "a50": 0.0, "b5": math.nan})
+    assert told.startswith("a/train: The last checkpoint (step 50) is the best")
+    assert "b/train" not in told
+    assert "curves" not in all_plots(result(tmp_path, *checkpoints(("a", 10), ("b", 20))))
+
+
 def test_radar_counts_halved_errors():
     baseline = {"range/abs_rel": 0.4, "mask/iou": 0.6, "scale/error/median": 2.0, "range/rmse_m": 1.0}
     mine = {"range/abs_rel": 0.1, "mask/iou": 0.8, "scale/error/median": 2.0**0.5, "range/rmse_m": 100.0}
     found = radar_values(mine, baseline)
     assert found == pytest.approx({"AbsRel": 2.0, "mask IoU": 1.0, "scale": 1.0, "range RMSE": -3.0})
+
+
+def test_entrants_whose_names_are_written_alike_keep_their_rows(tmp_path):
+    names = ("lr-1/c", "lr_1/c", "lr.1/c", "lr 1 c 2", "LR-1/c")
+    made = [entrant(name, worse_m=i, samples=2) for i, name in enumerate(names)]
+    write_result(result(tmp_path, entrant("first", samples=2), *made))
+    _, *back = read_result(tmp_path).entrants
+    assert [e.name for e in back] == list(names)
+    assert [e.rows[1].translation_error_m for e in back] == [10.0, 11.0, 12.0, 13.0, 14.0]
+    files = [path.name.lower() for path in tmp_path.glob("per_frame*.csv")]
+    assert len(set(files)) == 6
+    assert "per_frame_lr_1_c.csv" in files
 
 
 def test_pages_are_self_contained_and_escaped(tmp_path):
@@ -216,6 +355,26 @@ def test_worst_samples_come_first():
     assert ranked[0].page.startswith("scenes/town")
 
 
+def test_samples_without_scores_are_neither_worst_nor_best():
+    made = entrant("model", samples=6)
+    rows = [
+        replace(r, translation_error_m=math.nan, abs_rel=math.nan) if r.frame == "000004" else r
+        for r in made.rows
+    ]
+    chosen = extremes(replace(made, rows=tuple(rows)), 6)
+    assert len(chosen) == 5
+    assert "000004" not in {s.frame for s in chosen}
+
+
+def test_range_is_drawn_as_the_summary_has_it(tmp_path):
+    """A view with three pixels in a band weighs as three pixels."""
+    few, many = (RangeBand(n, *[error] * 8) for n, error in ((1, 1.0), (9, 0.0)))
+    rows = [view_row(scenario=f"town{i}", bands=(band, *NO_BANDS[1:])) for i, band in enumerate((few, many))]
+    made = summarised(entrant("model", rows=tuple(rows), samples=1), resamples=10)
+    _, fig = all_plots(result(tmp_path, made))["range"]
+    assert fig.axes[0].lines[0].get_ydata()[0] == pytest.approx(0.1)
+
+
 def test_the_script_writes_table_page_and_csv(tmp_path):
     for name, worse in (("a", 0.0), ("b", 0.5)):
         write_result(result(tmp_path / name, entrant("model", worse_m=worse)))
@@ -234,7 +393,7 @@ def test_the_script_writes_table_page_and_csv(tmp_path):
     assert "best: a" in done.stdout
     with (tmp_path / "out" / "compare.csv").open() as file:
         rows = {(r["score"], r["run"]): r for r in csv.DictReader(file)}
-    assert rows["pose/translation_m/median", "a"]["winner"] == "True"
+    assert rows["pose/translation_m/mean", "a"]["winner"] == "True"
     assert float(rows["pose/translation_m/median", "b"]["difference"]) == pytest.approx(0.5)
     for extra, message in (
         (["--keys", "nonsense"], "unknown summary keys nonsense"),

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import socket
 
 import pytest
@@ -17,7 +18,7 @@ from support.toy_run import ToyDataset
 
 from coop3d.benchmark import FolderError, evaluate_run, make_contract, read_result, write_report
 from coop3d.conf import ConfigError
-from coop3d.datasets import VehicleSampling
+from coop3d.datasets import BadSample, VehicleSampling
 from coop3d.datasets.opv2v import OPV2VIndex
 from coop3d.evaluation.contracts import ContractError, load_contract
 
@@ -216,13 +217,38 @@ def test_rows_of_another_revision_of_the_code_are_said(run_dir, tmp_path, monkey
     assert found.result.head["code_of_rows"] == ["two", "unknown"]
 
 
+def test_rows_of_changed_code_and_of_another_arithmetic_are_not_the_same(
+    run_dir, tmp_path, monkeypatch, caplog
+):
+    for dirty in (False, True):
+        git = {"revision": "a" * 40, "dirty": dirty}
+        monkeypatch.setattr("coop3d.benchmark.journal.git_revision", lambda git=git: git)
+        found = evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+    assert found.result.head["code_of_rows"] == ["a" * 40, "a" * 40 + "+dirty"]
+    assert "(aaaaaaaaaaaa, aaaaaaaaaaaa+dirty); restart=true" in caplog.text
+    path = tmp_path / "journal" / "identity.json"
+    stored = json.loads(path.read_text())
+    assert stored["settings"].pop("arithmetic") == "float32 on cpu"
+    path.write_text(json.dumps(stored))  # of a journal that does not say: gone on with
+    evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+    assert not (tmp_path / "earlier-1").exists()
+    stored["settings"]["arithmetic"] = "bfloat16 on cuda"
+    path.write_text(json.dumps(stored))
+    evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+    assert "made with other arithmetic) is now in" in caplog.text
+    assert (tmp_path / "earlier-1").exists()
+
+
 # ---- several checkpoints
 
 
 def test_several_checkpoints_in_one_call(tmp_path):
-    paths = [train_toy(tmp_path / f"run{n}", epochs=n) / "checkpoint-last.pth" for n in (1, 2, 3)]
+    paths = [tmp_path / "run" / f"checkpoint-{n}.pth" for n in (1, 2, 3)]
+    paths[0].parent.mkdir()
+    for n, path in enumerate(paths, 1):
+        shutil.copy(train_toy(tmp_path / f"run{n}", epochs=n) / "checkpoint-last.pth", path)
     evaluation = evaluate_run(paths, tmp_path / "all", options(baselines=("truth",)))
-    names = [f"run{n}/checkpoint-last" for n in (1, 2, 3)]
+    names = [f"checkpoint-{n}" for n in (1, 2, 3)]
     assert list(evaluation.summaries) == [*names, "ground truth"]
     assert [e.checkpoint["step"] for e in evaluation.result.models] == [4, 8, 12]
     alone = evaluate_run(paths[1], tmp_path / "alone", options(baselines=()))
@@ -231,6 +257,31 @@ def test_several_checkpoints_in_one_call(tmp_path):
     assert "Over training steps" in write_report(evaluation.result).read_text()
     with pytest.raises(ConfigError, match="one file twice"):
         evaluate_run([paths[0], paths[0]], tmp_path / "twice", options())
+
+
+def test_what_one_entrant_lacks_is_left_out_of_all(tmp_path, monkeypatch):
+    """A file that cannot be read in one pass only; the next call finds it."""
+    paths = [train_toy(tmp_path / f"run{n}", epochs=n) / "checkpoint-last.pth" for n in (1, 2)]
+    load, reads = ToyDataset.__getitem__, []
+
+    def unreadable_once(self, request):
+        reads.append(request[1])
+        if self.size == 10 and request[1] == 5 and reads.count(5) == 2:
+            return BadSample(self.keys_of(*request), "/data/5.png: device busy")
+        return load(self, request)
+
+    monkeypatch.setattr(ToyDataset, "__getitem__", unreadable_once)
+    evaluation = evaluate_run(paths, tmp_path / "all", options(baselines=("truth",)))
+    frames = [[s.frame for s in e.samples] for e in evaluation.result.entrants]
+    assert frames == [[f"{i:06d}" for i in range(10) if i not in (3, 5)]] * 3
+    assert "8 samples, 2 unreadable (1 for some entrants only: left out of all)" in evaluation.table
+    (dropped,) = json.loads((tmp_path / "all" / "metrics.json").read_text())["dropped"]
+    assert dropped == {
+        "sample": "town/000005 0+1", "not_scored_for": ["run2/checkpoint-last"], "reason": "/data/5.png: device busy",
+    }  # fmt: skip
+    again = evaluate_run(paths, tmp_path / "all", options(baselines=("truth",)))
+    assert {len(e.samples) for e in again.result.entrants} == {9}
+    assert again.result.head["dropped"] == []
 
 
 # ---- contracts, on real files
@@ -264,6 +315,9 @@ def test_a_contract_loads_exactly_its_vehicles_in_its_order(town, tmp_path):
     ]
     assert far == pytest.approx([s.distance_m for s in contract.samples], abs=0.01)
     assert evaluation.result.head["mode"] == "cooperative panoramas"
+    for entrant in read_result(tmp_path).entrants:
+        assert entrant.views["views"] == "panoramas"
+        assert (entrant.views["kind"], entrant.views["width"], entrant.views["height"]) == ("rig", 56, 14)
 
 
 def test_modes_single_vehicle_and_pinholes(town, tmp_path):
@@ -344,6 +398,7 @@ def test_options_are_checked_before_anything_is_done(run_dir, tmp_path):
         ({"inputs": "depth"}, "inputs='depth'"),
         ({"baselines": ("trivial",)}, "trivial unknown"),
         ({"vehicles": 1}, "needs frames_json"),
+        ({"alone": True}, "add points=true"),
         ({"frames_json": str(tmp_path / "absent.json")}, "no such contract"),
     ]:
         with pytest.raises(ValueError, match=message):

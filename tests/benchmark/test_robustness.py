@@ -19,7 +19,9 @@ from support.opv2v_files import write_dataset
 from support.score_rows import view_row
 from support.toy_evaluation import options, opv2v_dataset, train_toy
 
+import coop3d.visualization
 from coop3d.benchmark import evaluate_run
+from coop3d.benchmark.figures import MODEL_COLOURS, VERDICT_COLOURS
 from coop3d.benchmark.robustness import (
     RobustnessOptions,
     cases_of,
@@ -109,8 +111,11 @@ def test_confidence_knows_where_it_falls_while_errors_grow(fall, error, knows):
     assert answer(disturbed).knows == knows
 
 
-def test_one_scenario_answers_nothing():
-    assert answer(rows(1, translation_error_m=9.0), rows(1)).knows == "unknown"
+@pytest.mark.parametrize("scenarios", [1, 5])
+def test_few_scenarios_answer_nothing(scenarios):
+    found = answer(rows(scenarios, translation_error_m=9.0), rows(scenarios))
+    assert found.knows == "unknown"
+    assert found.worse == ()
 
 
 def test_only_views_that_both_runs_have_are_compared():
@@ -133,6 +138,12 @@ def test_views_are_sorted_by_their_confidence():
     found = views_sorted([*views, replace(views[0], abs_rel=math.nan)])
     assert (found["range"].ause, found["range"].spearman) == (pytest.approx(0), pytest.approx(1))
     assert found["pose"].spearman < -0.8
+
+
+def test_pictures_and_page_have_the_same_colours():
+    css = (Path(coop3d.visualization.__file__).parent / "assets" / "report.css").read_text()
+    assert f"td.loss {{ color: {VERDICT_COLOURS['worse']}" in css  # the page says: orange is worse
+    assert VERDICT_COLOURS["better"] == MODEL_COLOURS[0]  # blue
 
 
 # ---- shared sight

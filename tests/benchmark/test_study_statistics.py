@@ -208,6 +208,22 @@ def test_other_pixels_are_shown_but_not_compared(tmp_path):
     assert any(w.startswith("kind: range, scale, mask") for w in found.warnings)
 
 
+def test_another_truth_at_the_same_pixels_is_not_compared(tmp_path):
+    study = small_study(tmp_path, "{base: {}, kind: {}}")
+    results = {
+        (arm, seed): result(study_folder((arm, seed)), lambda s, a=arm: 10.0 - (a == "kind"))
+        for arm in study.arms
+        for seed in study.seeds
+    }
+    for (arm, seed), made in results.items():
+        (model,) = made.entrants
+        views = {"kind": "rig" if arm == "base" else "central_infinite"}
+        results[arm, seed] = replace(made, entrants=(replace(model, views=views),))
+    found = study_outcome(study, "test", results, resamples=200)
+    assert found.arms["kind"].differences["range/abs_rel"].verdict == "not comparable"
+    assert found.arms["kind"].differences[KEY].verdict == "better"
+
+
 def test_missing_runs_are_said(tmp_path):
     study = small_study(tmp_path, "{base: {}, better: {}, gone: {}}")
     cells = [("base", 0), ("base", 1), ("base", 2), ("better", 1), ("better", 2)]

@@ -42,6 +42,12 @@ def test_by_hand():
     assert spearman == pytest.approx(-1)
 
 
+def test_tied_ranks_by_hand():
+    """Ranks of confidence 1.5, 1.5, 3 and of minus the error 1, 2, 3: 1.5 / sqrt(1.5 * 2)."""
+    found = confidence_scores(np.array([1.0, 1.0, 2.0]), np.array([3.0, 2.0, 1.0]))
+    assert found.spearman == pytest.approx(math.sqrt(3) / 2)
+
+
 @pytest.mark.parametrize("noise", [0.1, 1.0, 10.0])
 def test_against_a_plain_twin_and_scipy(noise):
     confidence = np.exp(-ERRORS) + noise * np.random.default_rng(1).random(len(ERRORS))

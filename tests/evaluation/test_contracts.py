@@ -91,6 +91,11 @@ def test_foreign_files_are_refused(tmp_path, text, message):
 def test_impossible_contracts_are_refused(tmp_path):
     with pytest.raises(ContractError, match="listed twice"):
         contract(samples=(sample(), sample()))
+    with pytest.raises(
+        ContractError, match=r"twice with one reference: town/000000 7\+12; town/000000 7\+31\. "
+    ):
+        contract(samples=(sample(frame=2), sample(), sample(agents=("7", "31"))))
+    assert contract(samples=(sample(), sample(agents=("12", "7")))).vehicles == (2, 2)
     with pytest.raises(ContractError, match="no samples"):
         contract(samples=())
     with pytest.raises(ContractError, match="different ids"):

@@ -202,6 +202,12 @@ def test_only_points_that_can_be_judged_count():
     assert sample_clouds(perfect, targets)[0][0].every.precision_20cm == 1
 
 
+def test_the_border_of_the_ground_plan_is_in_its_last_cell():
+    """In float32 59.999998 + 60 is 120, a cell behind the last."""
+    border = np.array([[59.999998, 0, 0], [0, 0, 59.999998]], np.float32)
+    assert module.bev_iou(border, border) == 1
+
+
 def test_one_vehicle_no_metres_no_points():
     targets = random_targets(B=2, V=1, H=6, W=6)
     fused, alone = sample_clouds(perfect_prediction(targets), targets)[0]

@@ -112,12 +112,16 @@ def test_sign_flips_count_only_where_vehicles_are_apart():
     perfect = perfect_prediction(targets)
     flipped = perfect.trans.clone()
     flipped[0] *= -1  # one below and one above 5 m
-    flipped[1, 2] = 0  # no displacement is no flip
+    flipped[1, 2] = 0  # no displacement is neither side
     s = scored(replace(perfect, trans=flipped), targets)
-    assert s["pose/sign_flip_pairs"] == 3
-    assert s["pose/sign_flip_rate"] == pytest.approx(1 / 3)
-    assert s["pose/0-15m/sign_flip_pairs"] == 2
+    assert s["pose/sign_flip_pairs"] == 2
+    assert s["pose/sign_flip_rate"] == pytest.approx(1 / 2)
+    assert s["pose/0-15m/sign_flip_pairs"] == 1
     assert s["pose/30-60m/sign_flip_rate"] == 0
+    nowhere = scored(replace(perfect, trans=torch.zeros_like(perfect.trans)), targets)
+    assert nowhere["pose/sign_flip_pairs"] == 0
+    assert math.isnan(nowhere["pose/sign_flip_rate"])
+    assert nowhere["pose/direction_deg/median"] == 90
 
 
 def test_direction_and_recall_per_bucket():

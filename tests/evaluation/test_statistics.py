@@ -10,7 +10,21 @@ import numpy as np
 import pytest
 from support.score_rows import sample_row, view_row
 
-from coop3d.evaluation import HEADLINE, better, bootstrap, common, compare, score_table, summarise
+from coop3d.evaluation import (
+    CERTAIN_SCENARIOS,
+    HEADLINE,
+    Comparison,
+    best_of,
+    better,
+    bootstrap,
+    common,
+    compare,
+    excludes_zero,
+    score_table,
+    summarise,
+    survives_permutation,
+    verdict,
+)
 from coop3d.evaluation.estimators import Quantile, Ratio, Total
 from coop3d.evaluation.statistics import FEW_SAMPLES, FEW_SCENARIOS
 
@@ -38,6 +52,46 @@ def random_rows(scenarios=6, seed=0, shift=0.0):
                     )
                 )
     return rows, samples
+
+
+def difference(scenarios: int, low=0.1, high=0.3, p=0.01) -> Comparison:
+    return Comparison(1.0, 1.2, 0.2, low, high, p, p, 100, scenarios, "")
+
+
+def test_few_scenarios_make_nothing_certain():
+    assert CERTAIN_SCENARIOS == 6
+    assert not excludes_zero(difference(5))
+    assert excludes_zero(difference(6))
+    assert not excludes_zero(difference(6, low=-0.1))
+    assert excludes_zero(difference(6, p=0.2))
+    assert not survives_permutation(difference(6, p=0.05))
+    assert survives_permutation(difference(6, p=0.04))
+    assert not survives_permutation(difference(5, p=0.01))
+
+
+@pytest.mark.parametrize("scenarios", [2, 3, 4, 5, 6, 8])
+def test_runs_that_differ_by_chance_are_seldom_certain(scenarios):
+    """Without limits the interval alone excludes 0 in 49, 25, 18, 18, 12 and 12 % of these."""
+    rng, certain, trials = np.random.default_rng(scenarios), 0, 150
+    towns = [view_row(scenario=f"town{s}") for s in range(scenarios)]
+    for _ in range(trials):
+        a, b = (
+            score_table([replace(r, abs_rel=x) for r, x in zip(towns, rng.random(scenarios), strict=True)])
+            for _ in range(2)
+        )
+        certain += survives_permutation(compare(a, b, ["range/abs_rel"], resamples=400)["range/abs_rel"])
+    assert certain / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def test_verdicts_and_the_best_follow_the_direction_of_a_score():
+    more, less = difference(9), difference(9, low=-0.3, high=-0.1)
+    assert [verdict("mask/iou", d) for d in (more, less)] == ["better", "worse"]
+    assert [verdict("range/abs_rel", d) for d in (more, less)] == ["worse", "better"]
+    assert verdict("pose/count", more) == verdict("mask/iou", difference(5)) == ""
+    assert verdict("mask/iou", difference(9, p=0.5), survives_permutation) == ""
+    values = {"a": math.nan, "b": 0.4, "c": 0.6}
+    assert (best_of("mask/iou", values), best_of("range/abs_rel", values)) == ("c", "b")
+    assert best_of("mask/iou", {"a": math.nan}) == best_of("pose/count", values) == ""
 
 
 def repeated(rows, names):

@@ -166,6 +166,7 @@ class _Work:
             self.overrides,
             {CLEAN: self.checkpoint},
             (),
+            self.me.device,
         )
         model = base.entrants[CLEAN]
         entrants = {CLEAN: model}

@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coop3d.benchmark.compare import excludes_zero
 from coop3d.benchmark.robustness.catalogue import Case
 from coop3d.benchmark.robustness.sight import BUCKETS, Pair, bucket
-from coop3d.evaluation import Comparison, Interval, ViewRow, better, bootstrap, common, compare, score_table
+from coop3d.evaluation import (
+    CERTAIN_SCENARIOS,
+    Comparison,
+    Interval,
+    ViewRow,
+    bootstrap,
+    common,
+    compare,
+    score_table,
+    verdict,
+)
 from coop3d.evaluation.confidence import ConfidenceScores, confidence_scores
 
 ERRORS = (
@@ -55,10 +64,10 @@ class Finding:
 
         ``yes``: the mean confidence certainly falls, by a per cent or more. ``no``: it does not.
         ``unharmed``: no error certainly grew.
-        ``unknown``: one scenario gives no interval.
+        ``unknown``: there are too few scenarios for anything to be certain.
         """
         level = self.scores[LEVEL]
-        if level.scenarios < 2:
+        if level.scenarios < CERTAIN_SCENARIOS:
             return "unknown"
         if not self.worse:
             return "unharmed"
@@ -87,13 +96,6 @@ class Findings:
     def keys(self) -> tuple[str, ...]:
         """Those with a number in the clean run."""
         return tuple(k for k in KEYS if math.isfinite(self.clean[k].value))
-
-
-def verdict(key: str, found: Comparison) -> str:
-    """``worse``, ``better`` or ``""``: not certain, or a key without direction."""
-    if better(key) is None or not excludes_zero(found):
-        return ""
-    return "better" if (found.low > 0) == (better(key) == "higher") else "worse"
 
 
 def intervals(rows: Sequence[ViewRow], resamples: int = 2000) -> dict[str, Interval]:

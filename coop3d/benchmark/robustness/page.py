@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coop3d.benchmark.cells import cell, number
+from coop3d.benchmark.cells import KINDS, cell, number
 from coop3d.benchmark.figures import to_png, to_svg
 from coop3d.benchmark.robustness.evaluate import Robustness
-from coop3d.benchmark.robustness.findings import KEYS, Finding, Findings, verdict
+from coop3d.benchmark.robustness.findings import KEYS, Finding, Findings
 from coop3d.benchmark.robustness.plots import family_plots
 from coop3d.benchmark.robustness.results import SHORT, change, groups, shown_warning
-from coop3d.evaluation import Comparison
+from coop3d.evaluation import Comparison, verdict
 from coop3d.files import write_bytes, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
-
-KINDS = {"worse": "loss", "better": "win", "": ""}
 
 
 def write_robustness_page(robustness: Robustness) -> Path:

@@ -7,9 +7,9 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from coop3d.benchmark.figures import INK, QUIET, WIDE, figure, style
-from coop3d.benchmark.robustness.findings import Finding, Findings, verdict
-from coop3d.evaluation import Comparison
+from coop3d.benchmark.figures import INK, QUIET, VERDICT_COLOURS, WIDE, figure, style
+from coop3d.benchmark.robustness.findings import Finding, Findings
+from coop3d.evaluation import Comparison, verdict
 
 PANELS = {
     "pose/translation_m/median": "translation, median [m]",
@@ -20,7 +20,6 @@ PANELS = {
     "confidence/log": "mean log confidence",
     "confidence/ause": "AUSE of confidence",
 }
-COLOURS = {"worse": "#d64f4f", "better": "#2fa36b", "": "#2f7fe0"}
 
 
 def family_plots(found: Findings) -> dict[str, tuple[str, Figure]]:
@@ -42,7 +41,7 @@ def _figure(cases: list[Finding], keys: list[str]) -> Figure:
     for ax, key in zip(axes, keys, strict=True):
         ax.axhline(0, color=QUIET, linewidth=1)
         for x, case in enumerate(cases):
-            _point(ax, x, case.scores[key], COLOURS[verdict(key, case.scores[key])])
+            _point(ax, x, case.scores[key], VERDICT_COLOURS[verdict(key, case.scores[key])])
         if len(cases) > 1 and cases[0].case.family != "black":
             ax.plot(
                 range(len(cases)),

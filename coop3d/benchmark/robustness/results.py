@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,10 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from coop3d.benchmark import cells
-from coop3d.benchmark.results import finite_json
-from coop3d.benchmark.robustness.findings import KEYS, LEVEL, Finding, Findings, verdict
-from coop3d.evaluation import Comparison, Interval, ViewRow, write_per_frame_csv
-from coop3d.files import safe_name, write_text
+from coop3d.benchmark.robustness.findings import KEYS, LEVEL, Finding, Findings
+from coop3d.evaluation import (
+    CERTAIN_SCENARIOS,
+    Comparison,
+    Interval,
+    ViewRow,
+    aligned_text,
+    verdict,
+    write_per_frame_csv,
+)
+from coop3d.files import csv_text, safe_name, write_json, write_text
 
 FORMAT, VERSION = "coop3d-robustness", 1
 SHORT = {
@@ -45,10 +49,10 @@ def findings_table(title: str, found: Findings) -> str:
     for case in found.cases:
         changes = [change(k, case.scores[k]) + MARKS[verdict(k, case.scores[k])] for k in keys]
         lines.append([case.case.name, str(case.samples), *changes, case.knows])
-    parts = [title, "", _aligned(lines), "", *_small_print(found)]
+    parts = [title, "", aligned_text(lines), "", *_small_print(found)]
     for heading, first, rows in groups(found):
         body = [[name, count, *(number(k, row[k].value) for k in keys)] for name, count, row in rows]
-        parts += ["", heading, _aligned([[first, "views", *(SHORT[k] for k in keys)], *body])]
+        parts += ["", heading, aligned_text([[first, "views", *(SHORT[k] for k in keys)], *body])]
     return "\n".join(parts) + "\n"
 
 
@@ -68,7 +72,7 @@ def change(key: str, found: Comparison) -> str:
 def _small_print(found: Findings) -> list[str]:
     lines = [
         "Differences to the clean run, frame by frame, at the same targets. * certainly worse, + certainly better: the "
-        "95 % interval excludes 0.",
+        f"95 % interval excludes 0, over {CERTAIN_SCENARIOS} scenarios or more.",
         "knows: the mean confidence certainly falls (1 % or more) where an error certainly grew; unharmed: none grew.",
     ]
     if warning := shown_warning(found):
@@ -103,16 +107,6 @@ def groups(found: Findings) -> Iterable[Group]:
         yield heading, "share", [(name, str(s[LEVEL].count), s) for name, s in found.sight.items()]
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for line in lines
-    )
-
-
 def write_findings(
     folder: Path, head: Mapping[str, Any], found: Findings, table: str, rows: Mapping[str, Sequence[ViewRow]]
 ) -> None:
@@ -122,8 +116,7 @@ def write_findings(
             write_per_frame_csv(some, folder / "robustness_rows" / f"{safe_name(name)}.csv")
     write_text(folder / "table.txt", table)
     write_text(folder / "robustness.csv", _csv(found))
-    content = finite_json(content_of(head, found))
-    write_text(folder / "robustness.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(folder / "robustness.json", content_of(head, found))
 
 
 def content_of(head: Mapping[str, Any], found: Findings) -> dict[str, Any]:
@@ -166,14 +159,12 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _csv(found: Findings) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    rows: list[list[object]] = []
     for f in found.cases:
         for key in KEYS:
             c, d = f.case, f.scores[key]
-            writer.writerow(
+            rows.append(
                 [c.name, c.family, c.severity, c.unit, f.samples, key, d.a, d.b, d.difference, d.low, d.high,
                  d.p_permutation, d.count, d.scenarios, verdict(key, d)]
             )  # fmt: skip
-    return buffer.getvalue()
+    return csv_text(CSV_COLUMNS, rows)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import stdev
 
-from coop3d.benchmark.compare import VIEW_FREE, common_ground, excludes_zero, other_pixels
+from coop3d.benchmark.compare import common_ground
+from coop3d.benchmark.pixels import VIEW_FREE, other_pixels
 from coop3d.benchmark.results import Result, read_result
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.seeds import holm, over_seeds
@@ -21,6 +22,7 @@ from coop3d.evaluation import (
     better,
     bootstrap,
     compare,
+    verdict,
 )
 
 RESAMPLES = 4000
@@ -37,8 +39,9 @@ class Difference:
         paired: difference with interval; over the seeds that both have.
         seeds: these.
         p_holm: `Comparison.p_bootstrap` adjusted for the number of arms.
-        verdict: ``better``, ``worse``, ``unclear`` (the interval holds 0, or one seed only), ``not comparable``
-            (measured on other pixels), or ``neutral`` (neither direction is an improvement).
+        verdict: ``better``, ``worse``, ``unclear`` (the interval holds 0, or too few seeds or scenarios), ``not
+            comparable`` (measured on other pixels, or against another truth), or ``neutral`` (neither direction is an
+            improvement).
     """
 
     paired: Comparison
@@ -48,7 +51,7 @@ class Difference:
 
     @property
     def is_significant(self) -> bool:
-        """The 95 % interval excludes 0."""
+        """The 95 % interval excludes 0, over enough seeds and scenarios."""
         return self.verdict in ("better", "worse")
 
     @property
@@ -197,8 +200,8 @@ def _judged(compared: Paired, arm: str, other_pixels: bool) -> dict[str, Differe
     for key, pair in pairs.items():
         family = [of_arm[key].p_bootstrap for of_arm, _ in compared.values()]
         p_holm = holm(family)[list(compared).index(arm)]
-        verdict = _verdict(key, pair, len(seeds), other_pixels)
-        out[key] = Difference(paired=pair, seeds=seeds, p_holm=p_holm, verdict=verdict)
+        found = _verdict(key, pair, len(seeds), other_pixels)
+        out[key] = Difference(paired=pair, seeds=seeds, p_holm=p_holm, verdict=found)
     return out
 
 
@@ -207,9 +210,7 @@ def _verdict(key: str, pair: Comparison, seeds: int, other_pixels: bool) -> str:
         return "not comparable"
     if better(key) is None:
         return "neutral"
-    if seeds < 2 or not excludes_zero(pair):
-        return "unclear"
-    return "better" if (pair.low > 0) == (better(key) == "higher") else "worse"
+    return (verdict(key, pair) if seeds > 1 else "") or "unclear"
 
 
 def _warnings(study: Study, arms: Mapping[str, ArmScores], others: set[str]) -> list[str]:
@@ -235,8 +236,8 @@ def _warnings(study: Study, arms: Mapping[str, ArmScores], others: set[str]) -> 
         lines.append(min(support, key=len))
     if others:
         lines.append(
-            f"{', '.join(sorted(others))}: range, scale, mask, confidence and points are measured on other pixels than "
-            f"those of {study.against}; shown, but not compared"
+            f"{', '.join(sorted(others))}: range, scale, mask, confidence and points are measured on other pixels or "
+            f"another truth than those of {study.against}; shown, but not compared"
         )
     own = [arm.name for arm in study.arms.values() if arm.own_budget]
     if own:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from coop3d.benchmark.cells import cell
+from coop3d.benchmark.cells import KINDS, cell
 from coop3d.benchmark.figures import to_png, to_svg
 from coop3d.benchmark.study.outcome import ArmScores, SetOutcome
 from coop3d.benchmark.study.plan import Study
@@ -28,8 +28,6 @@ from coop3d.files import safe_name, write_bytes, write_text
 from coop3d.training.run_log import git_revision
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
-
-CLASSES = {"better": "win", "worse": "loss"}
 
 
 def write_page(result: StudyResult) -> Path:
@@ -136,7 +134,7 @@ def _difference(arm: ArmScores, key: str) -> str:
     found = arm.differences[key]
     p = found.p_holm
     small = f"<small>{escape(f'{found.verdict}, p {p:.2g}')}</small>" if math.isfinite(p) else ""
-    return f'<td class="{CLASSES.get(found.verdict, "")}">{escape(difference_text(key, found))}{small}</td>'
+    return f'<td class="{KINDS.get(found.verdict, "")}">{escape(difference_text(key, found))}{small}</td>'
 
 
 def _costs(result: StudyResult) -> Markup:

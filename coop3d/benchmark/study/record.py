@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from coop3d.benchmark.results import finite_json
 from coop3d.benchmark.study.outcome import ArmScores, Difference, SetOutcome
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.state import RunState, log_records, parameter_counts
-from coop3d.files import write_text
+from coop3d.files import csv_text, write_json, write_text
 from coop3d.training.run_log import describe_environment
 
 FORMAT, VERSION = "coop3d-study", 1
@@ -94,8 +90,7 @@ def gpu_peak_gib(state: RunState) -> float:
 def write_record(result: StudyResult) -> None:
     """Write ``study.csv``, then ``study.json``."""
     write_text(result.folder / "study.csv", study_csv(result))
-    text = json.dumps(finite_json(study_json(result)), indent=1, allow_nan=False)
-    write_text(result.folder / "study.json", text + "\n")
+    write_json(result.folder / "study.json", study_json(result))
 
 
 def study_json(result: StudyResult) -> dict[str, Any]:
@@ -168,9 +163,7 @@ def _difference(found: Difference) -> dict[str, Any]:
 
 def study_csv(result: StudyResult) -> str:
     """A line per samples, score and arm."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    lines: list[list[object]] = []
     for outcome in result.outcomes:
         for key in outcome.keys:
             for arm in outcome.arms.values():
@@ -182,5 +175,5 @@ def study_csv(result: StudyResult) -> str:
                     pair = found.paired
                     line += [result.study.against, pair.difference, pair.low, pair.high]
                     line += [pair.p_bootstrap, found.p_holm, pair.p_permutation, found.verdict]
-                writer.writerow(line + [""] * (len(CSV_COLUMNS) - len(line)))
-    return buffer.getvalue()
+                lines.append(line + [""] * (len(CSV_COLUMNS) - len(line)))
+    return csv_text(CSV_COLUMNS, lines)

@@ -8,6 +8,7 @@ from coop3d.benchmark.cells import number
 from coop3d.benchmark.study.outcome import ArmScores, Difference, SetOutcome
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.record import StudyResult
+from coop3d.evaluation import aligned_text
 from coop3d.files import write_text
 
 Lines = list[list[str]]  # the first is the head
@@ -15,7 +16,7 @@ Lines = list[list[str]]  # the first is the head
 LEGEND = (
     "[low, high]: 95 % interval over scenarios and seeds. + better, - worse than the arm compared with: the paired "
     "95 % interval excludes 0; ++ and -- also when all arms are looked at together (Holm). (x): not comparable, "
-    "measured on other pixels."
+    "measured on other pixels or another truth."
 )
 COST_HEAD = (
     "trainable", "of", "steps", "samples", "training [s]", "evaluation [s]", "memory [GiB]", "GPU [GiB]",
@@ -35,16 +36,16 @@ def study_text(result: StudyResult) -> str:
     """Everything a console should show."""
     parts = [title(result.study)]
     if len(result.outcomes) > 1:
-        parts += [overview_title(result.study), _aligned(overview_lines(result))]
+        parts += [overview_title(result.study), aligned_text(overview_lines(result))]
     for outcome in result.outcomes:
-        parts += [set_title(outcome), _aligned(score_lines(result.study, outcome))]
+        parts += [set_title(outcome), aligned_text(score_lines(result.study, outcome))]
         if any(arm.differences for arm in outcome.arms.values()):
             parts += [
                 f"Differences to {result.study.against}",
-                _aligned(difference_lines(result.study, outcome)),
+                aligned_text(difference_lines(result.study, outcome)),
             ]
         parts.append("\n".join([LEGEND, *(f"! {w}" for w in outcome.warnings)]))
-    parts += ["Cost of a run", _aligned(cost_lines(result))]
+    parts += ["Cost of a run", aligned_text(cost_lines(result))]
     if result.failures:
         parts.append("\n".join(["FAILED", *result.failures]))
     return "\n\n".join(parts) + "\n"
@@ -165,16 +166,6 @@ def _value(arm: ArmScores, key: str) -> str:
     if not math.isfinite(interval.low):
         return text
     return f"{text} [{number(key, interval.low)}, {number(key, interval.high)}]"
-
-
-def _aligned(lines: Lines) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    )
 
 
 def _piped(lines: Lines) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from coop3d.evaluation import MaskCounts, ViewRow, evaluate_batch, per_vehicle
-from coop3d.files import write_text
+from coop3d.files import finite_json, write_json
 from coop3d.training.inspection.sample import Inspection
 from coop3d.types import FactoredPrediction
 from coop3d.visualization.point_sources import true_scale
@@ -106,12 +105,13 @@ def sample_summary(inspection: Inspection, **facts: Any) -> dict[str, Any]:
     counts = [sum(c) for c in zip(*(_counts(r) for r in rows), strict=True)]
     summary["mask_iou"] = MaskCounts(*counts).iou if counts else None
     summary["views"] = [_view(inspection, v, rows) for v in range(len(keys))]
-    return _json_ready(summary)
+    ready: dict[str, Any] = finite_json(summary)
+    return ready
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Write what `sample_summary` returned, atomically."""
-    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_json(path, summary, indent=2)
 
 
 def _view(inspection: Inspection, v: int, rows: list[ViewRow]) -> dict[str, Any]:
@@ -161,14 +161,3 @@ def _mask(row: ViewRow) -> MaskCounts:
 def _mean(values: list[float]) -> float | None:
     known = [v for v in values if not math.isnan(v)]
     return sum(known) / len(known) if known else None
-
-
-def _json_ready(value: Any) -> Any:
-    """The value with null for what is not finite: JSON knows neither NaN nor infinity."""
-    if isinstance(value, dict):
-        return {k: _json_ready(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_ready(v) for v in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
