@@ -18,9 +18,6 @@ from coop3d.evaluation.contracts import ContractError, ContractSample, FrameCont
 from coop3d.evaluation.dense import (
     MaskCounts,
     RangeErrors,
-    mask_counts,
-    median_ratio,
-    range_errors,
     scale_error,
 )
 from coop3d.evaluation.evaluator import Evaluator, evaluate_batch, score_batch
@@ -43,7 +40,6 @@ from coop3d.evaluation.trajectory import (
     Track,
     measured_trajectories,
     tracks,
-    trajectory_rows,
     world_poses,
 )
 from coop3d.evaluation.vehicles import per_vehicle, views_per_vehicle
@@ -86,12 +82,9 @@ __all__ = [
     "evaluate_batch",
     "heading",
     "load_contract",
-    "mask_counts",
     "measured_trajectories",
-    "median_ratio",
     "per_vehicle",
     "pose_errors",
-    "range_errors",
     "read_per_frame_csv",
     "read_per_sample_csv",
     "read_trajectory_csv",
@@ -101,7 +94,6 @@ __all__ = [
     "standard_baselines",
     "summarise",
     "tracks",
-    "trajectory_rows",
     "views_per_vehicle",
     "world_poses",
     "write_per_frame_csv",

@@ -267,10 +267,9 @@ class Evaluator:
         prediction: FactoredPrediction,
         targets: ViewTargets,
         keys: Sequence[Sequence[SampleKey]],
-        alone: FactoredPrediction | None = None,
     ) -> None:
         """Score one batch, see :func:`score_batch`; no dense tensor is kept."""
-        rows, samples = score_batch(prediction, targets, keys, self.points, alone)
+        rows, samples = score_batch(prediction, targets, keys, self.points)
         self.extend(rows, samples)
 
     def extend(self, rows: Iterable[ViewRow], samples: Iterable[SampleRow] = ()) -> None:
