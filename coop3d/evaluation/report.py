@@ -20,7 +20,7 @@ from coop3d.evaluation.rows import (
 )
 from coop3d.files import write_text
 
-TABLE_COLUMNS = {
+TABLE_COLUMNS = {  # summary key to column head
     "pose/translation_m/median": "t med [m]",
     "pose/translation_m/p90": "t 90% [m]",
     "pose/rotation_deg/median": "R med [deg]",
@@ -91,17 +91,10 @@ def write_summary_json(summary: Mapping[str, float], path: Path) -> None:
     write_text(path, json.dumps(clean, indent=2) + "\n")
 
 
-def compare_table(
-    summaries: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = TABLE_COLUMNS
-) -> str:
-    """Markdown table (readable on a console too): one row per named summary.
-
-    Args:
-        summaries: name to :meth:`Evaluator.summary`.
-        columns: summary key to column head, in order.
-    """
-    head = ["", *columns.values()]
-    body = [[name, *(_number(s[key]) for key in columns)] for name, s in summaries.items()]
+def compare_table(summaries: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown table (readable on a console too): one row per named summary, see :meth:`Evaluator.summary`."""
+    head = ["", *TABLE_COLUMNS.values()]
+    body = [[name, *(_number(s[key]) for key in TABLE_COLUMNS)] for name, s in summaries.items()]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
     return "\n".join(_line(line, widths) for line in [head, rule, *body])

@@ -26,6 +26,7 @@ BACKGROUND = (250, 250, 250)
 INK = (30, 30, 30)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BAR_WIDTH = 86
+_GAP = 8  # pixels between pictures of a grid
 
 # A mask's three states: yes, no, and "nobody knows".
 MASK_YES, MASK_NO, MASK_UNKNOWN = (76, 175, 80), (60, 60, 70), (200, 200, 205)
@@ -98,7 +99,7 @@ def caption(image: RGB, text: str) -> RGB:
     return np.concatenate([strip, image], axis=0)
 
 
-def grid(images: Sequence[RGB], columns: int, gap: int = 8) -> RGB:
+def grid(images: Sequence[RGB], columns: int) -> RGB:
     """Images of any sizes in rows of ``columns``, top-left aligned in cells of equal width."""
     if not images:
         raise ValueError("a grid needs at least one image")
@@ -107,9 +108,10 @@ def grid(images: Sequence[RGB], columns: int, gap: int = 8) -> RGB:
     for start in range(0, len(images), columns):
         row = images[start : start + columns]
         height = max(image.shape[0] for image in row)
-        canvas = np.full((height + gap, columns * (width + gap), 3), BACKGROUND, np.uint8)
+        canvas = np.full((height + _GAP, columns * (width + _GAP), 3), BACKGROUND, np.uint8)
         for k, image in enumerate(row):
-            canvas[: image.shape[0], k * (width + gap) : k * (width + gap) + image.shape[1]] = image
+            left = k * (width + _GAP)
+            canvas[: image.shape[0], left : left + image.shape[1]] = image
         rows.append(canvas)
     return np.concatenate(rows, axis=0)
 
