@@ -3,10 +3,7 @@
 from coop3d.evaluation.baselines import (
     AllNonAmbiguous,
     ConstantDepth,
-    GroundPlaneBaseline,
-    GroundTruth,
     MeanDisplacement,
-    NoisyGnss,
     ReferencePoseRepeated,
     RowMajorityMask,
     RowMedianDepth,
@@ -14,14 +11,12 @@ from coop3d.evaluation.baselines import (
     TrivialBaseline,
     standard_baselines,
 )
-from coop3d.evaluation.contracts import ContractError, ContractSample, FrameContract, load_contract
 from coop3d.evaluation.dense import (
     MaskCounts,
-    RangeErrors,
     scale_error,
 )
 from coop3d.evaluation.evaluator import Evaluator, evaluate_batch, score_batch
-from coop3d.evaluation.pose import PoseErrors, heading, pose_errors
+from coop3d.evaluation.pose import pose_errors
 from coop3d.evaluation.report import (
     compare_table,
     read_per_frame_csv,
@@ -37,10 +32,8 @@ from coop3d.evaluation.scores import ScoreTable, score_table
 from coop3d.evaluation.statistics import HEADLINE, Comparison, Interval, better, bootstrap, common, compare
 from coop3d.evaluation.summary import summarise
 from coop3d.evaluation.trajectory import (
-    Track,
     measured_trajectories,
     tracks,
-    world_poses,
 )
 from coop3d.evaluation.vehicles import per_vehicle, views_per_vehicle
 
@@ -51,24 +44,15 @@ __all__ = [
     "AllNonAmbiguous",
     "Comparison",
     "ConstantDepth",
-    "ContractError",
-    "ContractSample",
     "Evaluator",
-    "FrameContract",
-    "GroundPlaneBaseline",
-    "GroundTruth",
     "Interval",
     "MaskCounts",
     "MeanDisplacement",
-    "NoisyGnss",
-    "PoseErrors",
-    "RangeErrors",
     "ReferencePoseRepeated",
     "RowMajorityMask",
     "RowMedianDepth",
     "SampleRow",
     "ScoreTable",
-    "Track",
     "TrainingStatistics",
     "TrajectoryRow",
     "TrivialBaseline",
@@ -80,8 +64,6 @@ __all__ = [
     "compare_table",
     "distance_bucket",
     "evaluate_batch",
-    "heading",
-    "load_contract",
     "measured_trajectories",
     "per_vehicle",
     "pose_errors",
@@ -95,7 +77,6 @@ __all__ = [
     "summarise",
     "tracks",
     "views_per_vehicle",
-    "world_poses",
     "write_per_frame_csv",
     "write_per_sample_csv",
     "write_summary_json",
