@@ -100,7 +100,7 @@ class CacheBuilder:
         level_of(compression)
         self.path = shard_path(Path(output), shard)
         self.recipe, self.compression = recipe, compression
-        poses = index.T_world_rig  # first: drops frames without a readable pose
+        poses = index.T_world_rig
         instants = {(g.scenario, g.frame): k for k, g in enumerate(index.instants)}
         self.entries = [e for e in index.frames if instants[e.key.scenario, e.key.frame] % n == i]
         if not self.entries:
