@@ -36,6 +36,11 @@ class SampleKey(NamedTuple):
     def __str__(self) -> str:
         return f"{self.scenario}/{self.agent}/{self.frame}"
 
+    @property
+    def is_roadside_unit(self) -> bool:
+        """V2XSet marks road-side units with negative ids; they can never be the reference."""
+        return self.agent.startswith("-")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CameraView:

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from coop3d.datasets.entries import Instant, group_instants
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v.entry import FrameEntry, Instant, group_instants
+from coop3d.datasets.opv2v.entry import FrameEntry
 from coop3d.datasets.opv2v.index_cache import IndexCache
 from coop3d.datasets.opv2v.layout import refuse_layout
 from coop3d.datasets.opv2v.listing import AUTO, Skipped, list_split
@@ -137,7 +138,7 @@ class OPV2VIndex:
         self.frames = placed
 
     @cached_property
-    def instants(self) -> list[Instant]:
+    def instants(self) -> list[Instant[FrameEntry]]:
         """Frames grouped by (scenario, tick). A vehicle without that tick is simply not in the group."""
         return group_instants(self.frames)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from coop3d.datasets.entries import Instant, group_instants
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v.entry import FrameEntry, Instant, group_instants
+from coop3d.datasets.opv2v.entry import FrameEntry
 from coop3d.datasets.opv2v.poses import read_lidar_poses
 from coop3d.geometry.carla import carla_poses_to_matrices, carla_to_opencv
 from coop3d.types import SampleKey
@@ -71,6 +72,6 @@ class LayoutIndex:
         return len(self.frames)
 
     @cached_property
-    def instants(self) -> list[Instant]:
+    def instants(self) -> list[Instant[FrameEntry]]:
         """As of `OPV2VIndex`."""
         return group_instants(self.frames)
