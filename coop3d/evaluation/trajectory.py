@@ -69,7 +69,7 @@ def tracks(rows: Sequence[ViewRow], samples: Sequence[SampleRow]) -> list[Track]
     Frames are consecutive when their numbers differ by the smallest difference of that agent: evenly thinned
     samples still make a trajectory, with a larger ``step`` (RPE is per step, so compare equal steps only). A
     larger gap starts a new trajectory; those of fewer than three poses are left out. Reference views and samples
-    without metric scale are passed over; of a vehicle with several views the first speaks.
+    without metric scale are passed over; of a vehicle with several views the first counts.
     """
     T_world_ref = world_poses(samples)
     found: dict[tuple[str, str, str], dict[int, ViewRow]] = defaultdict(dict)

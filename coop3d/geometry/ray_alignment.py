@@ -23,7 +23,7 @@ ITERATIONS = 10  # of Gauss-Newton
 
 
 class Alignment(NamedTuple):
-    """A pose with what speaks for it."""
+    """Estimated pose, inlier support, covariance."""
 
     T_a_b: Tensor  # [4, 4] rigid, maps points of b into the frame of a
     support: Tensor  # [] sum of the matches' weights, each times how well it agrees (0 to 1)

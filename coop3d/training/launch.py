@@ -75,7 +75,8 @@ def train_from_config(cfg: DictConfig) -> Outcome:
         if not isinstance(error, PeerError) and not any(words in str(error) for words in LOST_PEER):
             raise
         log.debug("where it happened", exc_info=True)
-        # The process to blame speaks, once. Whoever ends first makes torchrun end the others, so let it be that one.
+        # torchrun kills all ranks when the first exits. Wait, so that the rank that failed exits first and its message
+        # is shown.
         time.sleep(GRACE_S)
         sys.exit(f"Another process ended while this one waited for it: {error}")
     except OSError as error:

@@ -328,7 +328,7 @@ class Trainer:
             )  # fmt: skip
 
     def _record_failure(self, error: NonFiniteError) -> None:
-        """Every process writes its micro-batches among those to blame."""
+        """Every process writes those of its micro-batches that caused the failure."""
         folder = self.run_dir / "failures" / f"step_{self.step:06d}"
         record = {
             "step": self.step,

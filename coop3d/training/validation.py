@@ -147,7 +147,7 @@ class Validation:
 
 
 def same_best(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether the best value under one run's config is of the metric that decides under another's."""
+    """Whether two configs choose the best checkpoint by the same metric."""
     before, after = (config.get("train_params", {}) for config in (then, now))
     return all(before.get(key) == after.get(key) for key in ("best_metric", "best_mode"))
 

@@ -182,7 +182,8 @@ class StudyRunner:
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             peak = max(peak, peak_memory_kib(process.pid))
             time.sleep(SAMPLE_S)
-        with self._guard:  # its id stays its own until it is reaped: nobody else is sent a signal
+        # Until wait() the zombie keeps its pid, so stop() cannot signal an unrelated process.
+        with self._guard:
             del self._active[process.pid]
             return process.wait(), peak
 

@@ -277,7 +277,7 @@ class _Worker:
         return Record(meta, {**parts, "rig": rig})
 
     def _rig(self, table: RigTable, panorama: Panorama) -> tuple[str, bytes]:
-        if id(table) not in self._rigs:  # the table is kept below, so that its id stays its own
+        if id(table) not in self._rigs:  # the table is kept below, so that its id is not reused
             if len(self._rigs) > 64:
                 self._rigs.clear()
             data = rig_bytes(

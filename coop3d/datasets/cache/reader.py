@@ -141,7 +141,7 @@ class CacheFile:
             return
         farthest = 0.0
         for row in np.linspace(0, len(self.keys) - 1, SKY_ROWS).astype(int):
-            with suppress(DataError):  # of a damaged row: said by whoever reads it
+            with suppress(DataError):  # a damaged row is reported when it is read
                 farthest = max(farthest, float(np.nanmax(self._image("range_m", row), initial=0.0)))
         self.close()
         if farthest >= FAR_PLANE_M:

@@ -88,7 +88,7 @@ class Scenario:
 
     @cached_property
     def shadows(self) -> ShadowMap:
-        """Of what never moves, cast for the first photograph: a layout has none."""
+        """Shadows of what never moves; computed for the first photograph, since a layout needs none."""
         return ShadowMap(self.static.triangles, self.shade_origin[:2], self.light.sun_direction)
 
     @property
@@ -123,8 +123,11 @@ class Scenario:
         return self._current
 
     def release(self) -> None:
-        """Let go of the last instant. The two hold each other: without this both wait for the cycle collector, which
-        counts objects, not the hundred megabytes of arrays in a few of them."""
+        """Release the last instant.
+
+        It and the scenario refer to each other: without this both wait for the cycle collector, which counts objects,
+        not the hundred megabytes of arrays in a few of them.
+        """
         self._current = None
 
     def trace(
