@@ -17,9 +17,9 @@ from coop3d.benchmark.journal import Journal, Scored
 from coop3d.benchmark.samples import Samples
 from coop3d.datasets import collate_coop
 from coop3d.evaluation import score_batch
+from coop3d.progress import progress
 from coop3d.training.data import BadRecord, bad_records, draw, make_loader
 from coop3d.training.distributed import Processes
-from coop3d.training.run_log import progress
 from coop3d.training.sampler import Request
 from coop3d.types import CoopBatch, FactoredPrediction
 

@@ -26,6 +26,7 @@ from coop3d.conf import (
     require_targets,
 )
 from coop3d.datasets import DataError, collate_coop
+from coop3d.environment import describe_environment
 from coop3d.models.presets import count_all
 from coop3d.training.checkpoint import CheckpointError, CheckpointWriteError
 from coop3d.training.data import BadSamplesError, SampleError
@@ -35,7 +36,7 @@ from coop3d.training.memory_need import alternatives, gpu_need, host_need
 from coop3d.training.network import announce_cost, build_network, may_fail
 from coop3d.training.out_of_memory import GpuMemoryError
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
-from coop3d.training.run_log import describe_environment, setup_logging, write_run_description
+from coop3d.training.run_log import setup_logging, write_run_description
 from coop3d.training.teacher import build_teacher
 from coop3d.training.trainer import Outcome, Trainer, TrainingTask
 from coop3d.training.validation import LoaderOptions

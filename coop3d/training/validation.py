@@ -12,6 +12,7 @@ from torch import nn
 
 from coop3d.conf import MetricMode
 from coop3d.evaluation import Evaluator
+from coop3d.progress import progress
 from coop3d.training.data import (
     BadRecord,
     Collate,
@@ -22,7 +23,6 @@ from coop3d.training.data import (
     make_loader,
 )
 from coop3d.training.distributed import Processes
-from coop3d.training.run_log import progress
 from coop3d.training.sampler import fixed_batches
 from coop3d.training.step import Objective, Sums, read_scalars
 from coop3d.visualization.figures import RGB, prediction_figure

@@ -15,8 +15,8 @@ from coop3d.benchmark.results import finite_json
 from coop3d.benchmark.study.outcome import ArmScores, Difference, SetOutcome
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.state import RunState, log_records, parameter_counts
+from coop3d.environment import describe_environment
 from coop3d.files import write_text
-from coop3d.training.run_log import describe_environment
 
 FORMAT, VERSION = "coop3d-study", 1
 CSV_COLUMNS = (

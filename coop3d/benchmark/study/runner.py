@@ -29,7 +29,7 @@ from coop3d.benchmark.study.commands import (
 from coop3d.benchmark.study.plan import Study, StudyError
 from coop3d.benchmark.study.state import RunState, log_file, log_records, validated_step
 from coop3d.files import lock_at_once
-from coop3d.training.run_log import logging_redirect_tqdm, progress
+from coop3d.progress import logging_redirect_tqdm, progress
 
 log = logging.getLogger(__name__)
 
