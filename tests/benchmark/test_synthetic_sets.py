@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from coop3d.benchmark.samples import make_contract
+from coop3d.benchmark.set_report import MACHINES
 from coop3d.benchmark.set_scenarios import ScenarioHashes, read_hashes, scenarios_of, write_hashes
 from coop3d.benchmark.synthetic_sets import (
     RECORD,
@@ -36,7 +36,6 @@ from coop3d.datasets.synthetic.content import planned_layout, sha256
 from coop3d.evaluation.contracts import load_contract
 
 ROOT = Path(__file__).parents[2]
-MACHINES = runpy.run_path(str(ROOT / "scripts" / "make_synth_benchmark.py"))["MACHINES"]
 TRAINING_TOWNS = {"coop3d-synth-v1-outskirts-small": 96}  # enough to fine-tune on
 TINY = SyntheticSet(
     name="tiny",
