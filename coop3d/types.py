@@ -36,6 +36,11 @@ class SampleKey(NamedTuple):
     def __str__(self) -> str:
         return f"{self.scenario}/{self.agent}/{self.frame}"
 
+    @property
+    def is_roadside_unit(self) -> bool:
+        """V2XSet marks road-side units with negative ids; they can never be the reference."""
+        return self.agent.startswith("-")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CameraView:
@@ -242,7 +247,8 @@ class FactoredPrediction(_TensorRecord):
     # Of models with a matching head, on a grid of h x w equal cells of the image:
     descriptors: Tensor | None = None  # [B, V, h, w, D]; inner products: log-odds of the same place
     seen_logits: Tensor | None = None  # [B, V, h, w]; > 0 means that another view shows this place, too
-    pose_support: Tensor | None = None  # [B, V] matches' worth that agree with the pose; 0: regressed
+    # [B, V] sum of weights of the matches that agree with the pose; 0 means the pose comes from the pose head
+    pose_support: Tensor | None = None
 
     @property
     def range_m(self) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 from coop3d.datasets.cache import COMPRESSIONS, DEFAULT_COMPRESSION, BuildSummary, CacheBuilder, verify
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
+from coop3d.environment import git_revision
 
 EXAMPLES = """examples:
   # every split that training reads, then train from them
@@ -79,8 +80,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    from coop3d.training.run_log import git_revision  # here: stitching processes import this file too
-
     try:
         index, recipe = open_index(args), recipe_of(args)
         builder = CacheBuilder(

@@ -9,16 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from coop3d.benchmark.set_report import set_report
 from coop3d.benchmark.set_scenarios import write_hashes
-from coop3d.benchmark.synthetic_sets import (
-    SyntheticSet,
-    Verdict,
-    depth_root_of,
-    load_set,
-    make_set,
-    set_names,
-    verify_set,
-)
+from coop3d.benchmark.synthetic_sets import load_set, make_set, set_names, verify_set
 from coop3d.datasets.options import positive_int
 
 EXAMPLES = """examples:
@@ -42,13 +35,6 @@ EXAMPLES = """examples:
 
 Depth goes to OUTPUT_depth. A folder that holds anything else is refused. docs/datasets.md says what the hashes cover.
 """
-
-
-MACHINES = {  # in configs/machine
-    "coop3d-synth-v1": "synth",
-    "coop3d-synth-v1-small": "synth_small",
-    "coop3d-synth-v1-outskirts-small": "synth_outskirts",
-}
 
 
 def parse_args() -> argparse.Namespace:
@@ -92,49 +78,11 @@ def main() -> None:
             write_hashes(args.write_hashes, found.scenarios)
     except ValueError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    report(args, wanted, found)
-
-
-def report(args: argparse.Namespace, wanted: SyntheticSet, found: Verdict) -> None:
-    """Print what is there, its hashes, and what can be done with it."""
-    total, there = sum(wanted.config.scenarios.values()), len(found.scenarios)
-    kind = "layout" if args.layout_only else "data"
-    print(f"{wanted.name}: {kind} of {there} of {total} scenarios, {found.vehicle_frames} vehicle-frames")
-    print(f"  layout   sha256 {found.layout_sha256}")
-    compared = sum(key in wanted.scenarios for key in found.scenarios)
-    if compared:
-        same = compared - len(found.other_yaml)
-        other = (
-            f"; not {found.other_yaml[0]} (last digits differ between processors)" if found.other_yaml else ""
+    print(
+        set_report(
+            args.name, wanted, found, args.output, is_part=bool(args.only), layout_only=args.layout_only
         )
-        print(f"  YAML     of {same} of {compared} scenarios as published, byte for byte{other}")
-    if args.layout_only:
-        print(
-            "  contracts: scripts/make_contract.py takes this folder; photographs: the same without --layout-only"
-        )
-        return
-    print(f"  content  sha256 {found.content_sha256} ({sameness(found)})")
-    for split, means in found.means.items():
-        print(f"  {split}: " + ", ".join(f"{k} {v:.7g}" for k, v in means._asdict().items()))
-    print(f"  photographs {args.output}, depth {depth_root_of(args.output)}")
-    for contract in wanted.contracts:
-        print(f"  score on frames_json=configs/contracts/{contract}.json")
-    machine = MACHINES[args.name]
-    # Training would go on to make the whole, which a slice's folder refuses and who asked for a part does not want.
-    rest = "" if wanted.name == args.name and not args.only else " machine.synthetic=null"
-    print(f"  train with machine={machine} machine.opv2v_images_root={args.output} "
-          f"machine.opv2v_depth_root={depth_root_of(args.output)}{rest}")  # fmt: skip
-
-
-def sameness(found: Verdict) -> str:
-    """How content compares with what was published."""
-    if found.exact is None:
-        return "nothing published to compare with"
-    if found.exact:
-        return "as published, bit for bit"
-    if found.agreeing:
-        return f"as published but for rounding of this processor, by the means of {', '.join(found.agreeing)}"
-    return "not the published bits: another processor rounds so, and only means of whole splits could tell"
+    )
 
 
 if __name__ == "__main__":

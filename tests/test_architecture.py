@@ -15,8 +15,10 @@ LOW = {"files", "geometry", "types"}
 MAY_IMPORT = {
     "__init__": set(),
     "conf": set(),
+    "environment": set(),
     "files": set(),
     "geometry": set(),
+    "progress": set(),
     "types": {"geometry"},
     "stitching": LOW,
     "datasets": LOW | {"stitching"},
@@ -25,8 +27,9 @@ MAY_IMPORT = {
     "evaluation": LOW,
     "visualization": LOW,
     "training": LOW
-    | {"conf", "stitching", "datasets", "models", "losses", "evaluation", "visualization"},
-    "benchmark": LOW | {"conf", "datasets", "evaluation", "visualization", "training"},
+    | {"conf", "environment", "progress", "stitching", "datasets", "models", "losses", "evaluation", "visualization"},
+    "benchmark": LOW
+    | {"conf", "environment", "progress", "datasets", "evaluation", "visualization", "training"},
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -3,8 +3,8 @@
 Puts the other rooms together for measuring, as ``training`` does for learning; nothing imports it.
 """
 
-from coop3d.benchmark.entrants import BASELINES, Blind, Oracle
-from coop3d.benchmark.evaluate import Evaluation, evaluate_run
+from coop3d.benchmark.entrants import Blind
+from coop3d.benchmark.evaluate import evaluate_run
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.journal import FolderError
 from coop3d.benchmark.options import EvaluationOptions
@@ -13,14 +13,11 @@ from coop3d.benchmark.results import EntrantResult, Result, ResultError, read_re
 from coop3d.benchmark.samples import make_contract
 
 __all__ = [
-    "BASELINES",
     "Blind",
     "EntrantResult",
-    "Evaluation",
     "EvaluationOptions",
     "FolderError",
     "InputSet",
-    "Oracle",
     "Result",
     "ResultError",
     "evaluate_run",

@@ -6,9 +6,9 @@ import torch
 
 from coop3d.datasets import collate_coop
 from coop3d.evaluation import TrainingStatistics
+from coop3d.progress import progress
 from coop3d.training.data import draw, make_loader
 from coop3d.training.run import Run
-from coop3d.training.run_log import progress
 from coop3d.training.sampler import fixed_batches
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from coop3d.environment import git_revision
 from coop3d.evaluation.rows import SampleRow, ViewRow, flatten, unflatten
 from coop3d.files import write_text
-from coop3d.training.run_log import git_revision
 
 log = logging.getLogger(__name__)
 

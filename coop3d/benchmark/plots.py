@@ -37,6 +37,7 @@ CURVES = {
     "range/abs_rel": "AbsRel",
     "scale/error/median": "scale factor off by, median",
 }
+RADAR_LIMIT = 3.0  # how often an error may be halved or doubled before the curve leaves the plot
 
 
 def all_plots(result: Result) -> dict[str, tuple[str, Figure]]:
@@ -208,13 +209,11 @@ def _scenarios(result: Result) -> Figure | None:
     return fig
 
 
-def radar_values(
-    summary: Mapping[str, float], baseline: Mapping[str, float], limit: float = 3.0
-) -> dict[str, float]:
+def radar_values(summary: Mapping[str, float], baseline: Mapping[str, float]) -> dict[str, float]:
     """How many times the error was halved against a baseline, per axis: ``log2(error_baseline / error)``.
 
     For scores where higher is better the error is ``1 - score``, for the scale factor its logarithm. Clipped to
-    +-``limit``; axes without both numbers are left out.
+    +-`RADAR_LIMIT`; axes without both numbers are left out.
     """
 
     def error(numbers: Mapping[str, float], key: str) -> float:
@@ -228,7 +227,7 @@ def radar_values(
         mine, other = error(summary, key), error(baseline, key)
         if math.isfinite(mine) and math.isfinite(other):
             ratio = math.log2(max(other, 1e-9) / max(mine, 1e-9))
-            out[label] = min(max(ratio, -limit), limit)
+            out[label] = min(max(ratio, -RADAR_LIMIT), RADAR_LIMIT)
     return out
 
 

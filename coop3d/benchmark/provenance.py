@@ -20,9 +20,9 @@ from coop3d.benchmark.options import EvaluationOptions
 from coop3d.benchmark.runner import PassTimes
 from coop3d.benchmark.samples import Samples
 from coop3d.conf import Precision
+from coop3d.environment import describe_environment
 from coop3d.training.data import BadRecord
 from coop3d.training.run import Run
-from coop3d.training.run_log import describe_environment
 from coop3d.training.step import forward_dtype
 
 Checkpoints = Mapping[str, Mapping[str, Any]]  # name -> path, sha256

@@ -17,14 +17,15 @@ from coop3d.benchmark.journal import Journal, Scored
 from coop3d.benchmark.samples import Samples
 from coop3d.datasets import collate_coop
 from coop3d.evaluation import score_batch
+from coop3d.progress import progress
 from coop3d.training.data import BadRecord, bad_records, draw, make_loader
 from coop3d.training.distributed import Processes
-from coop3d.training.run_log import progress
 from coop3d.training.sampler import Request
 from coop3d.types import CoopBatch, FactoredPrediction
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
+PREFETCH = 2  # batches that each loader process reads ahead
 PENDING = 4  # batches that may wait for their scores, so that memory stays bounded
 
 
@@ -33,7 +34,6 @@ class PassOptions:
     """How a pass runs; none of these changes a score."""
 
     num_workers: int = 2
-    prefetch: int = 2
     scoring_threads: int = 1
     points: bool = False  # also score clouds (slow)
     alone: bool = False  # also ask the model about the reference vehicle by itself
@@ -56,21 +56,22 @@ class Task:
 
     Attributes:
         samples: which, in fixed batches.
-        model: predicts on the device of ``me``, in the main thread; None: host entrants alone.
+        model: predicts on the device of ``me``, in the main thread.
         host: predict on the CPU, in the scoring threads.
         done: (entrant, sample) that need not be done again.
+        autocast: precision of the model.
     """
 
     samples: Samples
-    model: Blind | None
+    model: Blind
     host: Sequence[Entrant]
     done: frozenset[tuple[str, str]] = frozenset()
-    autocast: Autocast | None = None
+    autocast: Autocast
 
     @property
     def entrants(self) -> list[Entrant]:
         """All, the model first."""
-        return [*([] if self.model is None else [self.model]), *self.host]
+        return [self.model, *self.host]
 
     def todo(self, me: Processes) -> list[tuple[Request, ...]]:
         """This process's part of the batches in which something is missing."""
@@ -132,7 +133,7 @@ def _stream(
     if not batches:
         return
     dataset, requests = task.samples.dataset, [list(b) for b in batches]
-    loader = make_loader(dataset, requests, collate_coop, options.num_workers, options.prefetch, me.device)
+    loader = make_loader(dataset, requests, collate_coop, options.num_workers, PREFETCH, me.device)
     stream = iter(loader)
     for wanted in progress(requests, desc=title, disable=not me.is_main):
         began = time.perf_counter()
@@ -150,9 +151,6 @@ def _device_answers(
     task: Task, batch: CoopBatch, me: Processes, options: PassOptions, times: PassTimes
 ) -> dict[str, tuple[Answer, FactoredPrediction | None, float]]:
     """The model's answer, on the CPU, with the prediction for the reference alone and the seconds it took."""
-    if task.model is None:
-        return {}
-    assert task.autocast is not None
     began = time.perf_counter()
     alone = None
     moved = batch.to(me.device, non_blocking=True)

@@ -58,7 +58,7 @@ def scenario_key(frame: Frame) -> str:
 
 
 def layout_hashes(layout: Mapping[Frame, str], scenarios: Iterable[str]) -> dict[str, str]:
-    """Shortened hash of each scenario's lines; that of no line where it has none."""
+    """Shortened hash of each scenario's lines; a scenario without lines gets the hash of empty text."""
     lines: dict[str, list[str]] = {key: [] for key in scenarios}
     for frame, line in sorted(layout.items()):
         lines.setdefault(scenario_key(frame), []).append(line)
@@ -106,9 +106,10 @@ def read_hashes(path: Path) -> dict[str, ScenarioHashes]:
 
 
 def write_hashes(path: Path, hashes: Mapping[str, ScenarioHashes]) -> None:
-    """Write hashes, one scenario per line, beside those that a file there has of other scenarios.
+    """Write hashes, one scenario per line; the file's hashes of other scenarios are kept.
 
-    Content that the file knows and ``hashes``, of a layout, does not is kept where layout and YAML are equal.
+    Where ``hashes`` have no content hash of a scenario (only its layout was made) and the file has one for the same
+    layout and YAML, the file's is kept.
     """
     before = read_hashes(path)
     for key, found in hashes.items():

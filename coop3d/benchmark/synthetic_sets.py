@@ -285,11 +285,6 @@ def _is_published(
     return layout_hashes(layout, chosen) == {key: wanted.scenarios[key].layout for key in chosen}
 
 
-def expected_layout(wanted: SyntheticSet) -> dict[Frame, str]:
-    """Layout of a data set as its settings decide it: nothing is traced, a town takes a tenth of a second."""
-    return _planned(wanted, scenarios_of(wanted.config))
-
-
 def _planned(wanted: SyntheticSet, chosen: Mapping[str, tuple[str, int]]) -> dict[Frame, str]:
     out: dict[Frame, str] = {}
     for split, index in chosen.values():

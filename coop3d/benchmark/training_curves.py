@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 
 from coop3d.benchmark.figures import MODEL_COLOURS, figure, style, to_png
 from coop3d.files import write_bytes
+from coop3d.training.run_log import read_log
 
 PANELS = {
     "loss": "loss",
@@ -24,19 +24,6 @@ PANELS = {
     "confidence/ause": "confidence, AUSE (1: chance)",
 }
 PER_ROW, PANEL_WIDTH = 4, 3.6  # inches
-
-
-def read_log(path: Path, kind: str) -> Iterator[dict[str, Any]]:
-    """Records of one kind (``train``, ``val``) of a ``log.jsonl``; a torn line is left out, no file is no record."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record.get("kind") == kind:
-            yield record
 
 
 def plot_training(runs: Sequence[Path], output: Path, keys: Sequence[str] | None = None) -> tuple[str, ...]:

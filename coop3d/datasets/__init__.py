@@ -4,7 +4,6 @@ from coop3d.datasets.augment import Augmentation, roll_yaw
 from coop3d.datasets.cache import CachedPanoramas
 from coop3d.datasets.coop import (
     BadSample,
-    Collated,
     CooperativeDataset,
     CoopSample,
     collate_coop,
@@ -12,20 +11,18 @@ from coop3d.datasets.coop import (
 )
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.sampling import VehicleSampling
-from coop3d.datasets.sources import PinholeViews, StitchedPanoramas, ViewSource, panorama_source
+from coop3d.datasets.sources import PinholeViews, StitchedPanoramas, panorama_source
 
 __all__ = [
     "Augmentation",
     "BadSample",
     "CachedPanoramas",
-    "Collated",
     "CoopSample",
     "CooperativeDataset",
     "DataError",
     "PinholeViews",
     "StitchedPanoramas",
     "VehicleSampling",
-    "ViewSource",
     "collate_coop",
     "make_batch",
     "panorama_source",

@@ -75,8 +75,8 @@ class CooperativeDataset(Dataset):
         self.sampling = sampling if sampling is not None else VehicleSampling()
         self.augmentation = augmentation
         self.seed = seed
-        T_world_rig = source.index.T_world_rig  # first: drops frames without a readable pose
-        groups = [self.sampling.candidates(i, T_world_rig) for i in source.index.instants]
+        poses = source.index.T_world_rig
+        groups = [self.sampling.candidates(i, poses) for i in source.index.instants]
         self._groups = [g for g in groups if g]
         self.unusable_instants = len(groups) - len(self._groups)
         if not self._groups:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,27 +18,26 @@ class VehicleEntry(Protocol):
     @property
     def key(self) -> SampleKey: ...
 
-    @property
-    def is_roadside_unit(self) -> bool:
-        """Road-side units can never be the reference."""
-        ...
-
 
 EntryT = TypeVar("EntryT", bound=VehicleEntry)
 EntryT_co = TypeVar("EntryT_co", bound=VehicleEntry, covariant=True)
 
 
-class VehicleGroup(Protocol[EntryT_co]):
-    """All vehicles at one tick of one scenario, ordered by numeric id."""
+@dataclass(frozen=True)
+class Instant(Generic[EntryT_co]):
+    """All vehicles recorded at one tick of one scenario, ordered by numeric id."""
 
-    @property
-    def scenario(self) -> str: ...
+    scenario: str
+    frame: str
+    entries: tuple[EntryT_co, ...]
 
-    @property
-    def frame(self) -> str: ...
 
-    @property
-    def entries(self) -> Sequence[EntryT_co]: ...
+def group_instants(entries: Iterable[EntryT]) -> list[Instant[EntryT]]:
+    """Entries grouped by (scenario, tick), sorted. A vehicle without that tick is simply not in the group."""
+    groups: dict[tuple[str, str], list[EntryT]] = {}
+    for entry in entries:
+        groups.setdefault((entry.key.scenario, entry.key.frame), []).append(entry)
+    return [Instant(s, f, tuple(at_once)) for (s, f), at_once in sorted(groups.items())]
 
 
 class FrameIndex(Protocol[EntryT_co]):
@@ -51,7 +51,7 @@ class FrameIndex(Protocol[EntryT_co]):
     def frames(self) -> Sequence[EntryT_co]: ...
 
     @property
-    def instants(self) -> Sequence[VehicleGroup[EntryT_co]]:
+    def instants(self) -> Sequence[Instant[EntryT_co]]:
         """Groups by (scenario, tick), sorted."""
         ...
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.datasets.entries import EntryT, VehicleGroup
+from coop3d.datasets.entries import EntryT, Instant
 from coop3d.types import SampleKey
 
 PAIR_POLICIES = ("first", "nearest", "random")
@@ -54,11 +54,11 @@ class VehicleSampling:
         return int(low), int(high)
 
     def candidates(
-        self, instant: VehicleGroup[EntryT], T_world_rig: dict[SampleKey, NDArray[np.float64]]
+        self, instant: Instant[EntryT], T_world_rig: dict[SampleKey, NDArray[np.float64]]
     ) -> list[tuple[EntryT, ...]]:
         """Possible (reference, partners by increasing distance) groups; empty when the instant is unusable."""
         entries = [e for e in instant.entries if e.key in T_world_rig]
-        references = [e for e in entries if not e.is_roadside_unit]
+        references = [e for e in entries if not e.key.is_roadside_unit]
         if self.reference not in ("first", "random"):
             references = [e for e in references if e.key.agent == self.reference]
         groups = []

@@ -3,10 +3,7 @@
 from coop3d.evaluation.baselines import (
     AllNonAmbiguous,
     ConstantDepth,
-    GroundPlaneBaseline,
-    GroundTruth,
     MeanDisplacement,
-    NoisyGnss,
     ReferencePoseRepeated,
     RowMajorityMask,
     RowMedianDepth,
@@ -14,17 +11,12 @@ from coop3d.evaluation.baselines import (
     TrivialBaseline,
     standard_baselines,
 )
-from coop3d.evaluation.contracts import ContractError, ContractSample, FrameContract, load_contract
 from coop3d.evaluation.dense import (
     MaskCounts,
-    RangeErrors,
-    mask_counts,
-    median_ratio,
-    range_errors,
     scale_error,
 )
 from coop3d.evaluation.evaluator import Evaluator, evaluate_batch, score_batch
-from coop3d.evaluation.pose import PoseErrors, heading, pose_errors
+from coop3d.evaluation.pose import pose_errors
 from coop3d.evaluation.report import (
     aligned_text,
     compare_table,
@@ -55,11 +47,8 @@ from coop3d.evaluation.statistics import (
 )
 from coop3d.evaluation.summary import summarise
 from coop3d.evaluation.trajectory import (
-    Track,
     measured_trajectories,
     tracks,
-    trajectory_rows,
-    world_poses,
 )
 from coop3d.evaluation.vehicles import per_vehicle, views_per_vehicle
 
@@ -72,24 +61,15 @@ __all__ = [
     "AllNonAmbiguous",
     "Comparison",
     "ConstantDepth",
-    "ContractError",
-    "ContractSample",
     "Evaluator",
-    "FrameContract",
-    "GroundPlaneBaseline",
-    "GroundTruth",
     "Interval",
     "MaskCounts",
     "MeanDisplacement",
-    "NoisyGnss",
-    "PoseErrors",
-    "RangeErrors",
     "ReferencePoseRepeated",
     "RowMajorityMask",
     "RowMedianDepth",
     "SampleRow",
     "ScoreTable",
-    "Track",
     "TrainingStatistics",
     "TrajectoryRow",
     "TrivialBaseline",
@@ -106,12 +86,9 @@ __all__ = [
     "excludes_zero",
     "heading",
     "load_contract",
-    "mask_counts",
     "measured_trajectories",
-    "median_ratio",
     "per_vehicle",
     "pose_errors",
-    "range_errors",
     "read_per_frame_csv",
     "read_per_sample_csv",
     "read_trajectory_csv",
@@ -122,10 +99,8 @@ __all__ = [
     "summarise",
     "survives_permutation",
     "tracks",
-    "trajectory_rows",
     "verdict",
     "views_per_vehicle",
-    "world_poses",
     "write_per_frame_csv",
     "write_per_sample_csv",
     "write_summary_json",

@@ -19,6 +19,8 @@ from coop3d.geometry import matrix_to_quat
 from coop3d.types import FactoredPrediction, ViewInputs
 
 PADDING = 32  # pixels of the other end put beside each end of a full circle
+FEATURES = 2000  # keypoints per view, the strongest; bounds the time
+ENLARGE = 2  # the picture is enlarged so many times before keypoints are sought
 RATIO = 0.85  # Lowe's: nearest over second nearest descriptor distance
 FAR_M = 15.0  # guess for what is not the road
 
@@ -39,15 +41,10 @@ class ClassicalBaseline:
 
     Args:
         options: of the pose estimation.
-        features: keypoints per view, the strongest; bounds the time.
-        enlarge: the picture is enlarged so many times before keypoints are sought.
     """
 
-    def __init__(
-        self, options: ClassicalOptions | None = None, features: int = 2000, enlarge: int = 2
-    ) -> None:
+    def __init__(self, options: ClassicalOptions | None = None) -> None:
         self.options = options if options is not None else ClassicalOptions()
-        self.features, self.enlarge = features, enlarge
 
     def __call__(self, inputs: ViewInputs) -> FactoredPrediction:
         """Predict; needs rays and origins."""
@@ -87,10 +84,7 @@ class ClassicalBaseline:
         assert inputs.rays is not None
         assert inputs.origins is not None
         rgb = (inputs.image[b, v].float().numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8)
-        return find_features(
-            rgb, inputs.rays[b, v].double().numpy(), inputs.origins[b, v].double().numpy(),
-            self.features, self.enlarge,
-        )  # fmt: skip
+        return find_features(rgb, inputs.rays[b, v].double().numpy(), inputs.origins[b, v].double().numpy())
 
 
 def _pose(answer: RelativePose | NoPose) -> NDArray[np.float64]:
@@ -105,16 +99,12 @@ def find_features(
     rgb: NDArray[np.uint8],
     rays: NDArray[np.float64],
     origins: NDArray[np.float64],
-    count: int = 2000,
-    enlarge: int = 2,
 ) -> Features:
     """SIFT keypoints of one view. Black pixels (no camera) and what lies near them give none.
 
     Args:
         rgb: [H, W, 3].
         rays, origins: [H, W, 3] of pixel centres.
-        count: the strongest so many.
-        enlarge: factor.
     """
     H, W = rgb.shape[:2]
     pad = PADDING if _is_full_circle(rays) else 0
@@ -122,9 +112,9 @@ def find_features(
     seen = cv2.erode(
         (np.pad(rgb.any(axis=-1), ((0, 0), (pad, pad)), mode="wrap")).astype(np.uint8), np.ones((5, 5))
     )
-    size = (grey.shape[1] * enlarge, H * enlarge)
+    size = (grey.shape[1] * ENLARGE, H * ENLARGE)
     create: Any = getattr(cv2, "SIFT_create")  # noqa: B009  # the typed stubs of OpenCV 5 do not know it
-    sift = create(nfeatures=count, contrastThreshold=0.01)
+    sift = create(nfeatures=FEATURES, contrastThreshold=0.01)
     keypoints, descriptors = sift.detectAndCompute(
         cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC),
         cv2.resize(seen, size, interpolation=cv2.INTER_NEAREST),
@@ -132,7 +122,7 @@ def find_features(
     if descriptors is None:
         return Features(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 128), np.float32))
     # cv2 counts from the middle of the first pixel; (0.5, 0.5) there is a corner of the enlarged grid
-    uv = (np.array([k.pt for k in keypoints]) + 0.5) / enlarge - np.array([pad, 0.0])
+    uv = (np.array([k.pt for k in keypoints]) + 0.5) / ENLARGE - np.array([pad, 0.0])
     inside = (uv[:, 0] >= 0) & (uv[:, 0] < W)
     uv, descriptors = uv[inside], _root(descriptors[inside])
     return Features(_bilinear_rays(rays, uv, bool(pad)), _nearest(origins, uv), descriptors)

@@ -26,11 +26,6 @@ class RangeErrors(NamedTuple):
 NO_RANGE = RangeErrors(math.nan, math.nan, math.nan, math.nan)
 
 
-def range_errors(pred_m: Tensor, true_m: Tensor) -> RangeErrors:
-    """Scores over N > 0 measured pixels: [N] and [N] metres, both finite and positive."""
-    return _errors(range_sums(pred_m, true_m, torch.zeros_like(true_m, dtype=torch.int64), 1)[0].tolist())
-
-
 def range_sums(pred_m: Tensor, true_m: Tensor, group: Tensor, groups: int) -> Tensor:
     """What the scores of several groups of pixels are made of; sums of groups may be added.
 
@@ -54,11 +49,6 @@ def range_sums(pred_m: Tensor, true_m: Tensor, group: Tensor, groups: int) -> Te
 def _errors(sums: list[float]) -> RangeErrors:
     n, relative, squared, absolute, within = sums[:5]
     return RangeErrors(relative / n, math.sqrt(squared / n), absolute / n, within / n) if n else NO_RANGE
-
-
-def median_ratio(pred_m: Tensor, true_m: Tensor) -> float:
-    """Median of ``r / r*`` over N > 0 pixels (the lower of the two middle ones): 1 = right scale."""
-    return float((pred_m / true_m).median())
 
 
 def scale_error(ratio: float) -> float:
@@ -154,11 +144,6 @@ class MaskCounts(NamedTuple):
     def ambiguous_iou(self) -> float:
         """Intersection over union of the other class: 0 for a mask that calls everything non-ambiguous."""
         return _ratio(self.tn, self.tn + self.fp + self.fn)
-
-
-def mask_counts(pred: Tensor, truth: Tensor, known: Tensor) -> MaskCounts:
-    """Count over the pixels where ``known``: three bool tensors of one shape."""
-    return MaskCounts(*mask_table(pred.flatten(), truth.flatten(), known.flatten()).tolist())
 
 
 def mask_table(pred: Tensor, truth: Tensor, known: Tensor) -> Tensor:

@@ -107,18 +107,18 @@ class Quantile(_Joinable):
         values, scenario = self.values[order], self.scenario[order]
         out, counts = np.empty(len(counts)), counts.astype(np.int32)  # half the memory traffic
         for rows in np.array_split(np.arange(len(counts)), max(1, counts.shape[0] * len(values) // CHUNK)):
-            upto = counts[rows][:, scenario].cumsum(axis=1, dtype=np.int32)  # [r, N]
-            out[rows] = _weighted_quantile(values, upto, self.q)
+            cumulative = counts[rows][:, scenario].cumsum(axis=1, dtype=np.int32)  # [r, N]
+            out[rows] = _weighted_quantile(values, cumulative, self.q)
         return out
 
 
-def _weighted_quantile(values: Floats, upto: NDArray[np.int32], q: float) -> Floats:
-    """Quantile of sorted ``values`` [N] repeated so often that ``upto`` [R, N] of them come before the next."""
-    position = np.maximum(upto[:, -1] - 1, 0) * q
+def _weighted_quantile(values: Floats, cumulative: NDArray[np.int32], q: float) -> Floats:
+    """Weighted quantile of sorted ``values`` [N]; ``cumulative[r, i]`` counts repeats up to value i in resample r."""
+    position = np.maximum(cumulative[:, -1] - 1, 0) * q
     low, high = np.floor(position).astype(np.int32), np.ceil(position).astype(np.int32)
     last = len(values) - 1
     at_low, at_high = (
-        values[np.minimum(np.count_nonzero(upto <= k[:, None], axis=1), last)] for k in (low, high)
+        values[np.minimum(np.count_nonzero(cumulative <= k[:, None], axis=1), last)] for k in (low, high)
     )
     result = at_low + (position - low) * (at_high - at_low)
-    return np.where(upto[:, -1] > 0, result, math.nan)
+    return np.where(cumulative[:, -1] > 0, result, math.nan)

@@ -140,7 +140,7 @@ def _view_rows(
 
 
 def _repeated_poses(prediction: FactoredPrediction, targets: ViewTargets) -> list[bool]:
-    """For each view, whether its pose was asked for and answered before: fused photographs have their vehicle's."""
+    """[V] True where a view's pose repeats that of an earlier view of the same vehicle; such poses are scored once."""
     vehicle = targets.vehicle.tolist()
     first = [vehicle.index(k) for k in vehicle]  # the first view of the same vehicle
     both = torch.stack([prediction.T_ref_view, targets.T_ref_view.to(prediction.trans)])  # [2, B, V, 4, 4]
@@ -267,10 +267,9 @@ class Evaluator:
         prediction: FactoredPrediction,
         targets: ViewTargets,
         keys: Sequence[Sequence[SampleKey]],
-        alone: FactoredPrediction | None = None,
     ) -> None:
         """Score one batch, see :func:`score_batch`; no dense tensor is kept."""
-        rows, samples = score_batch(prediction, targets, keys, self.points, alone)
+        rows, samples = score_batch(prediction, targets, keys, self.points)
         self.extend(rows, samples)
 
     def extend(self, rows: Iterable[ViewRow], samples: Iterable[SampleRow] = ()) -> None:

@@ -101,7 +101,7 @@ def sample_clouds(
 
 
 def _pixel_step(targets: ViewTargets) -> int:
-    """Every how manieth row and column is looked at, so that a sample's cost is bounded."""
+    """Pixel stride: keep every n-th row and column to bound the cost."""
     return math.ceil(math.sqrt(targets.range_m[0].numel() / MAX_PIXELS))
 
 

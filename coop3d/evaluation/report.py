@@ -18,7 +18,7 @@ from coop3d.evaluation.rows import (
 )
 from coop3d.files import csv_text, write_json, write_text
 
-TABLE_COLUMNS = {
+TABLE_COLUMNS = {  # summary key to column head
     "pose/translation_m/median": "t med [m]",
     "pose/translation_m/p90": "t 90% [m]",
     "pose/rotation_deg/median": "R med [deg]",
@@ -85,17 +85,10 @@ def write_summary_json(summary: Mapping[str, float], path: Path) -> None:
     write_json(path, summary, indent=2)
 
 
-def compare_table(
-    summaries: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = TABLE_COLUMNS
-) -> str:
-    """Markdown table (readable on a console too): one row per named summary.
-
-    Args:
-        summaries: name to :meth:`Evaluator.summary`.
-        columns: summary key to column head, in order.
-    """
-    head = ["", *columns.values()]
-    body = [[name, *(_number(s[key]) for key in columns)] for name, s in summaries.items()]
+def compare_table(summaries: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown table (readable on a console too): one row per named summary, see :meth:`Evaluator.summary`."""
+    head = ["", *TABLE_COLUMNS.values()]
+    body = [[name, *(_number(s[key]) for key in TABLE_COLUMNS)] for name, s in summaries.items()]
     lines = padded([head, *body])
     widths = list(map(len, lines[0]))
     lines.insert(1, ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])])

@@ -138,7 +138,8 @@ class ViewRow:
     confidence_ause: float = math.nan  # 0 the best order, 1 no better than chance
     confidence_spearman: float = math.nan  # 1 the best order, 0 none
     confidence_log: float = math.nan  # mean log of the confidence of valid pixels
-    pose_support: float = math.nan  # how many matches' worth agree with the pose; 0 = regressed
+    # sum of weights of the matches that agree with the pose; 0 means the pose comes from the pose head
+    pose_support: float = math.nan
     exact_range: float = math.nan  # fraction of valid pixels off by less than 1e-5: suspicious where high
     bands: tuple[RangeBand, ...] = NO_BANDS  # in the order of `BANDS`
     pose_pred: PoseNumbers = NO_POSE  # T_ref_view

@@ -25,6 +25,7 @@ HEADLINE = (
     "range/abs_rel_aligned", "mask/iou", "mask/ambiguous_iou", "confidence/ause", "points_filtered/chamfer_m",
     "points_filtered/fscore_50cm", "gain_filtered/fscore_50cm",
 )  # fmt: skip
+LEVEL = 0.95  # probability that an interval covers
 FEW_SCENARIOS, FEW_SAMPLES = 8, 100
 CERTAIN_SCENARIOS = 6  # of fewer nothing is called certain: by chance intervals exclude 0 too often
 CERTAIN_P = 0.05
@@ -111,7 +112,6 @@ def bootstrap(
     table: ScoreTable,
     keys: Sequence[str] = HEADLINE,
     resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Percentile intervals of summary numbers: the same seed gives the same intervals.
@@ -120,7 +120,6 @@ def bootstrap(
         table: :func:`coop3d.evaluation.score_table` of a run.
         keys: names in the summary.
         resamples: number of draws of as many scenarios as there are, with replacement.
-        level: probability that the interval covers.
         seed: of the draws.
     """
     _check_keys(table, keys)
@@ -128,7 +127,7 @@ def bootstrap(
     out = {}
     for key in keys:
         score = table.scores[key]
-        low, high = _interval(score.resample(counts), level)
+        low, high = _interval(score.resample(counts))
         out[key] = Interval(score.value(), low, high, *_support(score))
     return out
 
@@ -138,7 +137,6 @@ def compare(
     b: ScoreTable,
     keys: Sequence[str] = HEADLINE,
     resamples: int = 2000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Comparison]:
     """Differences of two runs on the same samples; both see the same draws of scenarios.
@@ -150,15 +148,13 @@ def compare(
     _check_keys(a, keys)
     counts = _draws(len(a.scenarios), resamples, seed)
     swapped = _swaps(len(a.scenarios), resamples, seed)
-    return {key: _compare(a.scores[key], b.scores[key], counts, swapped, level) for key in keys}
+    return {key: _compare(a.scores[key], b.scores[key], counts, swapped) for key in keys}
 
 
-def _compare(
-    a: Score, b: Score, counts: NDArray[np.int64], swapped: NDArray[np.int64], level: float
-) -> Comparison:
+def _compare(a: Score, b: Score, counts: NDArray[np.int64], swapped: NDArray[np.int64]) -> Comparison:
     difference = b.value() - a.value()
     drawn = b.resample(counts) - a.resample(counts)
-    low, high = _interval(drawn, level)
+    low, high = _interval(drawn)
     support = min(_support(a), _support(b))
     return Comparison(
         a.value(),
@@ -189,11 +185,11 @@ def _swaps(scenarios: int, resamples: int, seed: int) -> NDArray[np.int64]:
     return drawn
 
 
-def _interval(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     known = values[~np.isnan(values)]
     if not len(known):
         return math.nan, math.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

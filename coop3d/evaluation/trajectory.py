@@ -63,38 +63,18 @@ def measured_trajectories(
     return [_evaluate(track) for track in found], ""
 
 
-def trajectory_rows(rows: Sequence[ViewRow], T_world_ref: Mapping[SampleKey, Pose]) -> list[TrajectoryRow]:
-    """One row per gap-free run of frames of every (scenario, reference, agent).
-
-    Args:
-        rows: scored views, see `tracks`.
-        T_world_ref: [4, 4] true world pose of the reference's first view, for every sample's
-            ``SampleKey(scenario, reference_agent, frame)``; `world_poses` has them from sample rows.
-
-    Raises:
-        ImportError: evo is not installed.
-        ValueError: a sample's world pose is missing; the message names it.
-    """
-    _require_evo()
-    return [_evaluate(track) for track in _tracks(rows, T_world_ref)]
-
-
 def tracks(rows: Sequence[ViewRow], samples: Sequence[SampleRow]) -> list[Track]:
     """Gap-free runs of frames of every (scenario, reference, agent), where world poses are known.
 
     Frames are consecutive when their numbers differ by the smallest difference of that agent: evenly thinned
     samples still make a trajectory, with a larger ``step`` (RPE is per step, so compare equal steps only). A
     larger gap starts a new trajectory; those of fewer than three poses are left out. Reference views and samples
-    without metric scale are passed over; of a vehicle with several views the first speaks.
+    without metric scale are passed over; of a vehicle with several views the first counts.
     """
-    known = world_poses(samples)
-    return _tracks([r for r in rows if _reference_key(r) in known], known)
-
-
-def _tracks(rows: Sequence[ViewRow], T_world_ref: Mapping[SampleKey, Pose]) -> list[Track]:
+    T_world_ref = world_poses(samples)
     found: dict[tuple[str, str, str], dict[int, ViewRow]] = defaultdict(dict)
     for row in rows:
-        if _is_scored(row):
+        if _is_scored(row) and _reference_key(row) in T_world_ref:
             found[row.scenario, row.reference_agent, row.agent].setdefault(int(row.frame), row)
     return [
         _track(run, step, T_world_ref)
@@ -127,7 +107,7 @@ def _runs(track: list[ViewRow]) -> Iterator[tuple[int, list[ViewRow]]]:
 
 
 def _track(run: list[ViewRow], step: int, T_world_ref: Mapping[SampleKey, Pose]) -> Track:
-    T_world = np.stack([_world_pose(r, T_world_ref) for r in run])
+    T_world = np.stack([T_world_ref[_reference_key(r)] for r in run])
     return Track(
         rows=tuple(run),
         step=step,
@@ -184,13 +164,6 @@ def trajectory_errors(pred: Sequence[Pose], true: Sequence[Pose]) -> tuple[float
 def _on_one_line(positions: NDArray[np.float64]) -> bool:
     spread = np.linalg.svd(positions - positions.mean(axis=0), compute_uv=False)
     return bool(spread[1] <= 1e-4 * spread[0] or spread[0] < 1e-6)
-
-
-def _world_pose(row: ViewRow, T_world_ref: Mapping[SampleKey, Pose]) -> Pose:
-    key = _reference_key(row)
-    if key not in T_world_ref:
-        raise ValueError(f"{key}: T_world_ref has no world pose of this reference; give one for every sample")
-    return np.asarray(T_world_ref[key], np.float64)
 
 
 def _reference_key(row: ViewRow) -> SampleKey:

@@ -1,6 +1,6 @@
 """Poses, camera models, lifting and alignment. Knows no files."""
 
-from coop3d.geometry.alignment import Similarity, horn, umeyama
+from coop3d.geometry.alignment import Similarity, horn
 from coop3d.geometry.cameras import (
     PROJECTIONS,
     Camera,
@@ -14,14 +14,12 @@ from coop3d.geometry.compose import compose_points, rotate_rays, transform_from_
 from coop3d.geometry.mounted import MountedCamera
 from coop3d.geometry.quaternions import (
     matrix_to_quat,
-    quat_angle,
     quat_conjugate,
     quat_multiply,
     quat_normalize,
     quat_to_matrix,
 )
 from coop3d.geometry.transforms import (
-    check_rigid,
     invert_rigid,
     make_rigid,
     rotation_angle,
@@ -38,14 +36,12 @@ __all__ = [
     "PanoramaCamera",
     "PinholeCamera",
     "Similarity",
-    "check_rigid",
     "compose_points",
     "horn",
     "invert_rigid",
     "make_rigid",
     "matrix_to_quat",
     "pixel_centres",
-    "quat_angle",
     "quat_conjugate",
     "quat_multiply",
     "quat_normalize",
@@ -54,6 +50,5 @@ __all__ = [
     "rotation_angle",
     "transform_from_quat_trans",
     "transform_points",
-    "umeyama",
     "yaw_rotation",
 ]

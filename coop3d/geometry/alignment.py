@@ -1,4 +1,4 @@
-"""Closed-form alignment of two point sets: Umeyama (SVD) and Horn (quaternion)."""
+"""Closed-form alignment of two point sets after Horn."""
 
 from __future__ import annotations
 
@@ -20,16 +20,11 @@ class Similarity(NamedTuple):
         return self.scale * (points @ self.R.T) + self.t
 
 
-def _centred(
-    src: NDArray[np.floating], dst: NDArray[np.floating], weights: NDArray[np.floating] | None
-) -> tuple[NDArray[np.float64], ...]:
+def _centred(src: NDArray[np.floating], dst: NDArray[np.floating]) -> tuple[NDArray[np.float64], ...]:
     src, dst = np.asarray(src, np.float64), np.asarray(dst, np.float64)
     if src.shape != dst.shape or src.ndim != 2 or src.shape[1] != 3 or len(src) < 3:
         raise ValueError(f"alignment needs two [N >= 3, 3] sets, found {src.shape} and {dst.shape}")
-    w = np.ones(len(src)) if weights is None else np.asarray(weights, np.float64)
-    if w.shape != (len(src),) or (w < 0).any() or not w.sum() > 0:
-        raise ValueError(f"weights must be {len(src)} non-negative numbers with a positive sum")
-    w = w / w.sum()
+    w = np.full(len(src), 1 / len(src))
     mean_src, mean_dst = w @ src, w @ dst
     return src - mean_src, dst - mean_dst, w, mean_src, mean_dst
 
@@ -41,43 +36,19 @@ def _require_rank(covariance: NDArray[np.float64]) -> None:
         raise ValueError("alignment is undefined: the corresponding points coincide or lie on one line")
 
 
-def umeyama(
-    src: NDArray[np.floating],
-    dst: NDArray[np.floating],
-    with_scale: bool = True,
-    weights: NDArray[np.floating] | None = None,
-) -> Similarity:
-    """Least-squares similarity (or rigid transform) from ``src`` to ``dst``; never a reflection.
-
-    S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991.
-
-    Args:
-        src, dst: [N, 3] corresponding points, N >= 3, not all on one line.
-        with_scale: estimate scale; otherwise 1.
-        weights: [N] non-negative.
-
-    Raises:
-        ValueError: wrong shapes, or points on one line (rotation about it is free).
-    """
-    x, y, w, mean_src, mean_dst = _centred(src, dst, weights)
-    covariance = (y * w[:, None]).T @ x
-    _require_rank(covariance)
-    U, D, Vt = np.linalg.svd(covariance)
-    S = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])
-    R = (U * S) @ Vt
-    scale = float((D * S).sum() / (w @ (x * x).sum(1))) if with_scale else 1.0
-    return Similarity(scale, R, mean_dst - scale * R @ mean_src)
-
-
-def horn(
-    src: NDArray[np.floating], dst: NDArray[np.floating], weights: NDArray[np.floating] | None = None
-) -> Similarity:
+def horn(src: NDArray[np.floating], dst: NDArray[np.floating]) -> Similarity:
     """Similarity with Horn's symmetric scale, rotation from the largest eigenvector of his 4x4 matrix.
 
     B. K. P. Horn, "Closed-form solution of absolute orientation using unit quaternions", JOSA A 1987. The
     symmetric scale ``sqrt(sum |y|^2 / sum |x|^2)`` does not depend on which set is called source.
+
+    Args:
+        src, dst: [N, 3] corresponding points, N >= 3, not all on one line.
+
+    Raises:
+        ValueError: wrong shapes, or points on one line (rotation about it is free).
     """
-    x, y, w, mean_src, mean_dst = _centred(src, dst, weights)
+    x, y, w, mean_src, mean_dst = _centred(src, dst)
     S = (x * w[:, None]).T @ y
     _require_rank(S)
     delta = np.array([S[1, 2] - S[2, 1], S[2, 0] - S[0, 2], S[0, 1] - S[1, 0]])

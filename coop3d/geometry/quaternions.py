@@ -80,9 +80,3 @@ def matrix_to_quat(R: Tensor) -> Tensor:
     q = candidates.gather(-2, index).squeeze(-2)
     q = q / q.norm(dim=-1, keepdim=True)
     return torch.where(q[..., 3:] < 0, -q, q)
-
-
-def quat_angle(a_xyzw: Tensor, b_xyzw: Tensor) -> Tensor:
-    """Angle in radians between two rotations [...], in [0, pi], insensitive to the signs of both."""
-    d = quat_multiply(quat_conjugate(a_xyzw), b_xyzw)
-    return 2 * torch.atan2(d[..., :3].norm(dim=-1), d[..., 3].abs())

@@ -16,9 +16,14 @@ from torch import Tensor
 from coop3d.geometry.ray_bundle import Bundle, PointNoise, RayPoints, agreement
 from coop3d.geometry.transforms import eye_like, make_rigid
 
+HYPOTHESES = 512  # pairs of matches that are tried
+RANKED_BY = 400  # heaviest matches, on which hypotheses are made and compared; refinement uses all
+REFINED = 4  # hypotheses
+ITERATIONS = 10  # of Gauss-Newton
+
 
 class Alignment(NamedTuple):
-    """A pose with what speaks for it."""
+    """Estimated pose, inlier support, covariance."""
 
     T_a_b: Tensor  # [4, 4] rigid, maps points of b into the frame of a
     support: Tensor  # [] sum of the matches' weights, each times how well it agrees (0 to 1)
@@ -31,10 +36,6 @@ def align(
     weights: Tensor,
     noise: PointNoise,
     *,
-    hypotheses: int = 512,
-    ranked_by: int = 400,
-    refined: int = 4,
-    iterations: int = 10,
     tilt: float = 0.1,
     seed: int = 0,
 ) -> Alignment:
@@ -51,10 +52,6 @@ def align(
         a, b: M points each, M >= 2; y axes point down.
         weights: [M] >= 0, how much each match is believed.
         noise: of both.
-        hypotheses: pairs that are tried.
-        ranked_by: heaviest matches on which hypotheses are made and compared; refinement uses all.
-        refined: how many of these are refined.
-        iterations: of Gauss-Newton.
         tilt: standard deviation of the roll and pitch between the two, rad.
         seed: the pairs drawn depend on nothing else.
 
@@ -63,12 +60,12 @@ def align(
     """
     if len(weights) < 2 or int((weights > 0).sum()) < 2:
         raise ValueError(f"{int((weights > 0).sum())} matches, expected at least 2 of positive weight")
-    heaviest = weights.topk(min(ranked_by, len(weights))).indices
+    heaviest = weights.topk(min(RANKED_BY, len(weights))).indices
     pair = _Pair.of(a.pick(heaviest), b.pick(heaviest), weights[heaviest], noise.pick(heaviest))
-    R, t = _level_hypotheses(pair, hypotheses, seed)
-    best = pair.support(R, t).topk(min(refined, len(R))).indices
+    R, t = _level_hypotheses(pair, HYPOTHESES, seed)
+    best = pair.support(R, t).topk(min(REFINED, len(R))).indices
     bundle = Bundle(a, b, weights, noise, tilt, R[best], t[best])
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         bundle.step()
     support = bundle.agreement() @ weights
     winner = int(support.argmax())

@@ -48,21 +48,6 @@ def transform_points(T: ArrayT, points: ArrayT) -> ArrayT:
     return points @ xp.matrix_transpose(T[..., :3, :3]) + T[..., None, :3, 3]
 
 
-def check_rigid(name: str, T: NDArray[np.floating], atol: float = 1e-4) -> None:
-    """Raise ValueError unless ``T`` is one finite 4x4 rigid transform (orthonormal, determinant +1)."""
-    if T.shape != (4, 4):
-        raise ValueError(f"{name}: found shape {T.shape}, expected (4, 4)")
-    if not np.isfinite(T).all():
-        raise ValueError(f"{name}: contains NaN or infinity, expected a finite rigid transform")
-    R = T[:3, :3]
-    error = float(np.abs(R @ R.T - np.eye(3)).max())
-    if error > atol or np.linalg.det(R) < 0 or not np.allclose(T[3], [0, 0, 0, 1]):
-        raise ValueError(
-            f"{name}: not a rigid transform (|R R^T - I| = {error:.2g}, det = {np.linalg.det(R):.3f}, "
-            f"last row {T[3].tolist()}); expected a right-handed rotation and a translation"
-        )
-
-
 def rotation_angle(R: ArrayT) -> ArrayT:
     """Angle in radians, in [0, pi], of [..., 3, 3] rotations.
 

@@ -119,7 +119,7 @@ def _as_one_group(values: Tensor, mask: Tensor) -> TermValue:
 
 @dataclass(frozen=True)
 class Cells:
-    """What is true of the cells of every view, N of them per view. One pixel stands for each, see `_spokesman`."""
+    """Truth of the N cells of every view; one pixel represents each cell, see `_representative_pixel`."""
 
     points: Tensor  # [B, V, N, 3] metres, reference frame
     rays: Tensor  # [B, V, N, 3] unit, reference frame
@@ -149,7 +149,7 @@ class Cells:
         t = scene.targets
         R, c = t.T_ref_view[..., :3, :3], t.T_ref_view[..., None, :3, 3]
         valid = _by_cell(scene.valid & t.is_metric[:, None, None, None], grid)  # [B, V, N, pixels]
-        pixel, known = _spokesman(valid, t.is_synthetic, scene.valid.shape[-1] // grid[1])
+        pixel, known = _representative_pixel(valid, t.is_synthetic, scene.valid.shape[-1] // grid[1])
         ranges = _by_cell(scene.true_range, grid)
         rays, origins = _pick(_by_cell(t.rays, grid), pixel), _pick(_by_cell(t.origins, grid), pixel)
         rays, origins = rays @ R.mT, origins @ R.mT + c
@@ -230,10 +230,11 @@ def _by_cell(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return x.reshape(*x.shape[:2], h, H // h, w, W // w, *rest).transpose(3, 4).flatten(4, 5).flatten(2, 3)
 
 
-def _spokesman(valid: Tensor, dense: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """Which pixel stands for each cell [B, V, N], and whether its range is known.
+def _representative_pixel(valid: Tensor, dense: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """Index of the pixel that represents each cell [B, V, N], and whether its range is known.
 
-    The middle one, for which the descriptor speaks; where range is sparse (LiDAR), the measured one nearest to it.
+    It is the middle pixel, which the descriptor describes; where range is sparse (LiDAR), the measured pixel nearest
+    to the middle.
 
     Args:
         valid: [B, V, N, pixels].

@@ -8,8 +8,8 @@ from coop3d.stitching.stitcher import (
     PinholeResampler,
     panorama_frame,
 )
-from coop3d.stitching.table import RigTable, TableCache, build_table
-from coop3d.stitching.torch_backend import StitchedBatch, TorchStitcher
+from coop3d.stitching.table import RigTable, build_table
+from coop3d.stitching.torch_backend import TorchStitcher
 
 __all__ = [
     "CENTRES",
@@ -18,8 +18,6 @@ __all__ = [
     "PanoramaStitcher",
     "PinholeResampler",
     "RigTable",
-    "StitchedBatch",
-    "TableCache",
     "TorchStitcher",
     "build_table",
     "panorama_frame",

@@ -76,7 +76,7 @@ class PanoramaStitcher:
         self.camera = camera if camera is not None else EquirectangularCamera(1008, 252)
         self.centre = centre
         self._tables = TableCache(self.camera, supersample)
-        self._proxy_tables = TableCache(self.camera, supersample, ground_and_far())
+        self._proxy_tables = TableCache(self.camera, supersample, ground_and_far)
 
     def __call__(self, frame: RigFrame) -> Panorama:
         """Stitch one frame. In a ``rig`` panorama depth is used for range and masks, never for colour."""

@@ -15,6 +15,7 @@ from coop3d.geometry.cameras import Camera, PinholeCamera, pixel_centres
 from coop3d.geometry.transforms import invert_rigid
 
 NO_CAMERA = 255
+GROUND_M, FAR_M = 1.9, 40.0  # from the centre down to the road, and to all else, where nothing is known
 BAND_ROWS = 12  # virtual rows per piece of work, so that the sub-samples stay in the processor's cache
 PAD = 2  # pixels around every depth image, so that looking at neighbours needs no test for the border
 
@@ -148,13 +149,16 @@ def padded_lookup(
 Proxy = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # [..., 3] unit rays to [...] metres
 
 
-def ground_and_far(height_m: float = 1.9, far_m: float = 40.0) -> Proxy:
-    """A scene to assume where nothing is known: flat ground this far below the centre, all else ``far_m`` away."""
+def ground_and_far(rays: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A scene to assume where nothing is known: flat ground below the centre, all else far away.
 
-    def distance(rays: NDArray[np.float64]) -> NDArray[np.float64]:
-        return height_m / np.maximum(rays[..., 1], height_m / far_m)
+    Args:
+        rays: [..., 3] unit, from the centre.
 
-    return distance
+    Returns:
+        [...] metres along each.
+    """
+    return GROUND_M / np.maximum(rays[..., 1], GROUND_M / FAR_M)
 
 
 def build_table(

@@ -53,7 +53,7 @@ def load_checkpoint(path: str | Path, verify: bool = True, mapped: bool = False)
         if verify:
             _verify(path)
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # a damaged archive raises many types; the file is what matters
+    except Exception as error:  # a damaged archive raises errors of many types; all mean the same
         raise CheckpointError(
             f"{path}: cannot be read, the file is damaged or is no checkpoint ({error})."
         ) from error
@@ -65,7 +65,7 @@ def load_checkpoint(path: str | Path, verify: bool = True, mapped: bool = False)
 
 
 def _verify(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:  # torch itself would load flipped bits without a word
+    with zipfile.ZipFile(path) as archive:  # torch itself loads flipped bits without an error
         if (member := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"checksum of {member} does not match")
 
@@ -155,7 +155,7 @@ class CheckpointStore:
 
     @staticmethod
     def _link(source: Path, target: Path) -> None:
-        """Same content under a second name, by hard link where there are such: files are never edited."""
+        """Give a file a second name: a hard link (files are never edited), or a copy where links are not supported."""
         temporary = target.with_name(f".{target.name}.tmp")
         temporary.unlink(missing_ok=True)
         try:

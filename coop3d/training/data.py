@@ -1,4 +1,4 @@
-"""Loaders for streams of requests, and the accounts of samples that could not be read."""
+"""Loaders for streams of requests, and the count of samples that could not be read."""
 
 from __future__ import annotations
 
@@ -106,18 +106,20 @@ def make_loader(
 
 
 def _start_worker(_: int) -> None:
-    """A worker outlives stop signals: the trainer finishes its step, saves, and then ends its workers."""
+    """Block stop signals in a worker: the trainer finishes its step, saves, and then ends its workers."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    threading.Thread(target=_obey_the_trainer, daemon=True).start()
+    threading.Thread(target=_exit_when_trainer_says, daemon=True).start()
     import cv2  # here, so that importing this module loads no native library
 
     cv2.setNumThreads(0)
 
 
-def _obey_the_trainer() -> None:
-    """End this worker when its trainer says so, which waits for it: at exit, after an error, without a time limit."""
+def _exit_when_trainer_says() -> None:
+    """Exit on SIGTERM from the parent, which joins its workers without a timeout."""
     parent = multiprocessing.parent_process()
-    trainer = os.getppid() if parent is None else parent.pid  # the other may be a server that forks
+    trainer = (
+        os.getppid() if parent is None else parent.pid
+    )  # the parent process may be a fork server instead
     while True:
         told = signal.sigwaitinfo(STOP_SIGNALS)
         if told.si_signo == signal.SIGTERM and told.si_pid == trainer:
@@ -125,7 +127,7 @@ def _obey_the_trainer() -> None:
 
 
 def draw(stream: Iterator[Collated], dataset: CoopDataset, requests: Sequence[Request]) -> Collated:
-    """Next micro-batch of the stream; if a worker died, say near what."""
+    """Next micro-batch of the stream; if a worker died, the error names the samples it was preparing."""
     try:
         return next(stream)
     except (RuntimeError, ConnectionError) as error:
@@ -137,7 +139,7 @@ def draw(stream: Iterator[Collated], dataset: CoopDataset, requests: Sequence[Re
 def explained(
     error: RuntimeError | ConnectionError, dataset: CoopDataset, requests: Sequence[Request]
 ) -> RuntimeError | ConnectionError:
-    """The error itself, or, for a loader process that was killed, one that says on what it worked.
+    """The error itself, or, for a loader process that was killed, one that names the samples it was preparing.
 
     torch raises that error from a signal handler, wherever the training process happens to be.
     """
@@ -162,9 +164,9 @@ class BadRecord:
 class BadSampleLedger:
     """Counts samples that could not be read over a whole run, and ends the run when there are too many.
 
-    What is broken is counted once however often it is met, and in whatever company of vehicles: reasons name the file,
-    and samples with the same reason are one. So that a run in which *nothing* can be read ends too,
-    the number of bad samples met since the last good one has the same limit.
+    A broken file counts once, however many samples use it and however often they are drawn: reasons name the file,
+    and samples with the same reason count as one. The number of bad samples since the last good one has the same
+    limit, so that a run in which *nothing* can be read ends too.
     """
 
     def __init__(self, policy: BadSamplePolicy, limit: int) -> None:
@@ -196,7 +198,7 @@ class BadSampleLedger:
         return new
 
     def restore(self, reasons: dict[str, str]) -> None:
-        """Go on from a checkpoint; earlier code wrote one reason under many samples."""
+        """Restore from a checkpoint; in those of earlier code many samples have the same reason."""
         first: dict[str, str] = {}
         for key, reason in reasons.items():
             first.setdefault(reason, key)

@@ -84,7 +84,7 @@ class Processes:
         self.sum([0.0])
 
     def claim_device(self) -> None:
-        """From here on this process uses its GPU; the first call of all that takes memory there."""
+        """Make this process's GPU the current one; no earlier call takes memory there."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
 
@@ -101,7 +101,7 @@ class Processes:
 
 @contextmanager
 def processes(conf: DistributedConf, patience_minutes: float = 0.0) -> Iterator[Processes]:
-    """Join the processes that torchrun started (or be the only one), and leave them at the end.
+    """Join the process group of torchrun's processes, if there are several, and leave it at the end.
 
     Takes no GPU memory; `Processes.claim_device` does.
 
@@ -128,7 +128,9 @@ def processes(conf: DistributedConf, patience_minutes: float = 0.0) -> Iterator[
     except BaseException:
         if backend == "gloo":
             dist.destroy_process_group()
-        raise  # NCCL's end is collective: the others do not come, and the reason would wait for them
+        # With NCCL, destroy_process_group is collective; the other ranks do not call it, so this rank would hang before
+        # its error is shown.
+        raise
     dist.destroy_process_group()
 
 

@@ -1,7 +1,7 @@
 """What a step that went wrong leaves behind, and how to run it again on any machine.
 
 ``failures/step_000123/`` in the run directory holds ``record.json``, ``config.yaml``, the weights before the step
-(``weights.safetensors``) and the micro-batches to blame (``batch_<process>_<number>.safetensors``). No pickle.
+(``weights.safetensors``) and the micro-batches that caused it (``batch_<process>_<number>.safetensors``). No pickle.
 """
 
 from __future__ import annotations

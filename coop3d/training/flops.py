@@ -26,7 +26,7 @@ def _attention_flops(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **
     return sdpa_flop_count(q, k, v)
 
 
-# The kernel that shapes without contents go through on any machine; PyTorch's own table lacks it (2.13).
+# The attention kernel that tensors without contents use on any machine; PyTorch's own table lacks it (2.13).
 UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
 
 
@@ -54,7 +54,7 @@ class FlopCounter:
                 model = _copy(self._model, torch.device("cpu"))
                 model(inputs._map(lambda x: torch.empty(x.shape, dtype=x.dtype)))
             return float(counter.get_total_flops())
-        except Exception as error:  # a statistic on torch's inner workings must not stop the run it is about
+        except Exception as error:  # a statistic that depends on torch's internals must not stop the run
             log.warning("Operations are not counted (%s: %s).", type(error).__name__, error)
             self._model = None
             return 0.0
@@ -62,10 +62,10 @@ class FlopCounter:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Without torch's report of dead loader processes, an exception from a signal handler, wherever this process is.
+    """Ignore SIGCHLD here: the DataLoader's handler raises RuntimeError when a worker dies, at any line.
 
-    In here it would be taken for trouble with counting, and modes that it keeps from ending would stay on. The loader
-    finds out by itself when it is asked for the next batch.
+    Inside the counter it would be reported as a counting failure and leave dispatch modes active. The loader notices a
+    dead worker by itself when it is asked for the next batch.
     """
     handler = signal.getsignal(signal.SIGCHLD)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Losses that are no numbers, or that explode, end a run before they touch a weight."""
+"""Ends a run whose loss is NaN or infinite, or explodes, before the weights are updated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NonFiniteError(RuntimeError):
     Args:
         message: for people.
         record: for a file.
-        culprits: this process's micro-batches among those to blame.
+        culprits: those of this process's micro-batches that caused it.
     """
 
     def __init__(self, message: str, record: dict[str, Any], culprits: Sequence[CoopBatch] = ()) -> None:
@@ -45,7 +45,7 @@ class LossGuard:
         return None
 
     def is_bad(self, loss: float) -> bool:
-        """Whether one loss, of a step or of a micro-batch, is out of line."""
+        """Whether one loss, of a step or of a micro-batch, is an outlier."""
         if not math.isfinite(loss):
             return True
         return self.steps >= PATIENCE and abs(loss) > self.explode_factor * self.average

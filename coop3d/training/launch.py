@@ -28,6 +28,7 @@ from coop3d.conf import (
     require_targets,
 )
 from coop3d.datasets import DataError, collate_coop
+from coop3d.environment import describe_environment
 from coop3d.files import lock_at_once
 from coop3d.models.presets import count_all
 from coop3d.training.checkpoint import CheckpointError, CheckpointWriteError
@@ -38,7 +39,7 @@ from coop3d.training.memory_need import alternatives, gpu_need, host_need
 from coop3d.training.network import announce_cost, build_network, may_fail
 from coop3d.training.out_of_memory import GpuMemoryError
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
-from coop3d.training.run_log import describe_environment, setup_logging, write_run_description
+from coop3d.training.run_log import setup_logging, write_run_description
 from coop3d.training.teacher import build_teacher
 from coop3d.training.trainer import Outcome, Trainer, TrainingTask
 from coop3d.training.validation import LoaderOptions
@@ -79,7 +80,8 @@ def train_from_config(cfg: DictConfig) -> Outcome:
         if not isinstance(error, PeerError) and not any(words in str(error) for words in LOST_PEER):
             raise
         log.debug("where it happened", exc_info=True)
-        # The process to blame speaks, once. Whoever ends first makes torchrun end the others, so let it be that one.
+        # torchrun kills all ranks when the first exits. Wait, so that the rank that failed exits first and its message
+        # is shown.
         time.sleep(GRACE_S)
         sys.exit(f"Another process ended while this one waited for it: {error}")
     except OSError as error:

@@ -96,7 +96,7 @@ def announce_cost(cfg: DictConfig, me: Processes) -> None:
 
 @contextmanager
 def may_fail(what: str) -> Iterator[None]:
-    """A forecast on torch's inner workings must not stop the run it is about; only the config's errors do."""
+    """A forecast that depends on torch's internals must not stop the run; only errors of the config do."""
     try:
         yield
     except ConfigError:

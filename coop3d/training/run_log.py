@@ -1,4 +1,4 @@
-"""What a run writes down about itself: scalars, one JSON line per logged step and epoch, its environment."""
+"""What a run writes about itself: log lines, and records of steps and epochs with their scalars; read again, too."""
 
 from __future__ import annotations
 
@@ -6,45 +6,21 @@ import json
 import logging
 import math
 import os
-import platform
-import subprocess
-import sys
 import uuid
-from importlib import import_module, metadata
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 from numpy.typing import NDArray
 from torch.utils.tensorboard.writer import SummaryWriter
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from coop3d.conf import ConfigError
 from coop3d.files import write_text
 
 log = logging.getLogger(__name__)
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "opencv-python-headless", "numba")
-
-__all__ = [
-    "RunLog",
-    "console_table",
-    "describe_environment",
-    "git_revision",
-    "logging_redirect_tqdm",
-    "progress",
-    "setup_logging",
-    "write_run_description",
-]
-
-
-def progress(*arguments: Any, **options: Any) -> tqdm:
-    """A progress bar: lively on a terminal, a line every half minute in a file."""
-    return tqdm(*arguments, dynamic_ncols=True, mininterval=0.3 if sys.stderr.isatty() else 30.0, **options)
 
 
 def setup_logging(run_dir: Path, is_main: bool) -> None:
@@ -111,6 +87,19 @@ class RunLog:
             self._wandb.finish()
 
 
+def read_log(path: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """Records of one kind (``train``, ``val``) of a ``log.jsonl``; a torn line is left out, no file is no record."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record.get("kind") == kind:
+            yield record
+
+
 def _start_wandb(project: str, run_dir: Path) -> Any:
     """A Weights & Biases run named after the directory; resuming the directory resumes it."""
     try:
@@ -157,43 +146,3 @@ def write_run_description(run_dir: Path, config: dict[str, Any], environment: di
     """``config.yaml`` and ``environment.json`` of the run."""
     write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     write_text(run_dir / "environment.json", json.dumps(environment, indent=2))
-
-
-def git_revision() -> dict[str, Any]:
-    """Commit of the code and whether files differ from it; Nones where this is no git checkout."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            command = ["git", "-C", str(REPOSITORY), *arguments]
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True, timeout=20
-            ).stdout.strip()
-        except (OSError, subprocess.SubprocessError):
-            return None
-
-    status = git("status", "--porcelain")
-    return {"revision": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-
-
-def describe_environment(world_size: int, fingerprints: dict[str, str]) -> dict[str, Any]:
-    """Code, versions, hardware and data of a run."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "absent"
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "git": git_revision(),
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "packages": versions,
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpus": gpus,
-        "cuda": torch.version.cuda,
-        "world_size": world_size,
-        "data_fingerprint": fingerprints,
-    }

@@ -179,7 +179,7 @@ class GlobalBatchSampler:
         return self.plan(state.epoch)[state.batch]
 
     def within(self, state: SamplerState) -> SamplerState:
-        """The position itself, or the next pass where this one has become shorter: larger batches, fewer samples."""
+        """The position itself, or the start of the next pass if this pass has fewer batches now."""
         return state if state.batch < len(self.plan(state.epoch)) else SamplerState(state.epoch + 1, 0)
 
     def advance(self, state: SamplerState) -> SamplerState:

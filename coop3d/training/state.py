@@ -1,4 +1,4 @@
-"""Weights and optimiser state as whole tensors by parameter name, however many processes hold them in whatever cut.
+"""Weights and optimiser state as whole tensors by parameter name, however they are divided over processes.
 
 A checkpoint therefore loads with any number of processes, replicated or sharded.
 """
@@ -40,12 +40,12 @@ def load_model_state(model: nn.Module, state: dict[str, Any], strict: bool = Tru
 
 
 def _shaped(tensor: torch.Tensor, shape: torch.Size | None) -> torch.Tensor:
-    """Earlier code kept single numbers without a dimension, which FSDP does not take."""
+    """Earlier checkpoints hold scalars without a dimension, which FSDP does not accept."""
     return tensor.reshape(1) if tensor.ndim == 0 and shape == (1,) else tensor
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """As :func:`model_state`, for moments, counted by parameter name."""
+    """As :func:`model_state`, for moments, keyed by parameter name."""
     return get_optimizer_state_dict(model, optimizer, options=WHOLE)
 
 
@@ -60,7 +60,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
 
 
 def _join_fused_steps(optimizer: torch.optim.Optimizer) -> None:
-    """A fused optimiser wants its counts of steps beside the moments; of a run begun on a CPU they stayed there."""
+    """Move step counts, on the CPU in runs begun there, to the device of the moments: a fused optimiser needs it."""
     fused = {p for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
     for p in fused & optimizer.state.keys():
         moments = optimizer.state[p]
@@ -68,7 +68,7 @@ def _join_fused_steps(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _by_name(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 of the checkpoints counted parameters; name them."""
+    """Version 1 of the checkpoints numbered the parameters: replace numbers by names."""
     if not any(isinstance(key, int) for key in state["state"]):
         return state
     names = {id(p): name for name, p in model.named_parameters()}
@@ -78,7 +78,7 @@ def _by_name(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str
 
 
 def _with_every_parameter(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
-    """Moments of 0 for trained parameters that have none: AdamW keeps nothing of what never had a gradient."""
+    """Zero moments for trained parameters without any: AdamW has none of a parameter that never had a gradient."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     absent = [name for name in trained if name not in state["state"]]
     if absent:

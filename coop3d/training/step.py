@@ -56,8 +56,8 @@ class Objective:
         if self.teacher is None:
             return self.loss_function(prediction, batch.targets)
         with torch.no_grad():
-            wisdom = self.predict(self.teacher, batch)
-        return self.loss_function(prediction, batch.targets, teacher=wisdom)
+            teacher_prediction = self.predict(self.teacher, batch)
+        return self.loss_function(prediction, batch.targets, teacher=teacher_prediction)
 
 
 @dataclass
@@ -194,7 +194,7 @@ class OptimiserStep:
         loss: float,
         grad_norm: float,
     ) -> None:
-        """Raise with the samples that are to blame; where no single loss is, with all."""
+        """Raise an error that names the samples with a bad loss; all samples where no single loss is bad."""
         mine: list[dict[str, Any]] = [
             {"loss": value, "samples": [[str(k) for k in keys] for keys in batch.keys]}
             for value, batch in zip(losses, batches, strict=True)

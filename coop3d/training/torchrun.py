@@ -36,7 +36,7 @@ def main() -> None:
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
     for process in _children():
-        os.kill(process, signal.SIGTERM)  # loader processes, children of these, do not hear of it
+        os.kill(process, signal.SIGTERM)  # loader processes, children of these, get no signal
 
 
 def _children() -> list[int]:

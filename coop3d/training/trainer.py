@@ -15,7 +15,9 @@ from torch import nn
 from tqdm import tqdm
 
 from coop3d.conf import ConfigError, TrainParamsConf
+from coop3d.environment import git_revision
 from coop3d.losses import MaskWatch, WeightedSum
+from coop3d.progress import logging_redirect_tqdm, progress
 from coop3d.training.checkpoint import CheckpointStore, config_changes, newest_checkpoint
 from coop3d.training.data import (
     BadRecord,
@@ -34,7 +36,7 @@ from coop3d.training.guard import LossGuard, NonFiniteError
 from coop3d.training.interval import Interval
 from coop3d.training.out_of_memory import VALIDATION, phase
 from coop3d.training.parallel import shard
-from coop3d.training.run_log import RunLog, console_table, git_revision, logging_redirect_tqdm, progress
+from coop3d.training.run_log import RunLog, console_table
 from coop3d.training.sampler import BatchSplit, GlobalBatchSampler, RankStream, SamplerState
 from coop3d.training.schedule import lr_factor, make_optimizer, parameter_groups, set_lr
 from coop3d.training.signals import StopRequest
@@ -342,7 +344,7 @@ class Trainer:
             )  # fmt: skip
 
     def _record_failure(self, error: NonFiniteError) -> None:
-        """Every process writes its micro-batches among those to blame."""
+        """Every process writes those of its micro-batches that caused the failure."""
         folder = self.run_dir / "failures" / f"step_{self.step:06d}"
         record = {
             "step": self.step,

@@ -13,6 +13,7 @@ from torch import nn
 
 from coop3d.conf import ConfigError, MetricMode
 from coop3d.evaluation import Evaluator, score_table
+from coop3d.progress import progress
 from coop3d.training.data import (
     BadRecord,
     Collate,
@@ -23,7 +24,6 @@ from coop3d.training.data import (
     make_loader,
 )
 from coop3d.training.distributed import Processes
-from coop3d.training.run_log import progress
 from coop3d.training.sampler import fixed_batches
 from coop3d.training.step import Objective, Sums, read_scalars
 from coop3d.visualization.figures import RGB, prediction_figure
@@ -178,7 +178,7 @@ class Validation:
 
 
 def same_best(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether the best value under one run's config is of the metric that decides under another's."""
+    """Whether two configs choose the best checkpoint by the same metric."""
     before, after = (config.get("train_params", {}) for config in (then, now))
     return all(before.get(key) == after.get(key) for key in ("best_metric", "best_mode"))
 

@@ -73,12 +73,10 @@ def turbo_palette() -> NDArray[np.uint8]:
     return np.concatenate([rgb, np.array([UNKNOWN_RGB], np.uint8)])
 
 
-def colourise(
-    values: NDArray[np.floating], scale: LogScale, unknown_rgb: tuple[int, int, int] = (0, 0, 0)
-) -> NDArray[np.uint8]:
-    """[H, W] values to [H, W, 3] RGB in turbo; ``unknown_rgb`` where the value is not finite."""
+def colourise(values: NDArray[np.floating], scale: LogScale) -> NDArray[np.uint8]:
+    """[H, W] values to [H, W, 3] RGB in turbo; black where the value is not finite."""
     palette = turbo_palette()
-    palette[UNKNOWN_INDEX] = unknown_rgb
+    palette[UNKNOWN_INDEX] = 0
     return palette[scale.indices(values)]
 
 

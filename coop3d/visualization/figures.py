@@ -26,6 +26,7 @@ BACKGROUND = (250, 250, 250)
 INK = (30, 30, 30)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BAR_WIDTH = 86
+_GAP = 8  # pixels between pictures of a grid
 
 # A mask's three states: yes, no, and "nobody knows".
 MASK_YES, MASK_NO, MASK_UNKNOWN = (76, 175, 80), (60, 60, 70), (200, 200, 205)
@@ -98,7 +99,7 @@ def caption(image: RGB, text: str) -> RGB:
     return np.concatenate([strip, image], axis=0)
 
 
-def grid(images: Sequence[RGB], columns: int, gap: int = 8) -> RGB:
+def grid(images: Sequence[RGB], columns: int) -> RGB:
     """Images of any sizes in rows of ``columns``, top-left aligned in cells of equal width."""
     if not images:
         raise ValueError("a grid needs at least one image")
@@ -107,9 +108,10 @@ def grid(images: Sequence[RGB], columns: int, gap: int = 8) -> RGB:
     for start in range(0, len(images), columns):
         row = images[start : start + columns]
         height = max(image.shape[0] for image in row)
-        canvas = np.full((height + gap, columns * (width + gap), 3), BACKGROUND, np.uint8)
+        canvas = np.full((height + _GAP, columns * (width + _GAP), 3), BACKGROUND, np.uint8)
         for k, image in enumerate(row):
-            canvas[: image.shape[0], k * (width + gap) : k * (width + gap) + image.shape[1]] = image
+            left = k * (width + _GAP)
+            canvas[: image.shape[0], left : left + image.shape[1]] = image
         rows.append(canvas)
     return np.concatenate(rows, axis=0)
 
@@ -149,33 +151,30 @@ def view_layers(
     inputs: ViewInputs,
     targets: ViewTargets | None,
     prediction: FactoredPrediction | None,
-    sample: int,
     view: int,
 ) -> dict[str, RGB]:
-    """Titled pictures of one view, in the order in which they are shown; those without data are left out."""
-    image = to_uint8(inputs.image[sample, view].float().cpu().numpy())
+    """Titled pictures of one view of the first sample, in the order shown; those without data are left out."""
+    image = to_uint8(inputs.image[0, view].float().cpu().numpy())
     layers = {"Photographs": image}
     covered = image.any(axis=-1)
     if targets is not None:
-        covered = targets.covered[sample, view].cpu().numpy()
+        covered = targets.covered[0, view].cpu().numpy()
     if prediction is not None:
-        predicted = prediction.range_m[sample, view].float().cpu().numpy()
+        predicted = prediction.range_m[0, view].float().cpu().numpy()
         layers["Predicted range"] = range_image(np.where(covered, predicted, np.nan))
     if targets is not None:
-        true = targets.range_m[sample, view].cpu().numpy()
+        true = targets.range_m[0, view].cpu().numpy()
         layers["True range"] = range_image(true)
     if prediction is not None and targets is not None:
-        error = np.where(targets.valid[sample, view].cpu().numpy(), np.abs(predicted - true), np.nan)
+        error = np.where(targets.valid[0, view].cpu().numpy(), np.abs(predicted - true), np.nan)
         layers["Range error"] = colourise(error, ERROR_SCALE)
     if prediction is not None:
-        mask = prediction.non_ambiguous[sample, view].cpu().numpy()
+        mask = prediction.non_ambiguous[0, view].cpu().numpy()
         if targets is None:
             layers["Predicted mask"] = mask_image(mask)
         else:
-            known = targets.mask_known[sample, view].cpu().numpy()
-            layers["Mask"] = mask_comparison_image(
-                mask, targets.non_ambiguous[sample, view].cpu().numpy(), known
-            )
+            known = targets.mask_known[0, view].cpu().numpy()
+            layers["Mask"] = mask_comparison_image(mask, targets.non_ambiguous[0, view].cpu().numpy(), known)
     return layers
 
 
@@ -197,16 +196,16 @@ def save_view_pictures(
     targets: ViewTargets | None,
     prediction: FactoredPrediction | None,
     keys: Sequence[Sequence[SampleKey]],
-    sample: int = 0,
 ) -> list[Path]:
-    """Write each view's pictures as ``{view}_{agent}_{colour|range_pred|range_gt|range_error|mask}.png``.
+    """Write the pictures of the first sample's views.
 
-    Range and its error have a colour bar in metres at the right; those without data are left out.
+    Files are ``{view}_{agent}_{colour|range_pred|range_gt|range_error|mask}.png``. Range and its error have a
+    colour bar in metres at the right; those without data are left out.
     """
     written = []
     for view in range(inputs.shape[1]):
-        for title, picture in view_layers(inputs, targets, prediction, sample, view).items():
-            name = f"{view}_{safe_name(keys[sample][view].agent)}_{_FILE_NAMES[title]}.png"
+        for title, picture in view_layers(inputs, targets, prediction, view).items():
+            name = f"{view}_{safe_name(keys[0][view].agent)}_{_FILE_NAMES[title]}.png"
             save_png(folder / name, _with_own_bar(title, picture))
             written.append(folder / name)
     return written
@@ -217,13 +216,12 @@ def prediction_figure(
     targets: ViewTargets | None,
     prediction: FactoredPrediction | None,
     keys: Sequence[Sequence[SampleKey]] | None = None,
-    sample: int = 0,
 ) -> RGB:
-    """Per vehicle: photographs, predicted and true range, range error, mask, in rows of three."""
+    """Per vehicle of the first sample: photographs, predicted and true range, range error, mask, in rows of three."""
     vehicles: list[RGB] = []
     for view in range(inputs.shape[1]):
-        name = f"view {view}" if keys is None else str(keys[sample][view])
-        layers = view_layers(inputs, targets, prediction, sample, view)
+        name = f"view {view}" if keys is None else str(keys[0][view])
+        layers = view_layers(inputs, targets, prediction, view)
         panels = []
         for title, picture in layers.items():
             framed = _with_own_bar(title, picture)

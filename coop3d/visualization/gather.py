@@ -24,11 +24,10 @@ def scene_from_prediction(
     targets: ViewTargets | None,
     prediction: FactoredPrediction | None,
     keys: Sequence[Sequence[SampleKey]],
-    sample: int = 0,
     max_points: int = 200_000,
     seed: int = 0,
 ) -> Scene:
-    """Gather one sample of a batch into a scene, subsampled deterministically.
+    """Gather the first sample of a batch into a scene, subsampled deterministically.
 
     Predicted and true clouds of all vehicles share the budget; both draw the same pixels where both exist, so
     they can be compared point by point. Pixels that no camera sees are left out.
@@ -38,7 +37,6 @@ def scene_from_prediction(
         targets: gives true clouds, poses and errors; None without ground truth.
         prediction: gives predicted clouds and poses; None to look at data alone.
         keys: B x V, as in `CoopBatch`.
-        sample: position in the batch.
         max_points: in all clouds together.
         seed: of the subsampling.
 
@@ -52,41 +50,41 @@ def scene_from_prediction(
     V = inputs.shape[1]
     budget = max_points // (V * (2 if targets is not None and prediction is not None else 1))
     rng = np.random.default_rng(seed)
-    true_points = None if targets is None else to_numpy(targets.points_ref[sample])  # [V, H, W, 3]
-    pred_points = None if prediction is None else to_numpy(prediction.points_ref[sample])
-    angle = _pixel_angle(inputs, sample)
+    true_points = None if targets is None else to_numpy(targets.points_ref[0])  # [V, H, W, 3]
+    pred_points = None if prediction is None else to_numpy(prediction.points_ref[0])
+    angle = _pixel_angle(inputs)
     views = []
-    for v, name in enumerate(_names(keys[sample])):
-        rgb = to_uint8(to_numpy(inputs.image[sample, v]))
-        seen = seen_pixels(inputs, targets, sample, v)
-        draw = _Draw(rng.random(seen.shape), budget, angle, _thin(targets, prediction, sample, v, angle))
+    for v, name in enumerate(_names(keys[0])):
+        rgb = to_uint8(to_numpy(inputs.image[0, v]))
+        seen = seen_pixels(inputs, targets, v)
+        draw = _Draw(rng.random(seen.shape), budget, angle, _thin(targets, prediction, v, angle))
         truth = predicted = None
         if targets is not None and true_points is not None:
-            valid = seen & to_numpy(targets.valid[sample, v])
-            range_m = to_numpy(targets.range_m[sample, v])
+            valid = seen & to_numpy(targets.valid[0, v])
+            range_m = to_numpy(targets.range_m[0, v])
             truth = draw.cloud(true_points[v], range_m, valid, valid, rgb=rgb)
         if prediction is not None and pred_points is not None:
             predicted = draw.cloud(
                 pred_points[v],
-                to_numpy(prediction.range_m[sample, v]),
+                to_numpy(prediction.range_m[0, v]),
                 seen,
-                to_numpy(prediction.non_ambiguous[sample, v]),
+                to_numpy(prediction.non_ambiguous[0, v]),
                 rgb=rgb,
-                confidence=to_numpy(prediction.confidence[sample, v]),
-                **_errors(targets, prediction, pred_points, true_points, sample, v),
+                confidence=to_numpy(prediction.confidence[0, v]),
+                **_errors(targets, prediction, pred_points, true_points, v),
             )
         views.append(
             SceneView(
                 name=name,
                 predicted=predicted,
                 truth=truth,
-                T_ref_view_pred=None if prediction is None else _pose(prediction.T_ref_view[sample, v]),
-                T_ref_view_true=None if targets is None else _pose(targets.T_ref_view[sample, v]),
-                rig_cameras=_rig_cameras(inputs, sample, v, seen),
-                images=view_layers(inputs, targets, prediction, sample, v),
+                T_ref_view_pred=None if prediction is None else _pose(prediction.T_ref_view[0, v]),
+                T_ref_view_true=None if targets is None else _pose(targets.T_ref_view[0, v]),
+                rig_cameras=_rig_cameras(inputs, v, seen),
+                images=view_layers(inputs, targets, prediction, v),
             )
         )
-    reference = keys[sample][0]
+    reference = keys[0][0]
     return Scene(title=f"{reference.scenario} / {reference.frame}", views=tuple(views))
 
 
@@ -159,12 +157,12 @@ class _Draw:
 
 
 def _thin(
-    targets: ViewTargets | None, prediction: FactoredPrediction | None, sample: int, view: int, angle: float
+    targets: ViewTargets | None, prediction: FactoredPrediction | None, view: int, angle: float
 ) -> NDArray[np.bool_]:
     """[H, W] thin things by the truth where there is one, so that both clouds draw the same pixels."""
     source = prediction if targets is None else targets
     assert source is not None
-    return thin_objects(to_numpy(source.range_m[sample, view]), angle)
+    return thin_objects(to_numpy(source.range_m[0, view]), angle)
 
 
 def _errors(
@@ -172,13 +170,12 @@ def _errors(
     prediction: FactoredPrediction,
     pred_points: FloatArray,
     true_points: FloatArray | None,
-    sample: int,
     view: int,
 ) -> dict[str, NDArray[np.float32]]:
     """[H, W] distances to the true point of the same pixel: as predicted, and with the view at its true pose."""
     if targets is None or true_points is None:
         return {}
-    own = to_numpy(prediction.points_view[sample, view]) - to_numpy(targets.points_view[sample, view])
+    own = to_numpy(prediction.points_view[0, view]) - to_numpy(targets.points_view[0, view])
     return {
         "error_m": np.linalg.norm(pred_points[view] - true_points[view], axis=-1).astype(np.float32),
         "error_true_pose_m": np.linalg.norm(own, axis=-1).astype(np.float32),
@@ -191,11 +188,11 @@ def _names(keys: Sequence[SampleKey]) -> list[str]:
     return [a if agents.count(a) == 1 else f"{a} view {v}" for v, a in enumerate(agents)]
 
 
-def _pixel_angle(inputs: ViewInputs, sample: int) -> float:
+def _pixel_angle(inputs: ViewInputs) -> float:
     """Angle between neighbouring pixels on the middle row, radians; a panorama's when no rays are given."""
     if inputs.rays is None:
         return 2 * np.pi / inputs.shape[3]
-    row = to_numpy(inputs.rays[sample, 0, inputs.shape[2] // 2])
+    row = to_numpy(inputs.rays[0, 0, inputs.shape[2] // 2])
     return float(np.median(np.linalg.norm(np.diff(row, axis=0), axis=-1)))
 
 
@@ -205,11 +202,11 @@ def to_numpy(x: Tensor) -> NDArray:
     return (x.float() if x.dtype == torch.bfloat16 or x.dtype == torch.float16 else x).numpy()
 
 
-def seen_pixels(inputs: ViewInputs, targets: ViewTargets | None, sample: int, view: int) -> NDArray[np.bool_]:
-    """[H, W] pixels with colour from a photograph; without targets, those that are not black."""
+def seen_pixels(inputs: ViewInputs, targets: ViewTargets | None, view: int) -> NDArray[np.bool_]:
+    """[H, W] pixels of the first sample with colour from a photograph; without targets, those that are not black."""
     if targets is not None:
-        return to_numpy(targets.covered[sample, view])
-    return np.asarray(to_numpy(inputs.image[sample, view]).any(axis=0))
+        return to_numpy(targets.covered[0, view])
+    return np.asarray(to_numpy(inputs.image[0, view]).any(axis=0))
 
 
 def _pose(T: Tensor) -> NDArray[np.float64] | None:
@@ -218,12 +215,12 @@ def _pose(T: Tensor) -> NDArray[np.float64] | None:
     return T_numpy if np.isfinite(T_numpy).all() else None
 
 
-def _rig_cameras(inputs: ViewInputs, sample: int, view: int, seen: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _rig_cameras(inputs: ViewInputs, view: int, seen: NDArray[np.bool_]) -> NDArray[np.float32]:
     """[K, 2, 3] centre and mean direction of the cameras behind a panorama; none where all rays start at 0."""
     if inputs.origins is None or inputs.rays is None or not seen.any():
         return np.zeros((0, 2, 3), np.float32)
-    origins = to_numpy(inputs.origins[sample, view])[seen][::7]
-    rays = to_numpy(inputs.rays[sample, view])[seen][::7]
+    origins = to_numpy(inputs.origins[0, view])[seen][::7]
+    rays = to_numpy(inputs.rays[0, view])[seen][::7]
     centres, member = np.unique(np.round(origins, 3), axis=0, return_inverse=True)
     if len(centres) > 16 or not centres.any():
         return np.zeros((0, 2, 3), np.float32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -17,13 +16,13 @@ import pytest
 import yaml
 
 from coop3d.benchmark.samples import make_contract
+from coop3d.benchmark.set_report import MACHINES
 from coop3d.benchmark.set_scenarios import ScenarioHashes, read_hashes, scenarios_of, write_hashes
 from coop3d.benchmark.synthetic_sets import (
     RECORD,
     SetError,
     SyntheticSet,
     depth_root_of,
-    expected_layout,
     load_set,
     make_set,
     set_names,
@@ -37,7 +36,6 @@ from coop3d.datasets.synthetic.content import planned_layout, sha256
 from coop3d.evaluation.contracts import load_contract
 
 ROOT = Path(__file__).parents[2]
-MACHINES = runpy.run_path(str(ROOT / "scripts" / "make_synth_benchmark.py"))["MACHINES"]
 TRAINING_TOWNS = {"coop3d-synth-v1-outskirts-small": 96}  # enough to fine-tune on
 TINY = SyntheticSet(
     name="tiny",
@@ -46,6 +44,12 @@ TINY = SyntheticSet(
         distances="opv2v",
     ),
 )  # fmt: skip
+
+
+def expected_layout(wanted):
+    """Layout of a data set as its settings decide it: nothing is traced, a town takes a tenth of a second."""
+    planned = [planned_layout(wanted.config, *which) for which in scenarios_of(wanted.config).values()]
+    return dict(sorted((frame, line) for scenario in planned for frame, line in scenario.items()))
 
 
 def made_and_published(wanted, root):

@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from support.synthetic_places import connected_places
 
 from coop3d.datasets.synthetic import SyntheticConfig, build_scenario
-from coop3d.datasets.synthetic.scenario import connected_places, plan_scenario
+from coop3d.datasets.synthetic.scenario import plan_scenario
 from coop3d.datasets.synthetic.spacing import (
     NEAREST_PAIR_M,
     NEAREST_PAIR_SHARE,

@@ -15,11 +15,11 @@ from coop3d.evaluation import (
     Evaluator,
     better,
     evaluate_batch,
+    measured_trajectories,
     read_per_frame_csv,
     read_per_sample_csv,
     score_batch,
     summarise,
-    trajectory_rows,
 )
 from coop3d.types import FactoredPrediction, SampleKey, ViewTargets
 
@@ -56,9 +56,9 @@ WORST_OF_PERFECT = {  # absolute tolerances; everything else is exact to 1e-9
 def test_a_perfect_prediction_is_perfect_everywhere(targets, perfect):
     """Every number that has a best value has it; those left undefined are listed one by one."""
     pytest.importorskip("evo")
-    rows, samples = score_batch(perfect, targets, keys(3, 5), points=True)
-    T_world = {k[0]: np.eye(4) for k in keys(3, 5)}
-    tracks = trajectory_rows(rows, T_world)
+    T_world = np.broadcast_to(np.eye(4), (3, 4, 4))
+    rows, samples = score_batch(perfect, targets, keys(3, 5), points=True, T_world_ref=T_world.copy())
+    tracks, _ = measured_trajectories(rows, samples)
     s = summarise(rows, samples, tracks)
     undefined = set()
     for key, value in s.items():

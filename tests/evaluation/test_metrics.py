@@ -18,12 +18,10 @@ from coop3d.evaluation import (
     compare_table,
     distance_bucket,
     evaluate_batch,
-    mask_counts,
-    median_ratio,
     pose_errors,
-    range_errors,
     scale_error,
 )
+from coop3d.evaluation.dense import RangeScores, compare_range, mask_table
 from coop3d.evaluation.rows import flatten
 from coop3d.geometry import yaw_rotation
 from coop3d.types import FactoredPrediction, SampleKey, ViewTargets
@@ -95,8 +93,18 @@ def test_buckets_are_half_open(distance, bucket):
     assert distance_bucket(distance) == bucket
 
 
+def range_scores(pred_m: list[float], true_m: list[float]) -> RangeScores:
+    """Scores of one view with one row of pixels."""
+    targets = random_targets(B=1, V=1, H=1, W=len(true_m), valid_fraction=1.0)
+    targets = replace(targets, range_m=torch.tensor(true_m).double().reshape(1, 1, 1, -1))
+    distance = torch.tensor(pred_m).double().reshape(1, 1, 1, -1)
+    return compare_range(replace(perfect_prediction(targets, scale=1.0), distance=distance), targets).views[
+        0
+    ][0]
+
+
 def test_range_errors_by_hand():
-    e = range_errors(torch.tensor([11.0, 16.0, 4.0]), torch.tensor([10.0, 20.0, 8.0]))
+    e = range_scores([11.0, 16.0, 4.0], [10.0, 20.0, 8.0]).raw
     assert e.abs_rel == pytest.approx((0.1 + 0.2 + 0.5) / 3)
     assert e.rmse_m == pytest.approx(math.sqrt((1 + 16 + 16) / 3))
     assert e.mae_m == pytest.approx(3)
@@ -106,14 +114,14 @@ def test_range_errors_by_hand():
 def test_scale_error_treats_too_large_and_too_small_alike():
     assert scale_error(2.0) == pytest.approx(2.0)
     assert scale_error(0.5) == pytest.approx(2.0)
-    assert median_ratio(torch.tensor([1.0, 6.0, 30.0]), torch.tensor([1.0, 2.0, 3.0])) == 3
+    assert range_scores([1.0, 6.0, 30.0], [1.0, 2.0, 3.0]).ratio == 3
 
 
 def test_mask_by_hand():
     pred = torch.tensor([True, True, False, False, True])
     truth = torch.tensor([True, False, True, False, True])
     known = torch.tensor([True, True, True, True, False])
-    counts = mask_counts(pred, truth, known)
+    counts = MaskCounts(*mask_table(pred, truth, known).tolist())
     assert counts == MaskCounts(tp=1, fp=1, fn=1, tn=1)
     assert counts.iou == counts.ambiguous_iou == pytest.approx(1 / 3)
     assert counts.precision == counts.recall == 0.5

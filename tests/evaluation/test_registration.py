@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from support.alignment import umeyama
 from support.random_views import perfect_prediction, random_targets
 
 from coop3d.evaluation import score_batch, summarise
 from coop3d.evaluation.registration import THRESHOLDS_M, registration_scores, registration_table
-from coop3d.geometry import umeyama
 from coop3d.types import SampleKey
 
 CENTRES = np.array([[0, 0, 0], [20, 0, 5], [-15, 1, 30], [4, -1, 60], [30, 0, 45.0]])

@@ -1,4 +1,4 @@
-"""Trajectory errors against formulas written out in numpy; gaps, missing poses, missing library."""
+"""Trajectory errors against formulas written out in numpy; gaps, missing library."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from support.alignment import umeyama
 from support.random_views import perfect_prediction, random_targets
 
-from coop3d.evaluation import evaluate_batch, summarise, trajectory_rows
-from coop3d.geometry import umeyama
+from coop3d.evaluation import measured_trajectories, score_batch, summarise
 from coop3d.types import SampleKey
 
 pytest.importorskip("evo", reason="extra 'trajectory' is not installed")
@@ -76,7 +76,7 @@ def test_straight_drive_has_no_aligned_error():
 
 
 def scenario(frames, error=None):
-    """Rows of a scenario with a driving reference and a driving agent, and the reference's world poses.
+    """Rows and samples of a scenario with a driving reference and a driving agent, and the world poses of both.
 
     ``error`` [4, 4] is applied in the reference frame to every predicted pose.
     """
@@ -89,22 +89,22 @@ def scenario(frames, error=None):
         predicted[:, 1] = torch.from_numpy(error) @ predicted[:, 1]
     prediction = perfect_prediction(replace(targets, T_ref_view=predicted))
     keys = [[SampleKey("town", f"car{v}", f"{f:06d}") for v in range(2)] for f in frames]
-    T_world = {k[0]: r for k, r in zip(keys, reference, strict=True)}
-    return evaluate_batch(prediction, targets, keys), T_world, reference, agent
+    scored = score_batch(prediction, targets, keys, T_world_ref=np.stack(reference))
+    return *scored, reference, agent
 
 
 def test_rows_are_moved_into_the_world():
     error = rigid(Rotation.from_rotvec([0, 0.1, 0]), [0.5, 0, 0])
-    rows, T_world, reference, agent = scenario(range(69, 89, 2), error)
-    (track,) = trajectory_rows(rows, T_world)
+    rows, samples, reference, agent = scenario(range(69, 89, 2), error)
+    (track,), _ = measured_trajectories(rows, samples)
     expected = trajectory_errors(
         [r @ error @ np.linalg.inv(r) @ a for r, a in zip(reference, agent, strict=True)], agent
     )
     assert (track.ate_m, track.ate_aligned_m, track.rpe_m, track.rpe_deg) == pytest.approx(expected, rel=1e-5)
     assert (track.scenario, track.reference_agent, track.agent) == ("town", "car0", "car1")
     assert (track.first_frame, track.poses, track.step) == ("000069", 10, 2)
-    perfect, T_world, *_ = scenario(range(69, 89, 2))
-    (track,) = trajectory_rows(perfect, T_world)
+    perfect, samples, *_ = scenario(range(69, 89, 2))
+    (track,), _ = measured_trajectories(perfect, samples)
     assert (track.ate_m, track.ate_aligned_m, track.rpe_m, track.rpe_deg) == pytest.approx((0,) * 4, abs=1e-4)
     summary = summarise(perfect, trajectories=[track])
     assert summary["trajectory/count"] == 1
@@ -113,25 +113,19 @@ def test_rows_are_moved_into_the_world():
 
 def test_order_of_rows_does_not_matter_and_gaps_split():
     frames = [2, 4, 6, 8, 20, 22, 24, 40, 42]  # 4 poses, 3 poses, and 2 that are too few
-    rows, T_world, *_ = scenario(frames)
-    tracks = trajectory_rows(rows[::-1], T_world)
+    rows, samples, *_ = scenario(frames)
+    tracks, _ = measured_trajectories(rows[::-1], samples)
     assert [(t.first_frame, t.poses, t.step) for t in tracks] == [("000002", 4, 2), ("000020", 3, 2)]
-    assert trajectory_rows(rows, T_world) == tracks
-    rows, T_world, *_ = scenario([10, 20, 30])  # thinned samples
-    assert [(t.poses, t.step) for t in trajectory_rows(rows, T_world)] == [(3, 10)]
-    rows, T_world, *_ = scenario([10])
-    assert trajectory_rows(rows, T_world) == []
-
-
-def test_missing_world_pose_is_named():
-    rows, T_world, *_ = scenario(range(4))
-    T_world.pop(SampleKey("town", "car0", "000002"))
-    with pytest.raises(ValueError, match="town/car0/000002: T_world_ref"):
-        trajectory_rows(rows, T_world)
+    assert measured_trajectories(rows, samples) == (tracks, "")
+    rows, samples, *_ = scenario([10, 20, 30])  # thinned samples
+    assert [(t.poses, t.step) for t in measured_trajectories(rows, samples)[0]] == [(3, 10)]
+    rows, samples, *_ = scenario([10])
+    assert measured_trajectories(rows, samples) == ([], "no vehicle is seen in 3 or more consecutive frames")
 
 
 def test_without_the_library_the_message_says_what_to_install(monkeypatch):
-    rows, T_world, *_ = scenario(range(4))
+    rows, samples, *_ = scenario(range(4))
     monkeypatch.setitem(sys.modules, "evo", None)
-    with pytest.raises(ImportError, match=r"coop3d\[trajectory\]"):
-        trajectory_rows(rows, T_world)
+    found, note = measured_trajectories(rows, samples)
+    assert found == []
+    assert "coop3d[trajectory]" in note

@@ -8,19 +8,16 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from coop3d.geometry import (
-    check_rigid,
     compose_points,
     horn,
     invert_rigid,
     make_rigid,
     matrix_to_quat,
-    quat_angle,
     quat_conjugate,
     quat_multiply,
     quat_to_matrix,
     rotation_angle,
     transform_points,
-    umeyama,
     yaw_rotation,
 )
 
@@ -60,7 +57,6 @@ def test_quaternions_against_scipy():
     np.testing.assert_allclose(quat_to_matrix(q1).numpy(), R1.as_matrix(), atol=1e-12)
     np.testing.assert_allclose(quat_to_matrix(quat_multiply(q1, q2)), (R1 * R2).as_matrix(), atol=1e-12)
     np.testing.assert_allclose(quat_to_matrix(quat_conjugate(q1)), R1.inv().as_matrix(), atol=1e-12)
-    np.testing.assert_allclose(quat_angle(q1, -q2).numpy(), (R1.inv() * R2).magnitude(), atol=1e-9)
 
 
 @pytest.mark.parametrize("axis", [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0], [0, 0, 0]])
@@ -76,12 +72,11 @@ def test_matrix_to_quat_round_trip():
     torch.testing.assert_close(quat_to_matrix(matrix_to_quat(R)), R, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("solve", [umeyama, horn])
 @pytest.mark.parametrize("points", [3, 50])
-def test_alignment_recovers_a_known_similarity(solve, points):
+def test_alignment_recovers_a_known_similarity(points):
     R, scale, t = Rotation.random(random_state=5).as_matrix(), 2.5, np.array([3.0, -7.0, 11.0])
     src = RNG.normal(size=(points, 3))
-    found = solve(src, scale * src @ R.T + t)
+    found = horn(src, scale * src @ R.T + t)
     assert found.scale == pytest.approx(scale)
     np.testing.assert_allclose(found.R, R, atol=1e-9)
     np.testing.assert_allclose(found.apply(src), scale * src @ R.T + t, atol=1e-9)
@@ -90,29 +85,19 @@ def test_alignment_recovers_a_known_similarity(solve, points):
 def test_alignment_never_mirrors_and_is_optimal_under_noise():
     src = RNG.normal(size=(40, 3))
     mirrored = src * [1, 1, -1]
-    assert np.linalg.det(umeyama(src, mirrored).R) == pytest.approx(1.0)
+    assert np.linalg.det(horn(src, mirrored).R) == pytest.approx(1.0)
     noisy = src @ Rotation.from_euler("xyz", [10, 20, 30], degrees=True).as_matrix().T
     noisy = noisy + 0.05 * RNG.normal(size=src.shape)
     R_scipy, _ = Rotation.align_vectors(noisy - noisy.mean(0), src - src.mean(0))
-    np.testing.assert_allclose(umeyama(src, noisy).R, R_scipy.as_matrix(), atol=1e-7)
     np.testing.assert_allclose(horn(src, noisy).R, R_scipy.as_matrix(), atol=1e-7)
 
 
-def test_weights_zero_out_an_outlier():
-    src = RNG.normal(size=(10, 3))
-    dst = src + np.array([1.0, 2.0, 3.0])
-    dst[0] += 100
-    found = umeyama(src, dst, with_scale=False, weights=np.r_[0.0, np.ones(9)])
-    np.testing.assert_allclose(found.t, [1, 2, 3], atol=1e-9)
-
-
-@pytest.mark.parametrize("solve", [umeyama, horn])
-def test_degenerate_alignment_is_refused(solve):
+def test_degenerate_alignment_is_refused():
     line = np.outer(np.arange(5.0), [1, 2, 3])
     with pytest.raises(ValueError, match="undefined"):
-        solve(line, line + 1)
+        horn(line, line + 1)
     with pytest.raises(ValueError, match="N >= 3"):
-        solve(np.zeros((2, 3)), np.zeros((2, 3)))
+        horn(np.zeros((2, 3)), np.zeros((2, 3)))
 
 
 def test_compose_points_by_hand():
@@ -129,11 +114,3 @@ def test_compose_points_by_hand():
         origins,
     )
     torch.testing.assert_close(points.flatten(), torch.tensor([32.0 + 10.0, 0.5, 40.0], dtype=torch.float64))
-
-
-def test_check_rigid_names_what_is_wrong():
-    check_rigid("T", np.eye(4))
-    with pytest.raises(ValueError, match="T_x: not a rigid"):
-        check_rigid("T_x", np.diag([1.0, 1.0, -1.0, 1.0]))
-    with pytest.raises(ValueError, match="NaN"):
-        check_rigid("T_x", np.full((4, 4), np.nan))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from support.alignment import umeyama
 
-from coop3d.geometry import make_rigid, umeyama
+from coop3d.geometry import make_rigid
 from coop3d.geometry.ray_alignment import PointNoise, RayPoints, _Pair, align, level_rotation
 
 

@@ -28,10 +28,10 @@ from coop3d.benchmark.samples import Samples
 from coop3d.conf import ConfigError, DistributedConf, Precision, Strategy
 from coop3d.datasets import collate_coop
 from coop3d.evaluation import ViewRow
+from coop3d.progress import progress
 from coop3d.training.data import BadRecord, draw, make_loader
 from coop3d.training.distributed import Processes, processes, set_backend_flags
 from coop3d.training.run import Run, load_run
-from coop3d.training.run_log import progress
 from coop3d.training.step import make_autocast
 
 log = logging.getLogger(__name__)

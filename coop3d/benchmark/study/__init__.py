@@ -1,11 +1,8 @@
 """Studies: arms on one budget, trained with several seeds, compared with intervals. See docs/studies.md."""
 
 from coop3d.benchmark.study.commands import Run, evaluate_command, plan_runs, prepare, train_command
-from coop3d.benchmark.study.outcome import SetOutcome, study_outcome
+from coop3d.benchmark.study.outcome import study_outcome
 from coop3d.benchmark.study.plan import (
-    Arm,
-    Budget,
-    EvaluationPlan,
     ScoredContract,
     Study,
     StudyError,
@@ -16,12 +13,8 @@ from coop3d.benchmark.study.report import collect, write_study
 from coop3d.benchmark.study.runner import Stopped, StudyRunner
 
 __all__ = [
-    "Arm",
-    "Budget",
-    "EvaluationPlan",
     "Run",
     "ScoredContract",
-    "SetOutcome",
     "Stopped",
     "Study",
     "StudyError",

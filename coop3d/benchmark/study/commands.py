@@ -15,12 +15,12 @@ from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.study.plan import BUDGET_KEYS, Arm, ScoredContract, Study, StudyError
 from coop3d.conf import ConfigError, compose, require_complete, require_paths, require_targets
 from coop3d.conf.composition import in_quotes
+from coop3d.environment import REPOSITORY
 from coop3d.files import safe_name
 from coop3d.training.checkpoint import BEST, LAST
 from coop3d.training.launch import plain, prepare_machine
 from coop3d.training.network import require_adapters
 from coop3d.training.run import overridden
-from coop3d.training.run_log import REPOSITORY
 
 _CHECKED = ("machine", "dataset", "model", "preset", "loss")
 

@@ -24,8 +24,8 @@ from coop3d.benchmark.study.tables import (
     shown_keys,
     title,
 )
+from coop3d.environment import git_revision
 from coop3d.files import safe_name, write_bytes, write_text
-from coop3d.training.run_log import git_revision
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
 

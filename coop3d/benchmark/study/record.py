@@ -11,8 +11,8 @@ from typing import Any
 from coop3d.benchmark.study.outcome import ArmScores, Difference, SetOutcome
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.state import RunState, log_records, parameter_counts
+from coop3d.environment import describe_environment
 from coop3d.files import csv_text, write_json, write_text
-from coop3d.training.run_log import describe_environment
 
 FORMAT, VERSION = "coop3d-study", 1
 CSV_COLUMNS = (

@@ -29,7 +29,7 @@ from coop3d.benchmark.study.commands import (
 from coop3d.benchmark.study.plan import Study, StudyError
 from coop3d.benchmark.study.state import RunState, log_file, log_records, validated_step
 from coop3d.files import lock_at_once
-from coop3d.training.run_log import logging_redirect_tqdm, progress
+from coop3d.progress import logging_redirect_tqdm, progress
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,8 @@ class StudyRunner:
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             peak = max(peak, peak_memory_kib(process.pid))
             time.sleep(SAMPLE_S)
-        with self._guard:  # its id stays its own until it is reaped: nobody else is sent a signal
+        # Until wait() the zombie keeps its pid, so stop() cannot signal an unrelated process.
+        with self._guard:
             del self._active[process.pid]
             return process.wait(), peak
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from coop3d.benchmark.study.commands import Run, training_identity
 from coop3d.benchmark.study.plan import StudyError
-from coop3d.benchmark.training_curves import read_log
 from coop3d.files import write_text
+from coop3d.training.run_log import read_log
 
 FORMAT, VERSION = "coop3d-study-run", 1
 TAIL_LINES = 20

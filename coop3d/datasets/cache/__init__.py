@@ -1,9 +1,9 @@
 """Panorama cache: stitch once, train many times. HDF5, lossless, resumable, readable by many workers at once."""
 
 from coop3d.datasets.cache.builder import BuildSummary, CacheBuilder
-from coop3d.datasets.cache.format import COMPRESSIONS, DEFAULT_COMPRESSION, CacheSettings, shard_path
-from coop3d.datasets.cache.reader import CachedPanoramas, CacheFile, CacheIndex
-from coop3d.datasets.cache.verify import Verification, verify
+from coop3d.datasets.cache.format import COMPRESSIONS, DEFAULT_COMPRESSION
+from coop3d.datasets.cache.reader import CachedPanoramas, CacheFile
+from coop3d.datasets.cache.verify import verify
 
 __all__ = [
     "COMPRESSIONS",
@@ -11,10 +11,6 @@ __all__ = [
     "BuildSummary",
     "CacheBuilder",
     "CacheFile",
-    "CacheIndex",
-    "CacheSettings",
     "CachedPanoramas",
-    "Verification",
-    "shard_path",
     "verify",
 ]

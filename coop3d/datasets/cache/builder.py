@@ -100,7 +100,7 @@ class CacheBuilder:
         level_of(compression)
         self.path = shard_path(Path(output), shard)
         self.recipe, self.compression = recipe, compression
-        poses = index.T_world_rig  # first: drops frames without a readable pose
+        poses = index.T_world_rig
         instants = {(g.scenario, g.frame): k for k, g in enumerate(index.instants)}
         self.entries = [e for e in index.frames if instants[e.key.scenario, e.key.frame] % n == i]
         if not self.entries:
@@ -277,7 +277,7 @@ class _Worker:
         return Record(meta, {**parts, "rig": rig})
 
     def _rig(self, table: RigTable, panorama: Panorama) -> tuple[str, bytes]:
-        if id(table) not in self._rigs:  # the table is kept below, so that its id stays its own
+        if id(table) not in self._rigs:  # the table is kept below, so that its id is not reused
             if len(self._rigs) > 64:
                 self._rigs.clear()
             data = rig_bytes(

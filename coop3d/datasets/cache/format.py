@@ -122,7 +122,7 @@ def decode(chunk: bytes, spec: ImageSpec, shape: tuple[int, ...], level: int) ->
 
 
 def frames_hash(keys: Iterable[SampleKey]) -> str:
-    """SHA-256 over which frames a file is about, in order."""
+    """SHA-256 of the keys of a file's frames, in order."""
     return hashlib.sha256("\n".join(map(str, keys)).encode()).hexdigest()
 
 

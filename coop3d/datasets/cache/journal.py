@@ -109,7 +109,7 @@ class Journal:
 
     def _claim(self, settings: dict[str, Any]) -> None:
         try:
-            lock_at_once(self._lock, self.path)  # the kernel lets go when the process dies
+            lock_at_once(self._lock, self.path)  # the kernel releases it when the process dies
         except BlockingIOError as error:
             raise DataError(
                 f"{self.path}: another build of the same file is running; wait for it, or end it first"

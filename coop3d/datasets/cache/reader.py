@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from coop3d.datasets.cache.format import (
     shard_path,
 )
 from coop3d.datasets.cache.writer import RIG_ARRAYS
+from coop3d.datasets.entries import Instant, group_instants
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v import Skipped
 from coop3d.datasets.opv2v.frame import FAR_PLANE_M
@@ -141,7 +141,7 @@ class CacheFile:
             return
         farthest = 0.0
         for row in np.linspace(0, len(self.keys) - 1, SKY_ROWS).astype(int):
-            with suppress(DataError):  # of a damaged row: said by whoever reads it
+            with suppress(DataError):  # a damaged row is reported when it is read
                 farthest = max(farthest, float(np.nanmax(self._image("range_m", row), initial=0.0)))
         self.close()
         if farthest >= FAR_PLANE_M:
@@ -233,20 +233,6 @@ class CachedEntry:
     file: int
     row: int
 
-    @property
-    def is_roadside_unit(self) -> bool:
-        """Road-side units (negative ids) can never be the reference."""
-        return self.key.agent.startswith("-")
-
-
-@dataclass(frozen=True)
-class CachedInstant:
-    """All vehicles at one tick of one scenario, ordered by numeric id."""
-
-    scenario: str
-    frame: str
-    entries: tuple[CachedEntry, ...]
-
 
 @dataclass
 class CacheIndex:
@@ -265,14 +251,9 @@ class CacheIndex:
         return len(self.frames)
 
     @cached_property
-    def instants(self) -> list[CachedInstant]:
+    def instants(self) -> list[Instant[CachedEntry]]:
         """Frames grouped by (scenario, tick)."""
-
-        def tick(entry: CachedEntry) -> tuple[str, str]:
-            return entry.key.scenario, entry.key.frame
-
-        groups = groupby(sorted(self.frames, key=tick), tick)  # sorted() keeps the order of vehicles
-        return [CachedInstant(scenario, frame, tuple(group)) for (scenario, frame), group in groups]
+        return group_instants(self.frames)
 
 
 class CachedPanoramas:

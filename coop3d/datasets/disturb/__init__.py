@@ -3,11 +3,9 @@
 from coop3d.datasets.disturb.base import Disturbance, generator
 from coop3d.datasets.disturb.colours import (
     Black,
-    ColourCurves,
     Exposure,
     Gamma,
     WhiteBalance,
-    darkened_camera,
 )
 from coop3d.datasets.disturb.dataset import DelayedDataset, DisturbedDataset, obstacle
 from coop3d.datasets.disturb.photographs import Defocus, Jpeg, Motion, Noise, Rain
@@ -15,7 +13,6 @@ from coop3d.datasets.disturb.rigs import RigPosition, RigRotation
 
 __all__ = [
     "Black",
-    "ColourCurves",
     "Defocus",
     "DelayedDataset",
     "Disturbance",
@@ -29,7 +26,6 @@ __all__ = [
     "RigPosition",
     "RigRotation",
     "WhiteBalance",
-    "darkened_camera",
     "generator",
     "obstacle",
 ]

@@ -12,19 +12,19 @@ from coop3d.types import RigFrame, SampleKey
 
 
 class Disturbance(ABC):
-    """Changes what is seen of one vehicle, or what it believes of its rig; never where anything is.
+    """Changes a vehicle's photographs, or the calibration it assumes; never poses of vehicles or depth.
 
     ``family`` names the kind. Two severities of one family draw the same random numbers for the same vehicle, so
-    that a curve over severities shows the severity and not the draw.
+    that differences between severities do not come from the draw.
     """
 
     family: ClassVar[str]
     per_vehicle: ClassVar[bool] = False  # drawn once per vehicle of a scenario, not anew in each frame
-    needs_rig: ClassVar[bool] = False  # changes how photographs lie to each other: nothing for single ones
+    needs_rig: ClassVar[bool] = False  # changes mounting poses, which single photographs do not have
 
     @abstractmethod
     def __call__(self, frame: RigFrame, rng: np.random.Generator) -> RigFrame:
-        """The frame as it is seen, or believed: same pose, same depth, other images or mounting poses."""
+        """The disturbed frame: same pose, same depth, other images or mounting poses."""
 
 
 def generator(seed: int, family: str, key: SampleKey, *, per_vehicle: bool = False) -> np.random.Generator:

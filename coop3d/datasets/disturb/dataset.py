@@ -28,7 +28,7 @@ class _Workshop:
 
     load: Callable[[FrameEntry], RigFrame]
     views: Callable[[RigFrame], Views]
-    warps: bool  # colours are moved by depth
+    warps: bool  # colours are warped with depth
 
     def look(self, frame: RigFrame) -> Views:
         """The views for their colours and ray origins alone: depth is not sampled where these do not need it."""

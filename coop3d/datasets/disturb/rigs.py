@@ -1,4 +1,4 @@
-"""A vehicle that believes in a wrong calibration: its photographs are those of the true rig."""
+"""Wrong calibration: a vehicle assumes other mounting poses than those its photographs were taken with."""
 
 from __future__ import annotations
 

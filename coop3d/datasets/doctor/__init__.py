@@ -6,6 +6,5 @@ far outside its expected band. What stitching did is judged from its result, aga
 """
 
 from coop3d.datasets.doctor.examine import examine, examine_all
-from coop3d.datasets.doctor.report import Check, Report
 
-__all__ = ["Check", "Report", "examine", "examine_all"]
+__all__ = ["examine", "examine_all"]

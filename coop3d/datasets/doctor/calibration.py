@@ -52,7 +52,7 @@ def coverage(frame: RigFrame, panorama: Panorama) -> Iterator[Measured]:
 def predicted_coverage(
     panorama: Camera, cameras: list[PinholeCamera], T_pano_cam: list[NDArray[np.float64]]
 ) -> float:
-    """Share of the panorama's directions that lie in some photograph, on a grid of its own."""
+    """Share of the panorama's directions that lie in some photograph, computed without the stitcher."""
     columns, rows = _GRID
     u, v = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(rows) + 0.5) / rows)
     directions = panorama.directions(np.stack([u * panorama.width, v * panorama.height], axis=-1))

@@ -150,10 +150,10 @@ def _off_its_points(frame: RigFrame, panorama: Panorama, clouds_rig: list[NDArra
 
 
 def _between_clouds(own: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Median distance between the surfaces of two clouds: of level ones or of upright ones, the worse.
+    """Median point-to-plane distance between two clouds, separately for horizontal and vertical surfaces; the larger.
 
-    Level and upright apart, because most points lie on the road, where nothing tells a sideways shift. Only
-    surfaces that both clouds see as flat and about parallel are compared, not trees.
+    Separately, because most points lie on the road, which does not show a sideways shift. Only surfaces that are flat
+    and nearly parallel in both clouds are compared, so trees are not.
     """
     distance = np.linalg.norm(own, axis=1)
     query = thin(own[(distance < NEAR_M) & (distance > OWN_BODY_M)].astype(np.float64), 3 * _QUERIES)

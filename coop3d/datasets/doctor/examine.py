@@ -79,7 +79,7 @@ def _counts(dataset: CooperativeDataset, source: StitchedPanoramas) -> dict[str,
         "instants": len(index.instants),
         "samples": len(dataset),
         "instants without partners": dataset.unusable_instants,
-        "road-side frames": sum(e.is_roadside_unit for e in index.frames),
+        "road-side frames": sum(e.key.is_roadside_unit for e in index.frames),
         "frames with a cloud": sum(e.pcd_path is not None for e in index.frames),
         "frames with depth files": sum(e.depth_paths is not None for e in index.frames),
     }

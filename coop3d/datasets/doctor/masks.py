@@ -27,7 +27,7 @@ def mask_checks(frame: RigFrame, panorama: Panorama) -> Iterator[Measured]:
     )
     yield Measured("pixels whose masks contradict each other", float(wrong.mean()))
     covered = max(int(p.covered.sum()), 1)
-    if not frame.depth_is_dense:  # nobody knows where the sky is
+    if not frame.depth_is_dense:  # where the sky is is not known
         pretended = p.non_ambiguous & ~p.valid
         yield Measured("unmeasured pixels called a surface", float(pretended.sum() / covered))
         if p.valid.any() or frame.sweeps or frame.views[0].z_m is not None:
@@ -49,7 +49,7 @@ def mask_checks(frame: RigFrame, panorama: Panorama) -> Iterator[Measured]:
 
 
 def _sky_and_solid(frame: RigFrame, panorama: Panorama) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """[H, W] pixels in whose direction the depth images hold only sky, only surface, within a few pixels."""
+    """Two [H, W] masks: pixels whose 5x5 neighbourhood in the depth image is all sky, or all surface."""
     T_pano_rig = invert_rigid(panorama.T_world_pano) @ frame.T_world_rig
     rays = panorama.camera.rays()
     sky, solid = np.zeros(panorama.source.shape, bool), np.zeros(panorama.source.shape, bool)

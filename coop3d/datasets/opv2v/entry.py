@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,23 +66,9 @@ class FrameEntry:
         """LiDAR cloud, if there is one."""
         return self.folder / f"{self.key.frame}.pcd" if self.has_cloud else None
 
-    @property
-    def is_roadside_unit(self) -> bool:
-        """V2XSet marks road-side units with negative ids; they can never be the reference."""
-        return self.key.agent.startswith("-")
-
     def lidar_pose(self) -> NDArray[np.float64]:
         """[4, 4] ``T_world_rig`` in OpenCV axes, reading only this key of the YAML."""
         return pose_to_opencv(read_lidar_pose(self.yaml_path))
-
-
-@dataclass(frozen=True)
-class Instant:
-    """All vehicles recorded at one tick of one scenario, ordered by numeric id."""
-
-    scenario: str
-    frame: str
-    entries: tuple[FrameEntry, ...]
 
 
 def image_name(frame: str, camera: str) -> str:
@@ -98,11 +83,3 @@ def depth_name(frame: str, camera: str, kind: str) -> str:
         if kind == "npy"
         else f"{frame}_depth{camera.removeprefix('camera')}.png"
     )
-
-
-def group_instants(frames: Iterable[FrameEntry]) -> list[Instant]:
-    """Frames grouped by (scenario, tick), sorted. A vehicle without that tick is simply not in the group."""
-    groups: dict[tuple[str, str], list[FrameEntry]] = {}
-    for entry in frames:
-        groups.setdefault((entry.key.scenario, entry.key.frame), []).append(entry)
-    return [Instant(s, f, tuple(entries)) for (s, f), entries in sorted(groups.items())]

@@ -28,7 +28,7 @@ DEPTH_SOURCES = ("auto", "dense", "lidar", "fused", "none")
 # A projected LiDAR covers a few per cent of the pixels; a rendering covers everything but the sky.
 DENSE_FRACTION = 0.2
 
-# CARLA's depth camera says 1000 m where it sees the sky, or nothing that near.
+# CARLA's depth camera gives 1000 m, its far plane, for the sky and for everything farther.
 FAR_PLANE_M = np.float32(999.9)
 ROUNDED_NEAREST_M = 10  # nearer depth in whole metres is no supervision
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from coop3d.datasets.entries import Instant, group_instants
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v.entry import FrameEntry, Instant, group_instants
+from coop3d.datasets.opv2v.entry import FrameEntry
 from coop3d.datasets.opv2v.index_cache import IndexCache
 from coop3d.datasets.opv2v.layout import refuse_layout
-from coop3d.datasets.opv2v.listing import AUTO, Listing, Skipped, list_split
-from coop3d.datasets.opv2v.poses import read_lidar_poses
+from coop3d.datasets.opv2v.listing import AUTO, Skipped, list_split
+from coop3d.datasets.opv2v.poses import LidarPoses, read_lidar_poses
 from coop3d.geometry.carla import carla_poses_to_matrices, carla_to_opencv
 from coop3d.types import SampleKey
 
@@ -34,7 +35,8 @@ class OPV2VIndex:
     Folders that are not agents, files that are not frames (``data_protocol.yaml``) and frames without all
     ``cameras`` are passed over; the last are listed in `skipped` with their reason.
 
-    A full index (with poses) is kept in the user's cache folder, see `IndexCache`, and reused while nothing changed.
+    The pose of every frame is read, too (30 000 take a few seconds); frames without a readable one are skipped as
+    well. The index is kept in the user's cache folder, see `IndexCache`, and reused while nothing changed.
 
     Args:
         images_root: folder that holds the splits.
@@ -55,11 +57,8 @@ class OPV2VIndex:
     cameras: Sequence[str] = DEFAULT_CAMERAS  # a tuple, or AUTO
     frames: list[FrameEntry] = field(init=False, repr=False)
     skipped: list[Skipped] = field(init=False, repr=False)
-    _listing: Listing = field(init=False, repr=False)
-    _cache: IndexCache = field(init=False, repr=False)
-    _by_instant: dict[tuple[str, str], tuple[FrameEntry, ...]] | None = field(
-        init=False, repr=False, default=None
-    )
+    # [4, 4] of every frame, OpenCV axes
+    T_world_rig: dict[SampleKey, NDArray[np.float64]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.images_root = Path(self.images_root)
@@ -72,11 +71,14 @@ class OPV2VIndex:
             self.cameras = tuple(self.cameras)
         split_dir = self._split_folder()
         depth_dir = None if self.depth_root is None else self.depth_root / self.split
-        self._cache = IndexCache(split_dir, depth_dir, self.cameras)
-        cached = self._cache.load()
-        self._listing = list_split(split_dir, depth_dir, self.cameras) if cached is None else cached
-        self.frames, self.skipped = list(self._listing.frames), list(self._listing.skipped)
+        cache = IndexCache(split_dir, depth_dir, self.cameras)
+        listing = cache.load() or list_split(split_dir, depth_dir, self.cameras)
+        self.frames, self.skipped = listing.frames, list(listing.skipped)
         self._report(split_dir)
+        if listing.poses is None:
+            listing.poses = read_lidar_poses([entry.yaml_path for entry in listing.frames])
+            cache.save(listing)
+        self._place(listing.poses)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -122,35 +124,29 @@ class OPV2VIndex:
                 "(depth_source=fused).", split_dir, rounded,
             )  # fmt: skip
 
+    def _place(self, poses: LidarPoses) -> None:
+        """Keep the frames whose pose could be read, with it."""
+        matrices = carla_to_opencv(carla_poses_to_matrices(poses.values))
+        self.T_world_rig, placed = {}, []
+        for i, (entry, T) in enumerate(zip(self.frames, matrices, strict=True)):
+            if i in poses.errors:
+                log.warning("skipped: %s", poses.errors[i])
+                self.skipped.append(Skipped(entry.key, poses.errors[i]))
+            else:
+                self.T_world_rig[entry.key] = T
+                placed.append(entry)
+        self.frames = placed
+
     @cached_property
-    def instants(self) -> list[Instant]:
+    def instants(self) -> list[Instant[FrameEntry]]:
         """Frames grouped by (scenario, tick). A vehicle without that tick is simply not in the group."""
         return group_instants(self.frames)
 
     def partners_of(self, entry: FrameEntry) -> tuple[FrameEntry, ...]:
         """The other vehicles recorded at the same instant, by numeric id."""
-        if self._by_instant is None:
-            self._by_instant = {(i.scenario, i.frame): i.entries for i in self.instants}
         at_once = self._by_instant[entry.key.scenario, entry.key.frame]
         return tuple(e for e in at_once if e.key != entry.key)
 
     @cached_property
-    def T_world_rig(self) -> dict[SampleKey, NDArray[np.float64]]:
-        """Pose of every frame (OpenCV axes). A frame whose pose cannot be read is moved to `skipped`."""
-        if self._listing.poses is None:
-            self._listing.poses = read_lidar_poses([entry.yaml_path for entry in self.frames])
-            self._cache.save(self._listing)
-        values, errors = self._listing.poses
-        matrices = carla_to_opencv(carla_poses_to_matrices(values))
-        poses, good = {}, []
-        for i, (entry, T) in enumerate(zip(self._listing.frames, matrices, strict=True)):
-            if i in errors:
-                log.warning("skipped: %s", errors[i])
-                self.skipped.append(Skipped(entry.key, errors[i]))
-            else:
-                poses[entry.key] = T
-                good.append(entry)
-        self.frames = good
-        self.__dict__.pop("instants", None)
-        self._by_instant = None
-        return poses
+    def _by_instant(self) -> dict[tuple[str, str], tuple[FrameEntry, ...]]:
+        return {(i.scenario, i.frame): i.entries for i in self.instants}

@@ -9,11 +9,9 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from coop3d.datasets.entries import Instant, group_instants
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v.entry import FrameEntry, Instant, group_instants
+from coop3d.datasets.opv2v.entry import FrameEntry
 from coop3d.datasets.opv2v.poses import read_lidar_poses
 from coop3d.geometry.carla import carla_poses_to_matrices, carla_to_opencv
 from coop3d.types import SampleKey
@@ -63,20 +61,17 @@ class LayoutIndex:
             FrameEntry(SampleKey(p.parts[-3], p.parts[-2], p.stem), p.parent, (), has_cloud=False)
             for p in paths
         ]
+        poses = read_lidar_poses(paths)
+        for error in poses.errors.values():
+            raise DataError(error)
+        matrices = carla_to_opencv(carla_poses_to_matrices(poses.values))
+        keys = [entry.key for entry in self.frames]
+        self.T_world_rig = dict(zip(keys, matrices, strict=True))  # [4, 4] each, OpenCV axes
 
     def __len__(self) -> int:
         return len(self.frames)
 
     @cached_property
-    def instants(self) -> list[Instant]:
+    def instants(self) -> list[Instant[FrameEntry]]:
         """As of `OPV2VIndex`."""
         return group_instants(self.frames)
-
-    @cached_property
-    def T_world_rig(self) -> dict[SampleKey, NDArray[np.float64]]:
-        """[4, 4] pose of every frame (OpenCV axes)."""
-        poses = read_lidar_poses([entry.yaml_path for entry in self.frames])
-        for error in poses.errors.values():
-            raise DataError(error)
-        matrices = carla_to_opencv(carla_poses_to_matrices(poses.values))
-        return {entry.key: T for entry, T in zip(self.frames, matrices, strict=True)}

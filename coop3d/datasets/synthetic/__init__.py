@@ -5,8 +5,8 @@ Inputs: a seed and a few settings. Outputs: the exact file layout of OPV2V plus 
 """
 
 from .config import DISTANCES, DOMAIN_NAMES, GENERATOR_VERSION, SPLITS, SyntheticConfig
-from .generate import MANIFEST, SyntheticSummary, make_synthetic_opv2v, scenario_name
-from .scenario import Hits, Instant, Scenario, VehicleState, build_scenario
+from .generate import MANIFEST, make_synthetic_opv2v, scenario_name
+from .scenario import Scenario, build_scenario
 
 __all__ = [
     "DISTANCES",
@@ -14,12 +14,8 @@ __all__ = [
     "GENERATOR_VERSION",
     "MANIFEST",
     "SPLITS",
-    "Hits",
-    "Instant",
     "Scenario",
     "SyntheticConfig",
-    "SyntheticSummary",
-    "VehicleState",
     "build_scenario",
     "make_synthetic_opv2v",
     "scenario_name",

@@ -56,7 +56,7 @@ class Totals(NamedTuple):
 
 
 def sha256(lines: Iterable[str]) -> str:
-    """Of lines, each ended by a line feed, in hexadecimal."""
+    """Hexadecimal SHA-256 of lines, each ended by a line feed."""
     out = hashlib.sha256()
     for line in lines:
         out.update(f"{line}\n".encode())

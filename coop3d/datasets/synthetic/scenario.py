@@ -16,7 +16,7 @@ from .config import SPLITS
 from .domain import DOMAINS, Domain
 from .lighting import Light, ShadowMap
 from .spacing import even_draw, vehicle_shares, wanted_distances
-from .town import Town, TownPlan, make_town, town_plan
+from .town import Town, TownPlan, make_town
 from .traffic import FIRST_TRAFFIC_ID, Driver, drive_poses, ground_pose, make_traffic, make_traffic_at
 from .vehicles import Body
 
@@ -88,7 +88,7 @@ class Scenario:
 
     @cached_property
     def shadows(self) -> ShadowMap:
-        """Of what never moves, cast for the first photograph: a layout has none."""
+        """Shadows of what never moves; computed for the first photograph, since a layout needs none."""
         return ShadowMap(self.static.triangles, self.shade_origin[:2], self.light.sun_direction)
 
     @property
@@ -123,8 +123,11 @@ class Scenario:
         return self._current
 
     def release(self) -> None:
-        """Let go of the last instant. The two hold each other: without this both wait for the cycle collector, which
-        counts objects, not the hundred megabytes of arrays in a few of them."""
+        """Release the last instant.
+
+        It and the scenario refer to each other: without this both wait for the cycle collector, which counts objects,
+        not the hundred megabytes of arrays in a few of them.
+        """
         self._current = None
 
     def trace(
@@ -276,20 +279,3 @@ def build_scenario(
     drivers, agents = drive(seed, split, index, plan, town, frames)
     assert agents == plan.agents
     return Scenario(town, world.light(_rng(*key, 4)), drivers, agents, frames, plan.first_tick)
-
-
-def connected_places(
-    seed: int,
-    split: str,
-    index: int,
-    *,
-    frames: int = 10,
-    vehicles: tuple[int, int] = (2, 4),
-    distances: str = "as_is",
-    domain: str = "town",
-) -> NDArray[np.float64]:
-    """[frames, n, 3] where the connected vehicles of :func:`build_scenario` are (world, m), without a town built."""
-    plan = plan_scenario(seed, split, index, vehicles, distances)
-    town = town_plan(_rng(seed, SPLITS.index(split), index, 2), DOMAINS[domain])
-    drivers, agents = drive(seed, split, index, plan, town, frames)
-    return np.stack([drive_poses(town.layout, d)[:frames, :3, 3] for d in drivers if d.id in agents], axis=1)

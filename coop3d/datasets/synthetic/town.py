@@ -49,7 +49,7 @@ class Town:
 
     @cached_property
     def atlas(self) -> textures.Atlas:
-        """Textures, made for the first photograph: a layout has none."""
+        """Textures; made for the first photograph, since a layout needs none."""
         return textures.make_atlas(self.rng, self.domain.town.paint)
 
 

@@ -8,20 +8,16 @@ from coop3d.evaluation.baselines.ground import ground_plane_range
 from coop3d.evaluation.baselines.guesses import (
     AllNonAmbiguous,
     ConstantDepth,
-    DepthGuess,
-    MaskGuess,
     MeanDisplacement,
-    PoseGuess,
     ReferencePoseRepeated,
     RowMajorityMask,
     RowMedianDepth,
 )
-from coop3d.evaluation.baselines.oracles import GroundTruth, NoisyGnss, truth_with_pose
+from coop3d.evaluation.baselines.oracles import GroundTruth, NoisyGnss
 from coop3d.evaluation.baselines.predictors import (
     GroundPlaneBaseline,
     TrivialBaseline,
     known_ray_prediction,
-    repeated_pose,
     standard_baselines,
 )
 from coop3d.evaluation.baselines.statistics import TrainingStatistics
@@ -29,13 +25,10 @@ from coop3d.evaluation.baselines.statistics import TrainingStatistics
 __all__ = [
     "AllNonAmbiguous",
     "ConstantDepth",
-    "DepthGuess",
     "GroundPlaneBaseline",
     "GroundTruth",
-    "MaskGuess",
     "MeanDisplacement",
     "NoisyGnss",
-    "PoseGuess",
     "ReferencePoseRepeated",
     "RowMajorityMask",
     "RowMedianDepth",
@@ -43,7 +36,5 @@ __all__ = [
     "TrivialBaseline",
     "ground_plane_range",
     "known_ray_prediction",
-    "repeated_pose",
     "standard_baselines",
-    "truth_with_pose",
 ]

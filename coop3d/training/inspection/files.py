@@ -24,7 +24,7 @@ LARGEST_STRETCH = 0.02  # by which a picture's aspect may differ from the model'
 
 
 def inspect_files(paths: Sequence[Path], run: Run, index: int = 0) -> Inspection:
-    """What a model makes of files: the first is the reference vehicle; no ground truth is read.
+    """A model's prediction for files: the first is the reference vehicle; no ground truth is read.
 
     Args:
         paths: pictures of panoramas, one per vehicle; or ``{scenario}/{agent}/{frame}.yaml`` of OPV2V, one per vehicle

@@ -28,7 +28,7 @@ from coop3d.visualization.point_sources import PointSources
 
 log = logging.getLogger(__name__)
 
-LIDAR_POINTS = 30_000  # of one sweep on a page, at most: more than its beams can be told apart by
+LIDAR_POINTS = 30_000  # of one sweep on a page, at most; more could not be told apart
 DEPTH_SOURCE_OF = {"gt_dense": "dense", "gt_sparse": "lidar"}
 
 
@@ -45,13 +45,13 @@ class Surroundings:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """One sample; with a model, what it predicts, and what the chosen sources make of that."""
+    """One sample; with a model, its prediction, and the same with the factors that `sources` exchange."""
 
     inputs: ViewInputs
     targets: ViewTargets | None
     keys: tuple[tuple[SampleKey, ...], ...]  # 1 x V
     predicted: FactoredPrediction | None = None  # as the model returned it
-    shown: FactoredPrediction | None = None  # with the factors that `sources` exchanges
+    shown: FactoredPrediction | None = None  # after `sources` exchanged factors
     sources: PointSources = field(default_factory=PointSources)
     surroundings: Surroundings = field(default_factory=Surroundings)
 
@@ -196,7 +196,7 @@ def inspect_sample(
 
 
 def predict(run: Run, inputs: ViewInputs) -> FactoredPrediction:
-    """What the run's model makes of the inputs, on the CPU in float32 where it is half."""
+    """The prediction of the run's model, on the CPU."""
     device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         prediction: FactoredPrediction = run.model(inputs.to(device))

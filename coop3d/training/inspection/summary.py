@@ -38,7 +38,7 @@ _SCORES = {  # key of the summary -> field of a row
 def score_rows(inspection: Inspection) -> list[ViewRow]:
     """Scores of the points that are shown, one row per view; none without a prediction, truth, or finite numbers.
 
-    True depth is known at some pixels only: there what is compared is compared where both are.
+    Where the points have true depth, it is known at some pixels only; scores use the pixels where it is.
     """
     shown, targets = inspection.shown, inspection.targets
     if shown is None or targets is None or not _is_finite(shown, inspection):

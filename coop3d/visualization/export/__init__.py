@@ -47,7 +47,6 @@ def write_exports(
     cloud: ExportCloud,
     inputs: ViewInputs,
     targets: ViewTargets | None = None,
-    sample: int = 0,
     T_lidar_ref: NDArray[np.float64] | None = None,
     T_world_ref: NDArray[np.float64] | None = None,
 ) -> list[Path]:
@@ -58,7 +57,7 @@ def write_exports(
         stem: of the file names.
         formats: some of `EXPORT_FORMATS`.
         cloud: from `export_cloud`.
-        inputs, targets, sample: what the cloud was made from, for COLMAP's pictures.
+        inputs, targets: what the cloud was made from, for COLMAP's pictures.
         T_lidar_ref: reference panorama to the reference's LiDAR, for PCD; None: the same frame.
         T_world_ref: reference panorama to the world, where known; kept in NPZ.
 
@@ -81,8 +80,8 @@ def write_exports(
     written = []
     for name in formats:
         if name == "colmap":
-            covered = [seen_pixels(inputs, targets, sample, v) for v in range(inputs.shape[1])]
-            written.append(write_colmap(folder / f"{stem}_colmap", cloud, inputs, covered, sample))
+            covered = [seen_pixels(inputs, targets, v) for v in range(inputs.shape[1])]
+            written.append(write_colmap(folder / f"{stem}_colmap", cloud, inputs, covered))
         else:
             written.append(writers[name](folder / f"{stem}.{name}"))
     return written

@@ -44,11 +44,12 @@ def export_cloud(
     prediction: FactoredPrediction | None,
     keys: Sequence[Sequence[SampleKey]],
     kind: Kind = "predicted",
-    sample: int = 0,
     max_points: int | None = None,
     seed: int = 0,
 ) -> ExportCloud:
-    """Every known point of one kind that the mask keeps; normals come from the full-resolution views.
+    """Every point of the first sample that is known and that the mask keeps, predicted or true.
+
+    Normals come from the full-resolution views.
 
     Args:
         inputs: colours, rays and origins.
@@ -56,7 +57,6 @@ def export_cloud(
         prediction: needed for ``predicted``.
         keys: B x V.
         kind: which points and poses.
-        sample: position in the batch.
         max_points: a uniform draw of so many; None: all.
         seed: of the draw.
 
@@ -67,12 +67,12 @@ def export_cloud(
     if source is None or inputs.rays is None:
         missing = "rays" if source is not None else "targets" if kind == "truth" else "a prediction"
         raise ValueError(f"{kind} points need {missing}, which this sample does not have")
-    parts = [_view(inputs, targets, source, sample, v) for v in range(inputs.shape[1])]
+    parts = [_view(inputs, targets, source, v) for v in range(inputs.shape[1])]
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     chosen = np.arange(len(columns[0]))
     if len(chosen) == 0:
         raise ValueError(
-            f"{keys[sample][0]}: no {kind} point to export: every pixel is masked, unknown or not covered"
+            f"{keys[0][0]}: no {kind} point to export: every pixel is masked, unknown or not covered"
         )
     if max_points is not None and len(chosen) > max_points:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, max_points, replace=False))
@@ -84,8 +84,8 @@ def export_cloud(
         range_m=range_m,
         confidence=None if kind == "truth" else confidence,
         vehicle=vehicle,
-        names=tuple(key.agent for key in keys[sample]),
-        T_ref_view=to_numpy(source.T_ref_view[sample]).astype(np.float64),
+        names=tuple(key.agent for key in keys[0]),
+        T_ref_view=to_numpy(source.T_ref_view[0]).astype(np.float64),
     )
 
 
@@ -93,30 +93,29 @@ def _view(
     inputs: ViewInputs,
     targets: ViewTargets | None,
     source: ViewTargets | FactoredPrediction,
-    b: int,
     v: int,
 ) -> tuple[NDArray, ...]:
     """points, rgb, normals, range, confidence and view number of one view's usable pixels."""
     assert inputs.rays is not None
-    rays = to_numpy(inputs.rays[b, v])
-    origins = np.zeros_like(rays) if inputs.origins is None else to_numpy(inputs.origins[b, v])
-    rgb = to_uint8(to_numpy(inputs.image[b, v]))
-    known = seen_pixels(inputs, targets, b, v)
+    rays = to_numpy(inputs.rays[0, v])
+    origins = np.zeros_like(rays) if inputs.origins is None else to_numpy(inputs.origins[0, v])
+    rgb = to_uint8(to_numpy(inputs.image[0, v]))
+    known = seen_pixels(inputs, targets, v)
     if isinstance(source, ViewTargets):
-        known = known & to_numpy(source.valid[b, v])
+        known = known & to_numpy(source.valid[0, v])
         confidence = np.ones(known.shape, np.float32)
     else:
-        known = known & to_numpy(source.non_ambiguous[b, v])
-        confidence = to_numpy(source.confidence[b, v])
-    points, in_view = to_numpy(source.points_ref[b, v]), to_numpy(source.points_view[b, v])
+        known = known & to_numpy(source.non_ambiguous[0, v])
+        confidence = to_numpy(source.confidence[0, v])
+    points, in_view = to_numpy(source.points_ref[0, v]), to_numpy(source.points_view[0, v])
     known = known & np.isfinite(points).all(axis=-1)
-    normals = view_normals(in_view, rays, origins, known)[known] @ to_numpy(source.T_ref_view[b, v, :3, :3]).T
+    normals = view_normals(in_view, rays, origins, known)[known] @ to_numpy(source.T_ref_view[0, v, :3, :3]).T
     count = int(known.sum())
     return (
         points[known].astype(np.float32),
         rgb[known],
         normals.astype(np.float32),
-        to_numpy(source.range_m[b, v])[known].astype(np.float32),
+        to_numpy(source.range_m[0, v])[known].astype(np.float32),
         confidence[known].astype(np.float32),
         np.full(count, v, np.uint8),
     )

@@ -39,7 +39,6 @@ def write_colmap(
     cloud: ExportCloud,
     inputs: ViewInputs,
     covered: Sequence[NDArray[np.bool_]],
-    sample: int = 0,
 ) -> Path:
     """Write ``images/``, ``masks/`` and ``sparse/0/{cameras,images,points3D,rigs,frames}.txt`` below ``folder``.
 
@@ -49,14 +48,13 @@ def write_colmap(
     Args:
         folder: made if absent; pictures of an earlier export there are replaced.
         cloud: points and poses of the same sample.
-        inputs: the panoramas.
+        inputs: the panoramas; the first sample's are cut.
         covered: per view, [H, W] pixels with colour.
-        sample: position in the batch.
 
     Raises:
         ValueError: the views are no panoramas or pinhole pictures, or have no rays.
     """
-    images = _images(cloud, inputs, covered, sample)
+    images = _images(cloud, inputs, covered)
     for name in ("images", "masks"):
         shutil.rmtree(folder / name, ignore_errors=True)
     for image in images:
@@ -75,18 +73,16 @@ def write_colmap(
     return folder
 
 
-def _images(
-    cloud: ExportCloud, inputs: ViewInputs, covered: Sequence[NDArray[np.bool_]], sample: int
-) -> list[_Image]:
+def _images(cloud: ExportCloud, inputs: ViewInputs, covered: Sequence[NDArray[np.bool_]]) -> list[_Image]:
     if inputs.rays is None:
         raise ValueError("pictures are cut from the views' rays, which this sample does not have")
     out: list[_Image] = []
     for v, T_ref_view in enumerate(cloud.T_ref_view):
         if not np.isfinite(T_ref_view).all():
             continue  # the model diverged: this vehicle is nowhere
-        rays = inputs.rays[sample, v].cpu().numpy()
-        origins = np.zeros_like(rays) if inputs.origins is None else inputs.origins[sample, v].cpu().numpy()
-        rgb = to_uint8(inputs.image[sample, v].float().cpu().numpy())
+        rays = inputs.rays[0, v].cpu().numpy()
+        origins = np.zeros_like(rays) if inputs.origins is None else inputs.origins[0, v].cpu().numpy()
+        rgb = to_uint8(inputs.image[0, v].float().cpu().numpy())
         for k, cut in enumerate(cut_pinholes(rgb, rays, origins, covered[v])):
             name = f"{v}_{safe_name(cloud.names[v])}/camera{k}.png"
             T_cam_ref = np.asarray(invert_rigid(T_ref_view @ cut.T_view_cam), np.float64)

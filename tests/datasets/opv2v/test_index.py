@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.opv2v_files import write_dataset
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.opv2v import OPV2VIndex, index_cache, listing, load_yaml, poses
+from coop3d.datasets.opv2v import DEFAULT_CAMERAS, OPV2VIndex, index_cache, listing, load_yaml, poses
 from coop3d.datasets.opv2v.poses import read_lidar_pose
 
 HOUR_NS = 3600 * 10**9
@@ -162,6 +162,7 @@ def test_unreadable_poses_and_skipped_frames_are_kept_as_such(split, readings):
     assert first.skipped[0].reason == "no photograph of camera0"
     assert "key 'lidar_pose' is str 'nowhere'" in first.skipped[1].reason
     assert len(first) == len(second) == 4
+    assert {e.key for i in first.instants for e in i.entries} == first.T_world_rig.keys()
 
 
 def test_an_unwritable_cache_folder_is_no_error(split, monkeypatch, tmp_path):
@@ -184,7 +185,7 @@ def test_where_it_is_kept(monkeypatch, tmp_path):
 def test_listing_opens_no_file(split, monkeypatch):
     monkeypatch.setattr(listing.Path, "open", None)
     monkeypatch.setattr(listing.Path, "read_text", None)
-    assert len(OPV2VIndex(split[0], "train", split[1]).frames) == 6
+    assert len(listing.list_split(split[0] / "train", split[1] / "train", DEFAULT_CAMERAS).frames) == 6
 
 
 SPELLINGS = [

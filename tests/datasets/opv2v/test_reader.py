@@ -69,7 +69,7 @@ def test_instants_group_vehicles_and_order_ids_as_numbers(tmp_path):
         ["-1", "641", "1045"],
         ["-1", "1045"],
     ]
-    assert [e.is_roadside_unit for e in index.instants[0].entries] == [True, False, False]
+    assert [e.key.is_roadside_unit for e in index.instants[0].entries] == [True, False, False]
 
 
 def test_a_frame_without_a_camera_is_skipped_with_its_reason(tmp_path, caplog):
