@@ -24,10 +24,7 @@ def quick_forecast(monkeypatch) -> None:
 
     Other processors take a way round slow convolutions whose thousands of small steps a dry run repeats for seconds.
     """
-    from coop3d.models import convolution, memory
-
-    monkeypatch.setattr(convolution, "_has_slow_weight_gradient", lambda *_: False)
-    memory.estimate_memory.cache_clear()
+    monkeypatch.setattr("coop3d.models.convolution._has_slow_weight_gradient", lambda *_: False)
 
 
 @pytest.fixture(autouse=True, scope="session")
