@@ -1,11 +1,30 @@
 """Settings of every test."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 # Sums depend in their last bits on the number of threads; tests that compare bits need it fixed, and two test
 # processes on two cores are fastest with one thread each.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory) -> Path:
+    """A finished run of the toy model, to read."""
+    from support.toy_evaluation import train_toy  # here: only some tests need to import the trainer
+
+    return train_toy(tmp_path_factory.mktemp("toy_run"))
+
+
+@pytest.fixture
+def quick_forecast(monkeypatch) -> None:
+    """Forecasts of memory as a GPU or a processor with AVX-512 makes them.
+
+    Other processors take a way round slow convolutions whose thousands of small steps a dry run repeats for seconds.
+    """
+    monkeypatch.setattr("coop3d.models.convolution._has_slow_weight_gradient", lambda *_: False)
 
 
 @pytest.fixture(autouse=True, scope="session")

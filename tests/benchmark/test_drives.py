@@ -134,7 +134,7 @@ def test_the_world_pose_is_that_of_the_first_view(drive, tmp_path, kind):
     assert (perfect.ate_m, perfect.rpe_m) == pytest.approx((0, 0), abs=1e-4)
 
 
-def test_what_cannot_be_measured_is_said(drive, tmp_path, monkeypatch):
+def test_what_cannot_be_measured_is_said(drive, tmp_path, monkeypatch, without_plots):
     root, run, _, _ = drive
     few = contract(root, "few", frames=FRAMES[:2])
     for name, missing, conf, note in [

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
-import socket
 
 import pytest
-import torch
-import torch.multiprocessing
 from support.opv2v_files import write_dataset
+from support.processes import run_ranks
 from support.toy_evaluation import options, opv2v_dataset, rows_written, train_toy
 from support.toy_run import ToyDataset
 
@@ -25,13 +22,8 @@ from coop3d.evaluation.contracts import ContractError, load_contract
 TOWN = ((0.0, 0.0, 0.0), (3.0, 18.0, 20.0), (-2.0, 40.0, 180.0))
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    return train_toy(tmp_path_factory.mktemp("run"))
-
-
-def test_model_and_baselines_are_scored_on_the_same_samples(run_dir, tmp_path):
-    result = evaluate_run(run_dir, tmp_path, options(split="test", batch=2, max_samples=8))
+def test_model_and_baselines_are_scored_on_the_same_samples(toy_run, tmp_path):
+    result = evaluate_run(toy_run, tmp_path, options(split="test", batch=2, max_samples=8))
     assert next(iter(result.summaries)) == "model"
     assert len(result.summaries) == 7
     samples = [i * 10 // 8 for i in range(8)]  # evenly spread; 3 is among them and cannot be read
@@ -47,14 +39,14 @@ def test_model_and_baselines_are_scored_on_the_same_samples(run_dir, tmp_path):
     assert result.summaries["ground truth"]["pose/translation_m/p90"] == pytest.approx(0, abs=1e-5)
 
 
-def test_the_result_does_not_depend_on_the_batch(run_dir, tmp_path):
-    a, b = (evaluate_run(run_dir, tmp_path / str(n), options(split="val", batch=n)) for n in (1, 3))
+def test_the_result_does_not_depend_on_the_batch(toy_run, tmp_path):
+    a, b = (evaluate_run(toy_run, tmp_path / str(n), options(split="val", batch=n)) for n in (1, 3))
     for name in a.summaries:
         assert a.summaries[name] == pytest.approx(b.summaries[name], rel=1e-5, nan_ok=True)
 
 
-def test_metrics_json_says_how_numbers_came_about(run_dir, tmp_path):
-    evaluation = evaluate_run(run_dir, tmp_path, options(inputs="images+rays"))
+def test_metrics_json_says_how_numbers_came_about(toy_run, tmp_path):
+    evaluation = evaluate_run(toy_run, tmp_path, options(inputs="images+rays"))
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert {"contract", "mode", "code", "environment", "options", "config", "times", "bad_samples"} <= set(
         content
@@ -76,9 +68,9 @@ def test_metrics_json_says_how_numbers_came_about(run_dir, tmp_path):
 # ---- resuming
 
 
-def test_a_killed_evaluation_goes_on_where_it_stopped(run_dir, tmp_path, monkeypatch):
+def test_a_killed_evaluation_goes_on_where_it_stopped(toy_run, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    evaluate_run(run_dir, whole, options(max_samples=9))
+    evaluate_run(toy_run, whole, options(max_samples=9))
     read, load = [], ToyDataset.__getitem__
 
     def interrupted(self, request):
@@ -92,7 +84,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(run_dir, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(ToyDataset, "__getitem__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            evaluate_run(run_dir, broken, options(max_samples=9))
+            evaluate_run(toy_run, broken, options(max_samples=9))
     assert not (broken / "metrics.json").exists()
     with (broken / "journal" / "rows.0.jsonl").open("a") as file:
         file.write('{"entrant":"model","sample":"to')  # killed while it wrote
@@ -101,7 +93,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(run_dir, tmp_path, monkeyp
         patch.setattr(
             ToyDataset, "__getitem__", lambda self, r: again.append((self.size, r[1])) or load(self, r)
         )
-        evaluate_run(run_dir, broken, options(max_samples=9))
+        evaluate_run(toy_run, broken, options(max_samples=9))
     assert rows_written(broken) == rows_written(whole)
     redone = [index for size, index in again if size == 10]
     assert len(redone) == 9 - 5  # five were predicted, and scored before the process ended
@@ -111,40 +103,31 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(run_dir, tmp_path, monkeyp
         patch.setattr(
             ToyDataset, "__getitem__", lambda self, r: again.append((self.size, r[1])) or load(self, r)
         )
-        evaluate_run(run_dir, broken, options(max_samples=9))
+        evaluate_run(toy_run, broken, options(max_samples=9))
     assert [index for size, index in again if size == 10] == [3]
     assert rows_written(broken) == rows_written(whole)
 
 
-def test_a_foreign_line_in_the_journal_is_named(run_dir, tmp_path):
-    evaluate_run(run_dir, tmp_path, options(max_samples=4, baselines=()))
+def test_a_foreign_line_in_the_journal_is_named(toy_run, tmp_path):
+    evaluate_run(toy_run, tmp_path, options(max_samples=4, baselines=()))
     path = tmp_path / "journal" / "rows.0.jsonl"
     path.write_text('{"entrant": "model"}\n' + path.read_text())
     with pytest.raises(FolderError, match=r"rows\.0\.jsonl:1: is no record of this code"):
-        evaluate_run(run_dir, tmp_path, options(max_samples=4, baselines=()))
+        evaluate_run(toy_run, tmp_path, options(max_samples=4, baselines=()))
 
 
 # ---- processes
 
 
-def _work(rank: int, port: int, run_dir, folder, conf) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        GLOO_SOCKET_IFNAME="lo",
-    )  # fmt: skip
-    evaluation = evaluate_run(run_dir, folder, conf)
+def _work(_: int, toy_run, folder, conf) -> None:
+    evaluation = evaluate_run(toy_run, folder, conf)
     assert len(evaluation.bad) == 1  # every process knows everything
 
 
-def test_two_processes_give_the_bits_of_one(run_dir, tmp_path):
+def test_two_processes_give_the_bits_of_one(toy_run, tmp_path):
     conf = options(split="test")
-    evaluate_run(run_dir, tmp_path / "one", conf)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (port, run_dir, tmp_path / "two", conf)
-    torch.multiprocessing.start_processes(_work, arguments, nprocs=2, start_method="spawn")
+    evaluate_run(toy_run, tmp_path / "one", conf)
+    run_ranks(_work, toy_run, tmp_path / "two", conf)
     assert rows_written(tmp_path / "two") == rows_written(tmp_path / "one")
     pytest.importorskip("evo")
     drives = read_result(tmp_path / "two").entrants[0].trajectories  # 3 cannot be read, which ends a drive
@@ -159,25 +142,25 @@ def test_two_processes_give_the_bits_of_one(run_dir, tmp_path):
 # ---- folders
 
 
-def test_other_samples_in_the_folder_are_refused_and_other_weights_moved_aside(run_dir, tmp_path, caplog):
-    evaluate_run(run_dir, tmp_path, options(max_samples=5, baselines=()))
+def test_other_samples_in_the_folder_are_refused_and_other_weights_moved_aside(toy_run, tmp_path, caplog):
+    evaluate_run(toy_run, tmp_path, options(max_samples=5, baselines=()))
     before = rows_written(tmp_path)
     with pytest.raises(FolderError, match="evaluation of other samples"):
-        evaluate_run(run_dir, tmp_path, options(max_samples=4, baselines=()))
+        evaluate_run(toy_run, tmp_path, options(max_samples=4, baselines=()))
     assert rows_written(tmp_path) == before
     other = train_toy(tmp_path.parent / f"{tmp_path.name}_other", lr=1e-3)
     evaluate_run(other, tmp_path, options(max_samples=5, baselines=()))
     assert rows_written(tmp_path / "earlier-1") == before
     assert rows_written(tmp_path) != before
     assert "made with other model) is now in" in caplog.text
-    evaluate_run(run_dir, tmp_path, options(max_samples=4, baselines=(), restart=True))
+    evaluate_run(toy_run, tmp_path, options(max_samples=4, baselines=(), restart=True))
     assert (tmp_path / "earlier-2" / "metrics.json").exists()
 
 
-def test_new_baselines_join_an_evaluation_and_the_model_is_not_asked_again(run_dir, tmp_path, monkeypatch):
-    evaluate_run(run_dir, tmp_path, options(max_samples=5, baselines=()))
+def test_new_baselines_join_an_evaluation_and_the_model_is_not_asked_again(toy_run, tmp_path, monkeypatch):
+    evaluate_run(toy_run, tmp_path, options(max_samples=5, baselines=()))
     before = (tmp_path / "per_frame.csv").read_bytes()
-    evaluate_run(run_dir, tmp_path, options(max_samples=5, baselines=("truth",)))
+    evaluate_run(toy_run, tmp_path, options(max_samples=5, baselines=("truth",)))
     assert (tmp_path / "per_frame.csv").read_bytes() == before
     assert (tmp_path / "per_frame_ground_truth.csv").exists()
     lines = [
@@ -187,25 +170,25 @@ def test_new_baselines_join_an_evaluation_and_the_model_is_not_asked_again(run_d
     assert lines.count("model") == lines.count("ground truth")
 
 
-def test_files_of_unknown_origin_are_not_overwritten(run_dir, tmp_path):
+def test_files_of_unknown_origin_are_not_overwritten(toy_run, tmp_path):
     (tmp_path / "config.yaml").write_text("mine")
     with pytest.raises(FolderError, match=r"holds config\.yaml, which no evaluation wrote"):
-        evaluate_run(run_dir, tmp_path, options(max_samples=2))
+        evaluate_run(toy_run, tmp_path, options(max_samples=2))
     assert (tmp_path / "config.yaml").read_text() == "mine"
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "notes.txt").write_text("mine")
-    evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+    evaluate_run(toy_run, tmp_path, options(max_samples=2, baselines=()))
     assert (tmp_path / "notes.txt").read_text() == "mine"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.yaml").write_text("mine")
     with pytest.raises(FolderError, match="which no evaluation wrote"):
-        evaluate_run(run_dir, tmp_path / "other", options(max_samples=2, restart=True))
+        evaluate_run(toy_run, tmp_path / "other", options(max_samples=2, restart=True))
 
 
-def test_rows_of_another_revision_of_the_code_are_said(run_dir, tmp_path, monkeypatch, caplog):
+def test_rows_of_another_revision_of_the_code_are_said(toy_run, tmp_path, monkeypatch, caplog):
     for revision in ("one", "two"):
         monkeypatch.setattr("coop3d.benchmark.journal.git_revision", lambda r=revision: {"revision": r})
-        evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+        evaluate_run(toy_run, tmp_path, options(max_samples=2, baselines=()))
         known = json.loads((tmp_path / "metrics.json").read_text())["code_of_rows"]
     assert known == ["one", "two"]
     assert "rows of 2 revisions of the code (one, two); restart=true" in caplog.text
@@ -213,7 +196,7 @@ def test_rows_of_another_revision_of_the_code_are_said(run_dir, tmp_path, monkey
     earlier = json.loads(identity.read_text())
     del earlier["code"]  # as code wrote it that did not say who it was
     identity.write_text(json.dumps(earlier))
-    found = evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+    found = evaluate_run(toy_run, tmp_path, options(max_samples=2, baselines=()))
     assert found.result.head["code_of_rows"] == ["two", "unknown"]
 
 
@@ -393,7 +376,7 @@ def none_of(splits):
     return [f"dataset.{split}.source.depth_source=none" for split in splits]
 
 
-def test_options_are_checked_before_anything_is_done(run_dir, tmp_path):
+def test_options_are_checked_before_anything_is_done(toy_run, tmp_path):
     for changes, message in [
         ({"inputs": "depth"}, "inputs='depth'"),
         ({"baselines": ("trivial",)}, "trivial unknown"),
@@ -402,5 +385,5 @@ def test_options_are_checked_before_anything_is_done(run_dir, tmp_path):
         ({"frames_json": str(tmp_path / "absent.json")}, "no such contract"),
     ]:
         with pytest.raises(ValueError, match=message):
-            evaluate_run(run_dir, tmp_path / "out", options(**changes))
+            evaluate_run(toy_run, tmp_path / "out", options(**changes))
     assert not (tmp_path / "out").exists()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from support import analytic_panoramas
 from support.analytic_panoramas import CAMERAS, batch, cast, pose
 from support.opv2v_files import write_dataset
 from support.score_rows import view_row
+from support.scripts import run_script
 from support.toy_evaluation import options, opv2v_dataset, train_toy
 
 import coop3d.visualization
@@ -38,7 +37,6 @@ from coop3d.datasets.disturb import Jpeg, RigRotation
 from coop3d.datasets.opv2v import frame as opv2v_frame
 from coop3d.evaluation import read_per_frame_csv
 
-ROOT = Path(__file__).resolve().parents[2]
 CASE = Case("noise5", "noise", 5.0, "levels", "noise")
 
 
@@ -314,14 +312,10 @@ def test_the_page_escapes_and_shows_everything(whole):
 
 
 def test_the_script_runs_a_contract(run_dir, whole, tmp_path):
-    command = [
-        sys.executable, str(ROOT / "scripts" / "evaluate_robustness.py"), f"checkpoint={run_dir}",
-        f"contract={whole.folder}/contract.json", f"output_dir={tmp_path}", "disturbances=[vehicles2,jpeg10]",
-        "num_workers=0", "device=cpu", "report=false",
-    ]  # fmt: skip
-    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_script(
+        "evaluate_robustness.py", f"checkpoint={run_dir}", f"contract={whole.folder}/contract.json",
+        f"output_dir={tmp_path}", "disturbances=[vehicles2,jpeg10]", "num_workers=0", "device=cpu", "report=false",
+    )  # fmt: skip
     content = json.loads((tmp_path / "robustness.json").read_text())
     assert content["contract"]["samples"] == 6
     same = content["disturbances"][0]["scores"]["range/abs_rel"]

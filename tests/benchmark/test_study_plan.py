@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
-import runpy
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
+from support.scripts import run_script
 from support.study_files import BASE, study_file
 
-from coop3d.benchmark.study import StudyError, evaluate_command, plan_runs, prepare, read_study, train_command
+from coop3d.benchmark.study import (
+    Study,
+    StudyError,
+    evaluate_command,
+    plan_runs,
+    prepare,
+    read_study,
+    train_command,
+)
 from coop3d.benchmark.study.commands import check_budgets, composed, quoted
 from coop3d.benchmark.study.plan import key_of
 from coop3d.conf import build, compose
@@ -19,7 +29,6 @@ from coop3d.evaluation.contracts import ContractError
 from coop3d.training.network import build_network
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "run_study.py"
 SHIPPED = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 BUDGET = "budget: {steps: 4, validations: 2}\n"
 ARMS = "arms: {a: {}, b: {overrides: [model.panorama.wrap_around=false]}}\n"
@@ -158,12 +167,18 @@ def test_runs_are_seed_by_seed_with_base_arm_budget_and_seed_in_this_order(tmp_p
     assert any(part.endswith("runs/a/seed4/train/checkpoint-best.pth'") for part in evaluate)
 
 
+@cache
+def shipped(name: str) -> tuple[Study, dict[str, DictConfig]]:
+    """A study and the configs of its arms, to read: to compose them all takes seconds."""
+    study = read_study(ROOT / "configs" / "studies" / f"{name}.yaml")
+    return study, {arm: composed(study, of_arm) for arm, of_arm in study.arms.items()}
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_arm_of_every_shipped_study_composes_and_builds(path, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)  # contracts are named from there
-    study = read_study(path)
+    study, configs = shipped(path.stem)
     assert study.name == path.stem
-    configs = {name: composed(study, arm) for name, arm in study.arms.items()}
     check_budgets(study, configs)
     for name, config in configs.items():
         build_network(config)
@@ -177,8 +192,7 @@ def test_every_arm_of_every_shipped_study_composes_and_builds(path, monkeypatch,
 
 def test_what_the_shipped_arms_change():
     """The names of arms say what the composed configs hold."""
-    study = read_study(ROOT / "configs" / "studies" / "training.yaml")
-    configs = {name: composed(study, arm) for name, arm in study.arms.items()}
+    _, configs = shipped("training")
     base = configs["base"]
     assert base.model.panorama.wrap_around
     assert not configs["no_wrap"].model.panorama.wrap_around
@@ -200,11 +214,10 @@ def test_what_the_shipped_arms_change():
 
 def test_every_arm_reads_the_panoramas_that_its_name_says():
     for name in ("panoramas", "supervision"):
-        study = read_study(ROOT / "configs" / "studies" / f"{name}.yaml")
-        for arm_name, arm in study.arms.items():
+        for arm_name, config in shipped(name)[1].items():
             if "pinholes" in arm_name:
                 continue
-            dataset = composed(study, arm).dataset
+            dataset = config.dataset
             folders = [Path(dataset[split].source.cache_root).name for split in ("train", "val", "test")]
             if name == "panoramas":
                 assert folders == [arm_name] * 3
@@ -216,49 +229,37 @@ def test_every_arm_reads_the_panoramas_that_its_name_says():
             assert (dataset.val.source.depth_source, dataset.test.source.depth_source) == ("dense", "dense")
 
 
-def run_script(monkeypatch, *arguments: str) -> None:
-    """The script as it is, in this process."""
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
-
-
-def test_dry_run_prints_commands_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+def test_dry_run_prints_commands_and_leaves_nothing(tmp_path):
     out, smoke = tmp_path / "out", f"study={ROOT}/configs/studies/smoke.yaml"
-    run_script(
-        monkeypatch, smoke, f"output_dir={out}", "--dry-run", "--only", "no_wrap", "train_params.lr=0.5"
-    )
+    command = ("run_study.py", smoke, f"output_dir={out}", "--dry-run")
+    printed = run_script(*command, "--only", "no_wrap", "train_params.lr=0.5").stdout.splitlines()
     assert not out.exists()
-    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    lines = [shlex.split(line) for line in printed if not line.startswith("#")]
     assert [Path(line[1]).name for line in lines] == ["train.py", "evaluate.py"] * 2
     assert all(
         "train_params.lr=0.5" in line and "model.panorama.wrap_around=false" in line for line in lines[::2]
     )
-    run_script(monkeypatch, smoke, f"output_dir={out}", "--dry-run", "--seeds", "1")
-    named = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#")]
+    printed = run_script(*command, "--seeds", "1").stdout.splitlines()
+    named = [line for line in printed if line.startswith("#")]
     assert [line.split()[1] for line in named] == ["base/seed1:", "no_wrap/seed1:"]
 
 
-def test_arguments_that_cannot_be(tmp_path, capsys, monkeypatch):
-    def refused(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as caught:
-            run_script(monkeypatch, *arguments)
-        assert caught.value.code != 0
-        return f"{caught.value.code} {capsys.readouterr().err}"
-
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["{smoke}"], 2, "output_dir=... is missing"),
+        (["{out}"], 2, "study=... is missing"),
+        (["{smoke}", "{out}", "--jobs", "0"], 2, "expected a whole number of at least 1"),
+        (["{smoke}", "{out}", "--seeds", "0,7"], 1, "--seeds: no seed 7; the study has 0, 1."),
+        (["{smoke}", "{out}", "--seeds", "x"], 2, "found 'x', expected whole numbers"),
+        (["{smoke}", "{out}", "--only", "nobody"], 1, "--only: no arm nobody; the study has base, no_wrap"),
+        (["{smoke}", "{out}", "outputdir=x", "--dry-run"], 1, "There is no config key 'outputdir'"),
+    ],
+)
+def test_arguments_that_cannot_be(tmp_path, arguments, status, message):
     smoke = f"study={ROOT}/configs/studies/smoke.yaml"
-    assert "output_dir=... is missing" in refused(smoke)
-    assert "study=... is missing" in refused(f"output_dir={tmp_path}")
-    assert "expected a whole number of at least 1" in refused(smoke, f"output_dir={tmp_path}", "--jobs", "0")
-    assert "--seeds: no seed 7; the study has 0, 1." in refused(
-        smoke, f"output_dir={tmp_path}", "--seeds", "0,7"
-    )
-    assert "found 'x', expected whole numbers" in refused(smoke, f"output_dir={tmp_path}", "--seeds", "x")
-    assert "--only: no arm nobody; the study has base, no_wrap" in refused(
-        smoke, f"output_dir={tmp_path}", "--only", "nobody"
-    )
-    assert "There is no config key 'outputdir'" in refused(
-        smoke, f"output_dir={tmp_path}", "outputdir=x", "--dry-run"
-    )
+    command = [a.format(smoke=smoke, out=f"output_dir={tmp_path}") for a in arguments]
+    assert message in run_script("run_study.py", *command, status=status).stderr
 
 
 def test_the_base_is_in_one_place():

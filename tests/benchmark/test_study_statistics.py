@@ -7,9 +7,7 @@ import io
 import json
 import math
 import re
-import runpy
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from support.doc_examples import DOCS, run_examples
+from support.scripts import run_script
 from support.study_files import finished_runs, result, small_study
 
 from coop3d.benchmark.study import collect, plan_runs, read_study, study_outcome, write_study
@@ -390,7 +389,7 @@ def test_the_page_of_studies_is_true(written, tmp_path):
         assert not missing
 
 
-def test_commands_of_the_page_are_accepted(monkeypatch, capsys, tmp_path):
+def test_commands_of_the_page_are_accepted(monkeypatch, tmp_path):
     """The first is run as it stands; the second is the slow test of the smoke study."""
     page = (DOCS / "studies.md").read_text()
     commands = [
@@ -402,7 +401,8 @@ def test_commands_of_the_page_are_accepted(monkeypatch, capsys, tmp_path):
     arguments = [
         a if not a.startswith("output_dir=") else f"output_dir={tmp_path}/out" for a in commands[0][1:]
     ]
-    monkeypatch.setattr(sys, "argv", arguments)
-    runpy.run_path(arguments[0], run_name="__main__")
-    assert capsys.readouterr().out.count("scripts/train.py") == 4
+    assert (
+        run_script(arguments[0].removeprefix("scripts/"), *arguments[1:]).stdout.count("scripts/train.py")
+        == 4
+    )
     assert not (tmp_path / "out").exists()

@@ -37,7 +37,6 @@ CONTRACT = ROOT / "configs" / "contracts" / "demo-test-nearest-v1.json"
 OTHER = ROOT / "configs" / "contracts" / "coop3d-synth-v1-small-test-nearest.json"
 TRANSFER = ROOT / "configs" / "studies" / "transfer.yaml"
 BUDGET = "budget: {steps: 40, validations: 2}\n"
-MEDIAN = "pose/translation_m/median"
 
 
 def scored_study(folder: Path, *overrides: str, common: str = "[]") -> Study:

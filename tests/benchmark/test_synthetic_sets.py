@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from support.scripts import run_script
 
 from coop3d.benchmark.samples import make_contract
 from coop3d.benchmark.set_report import MACHINES
@@ -342,15 +340,9 @@ def test_published_hashes_are_of_all_scenarios_and_of_the_settings(name):
 
 
 def test_the_script_verifies_and_refuses(made):
-    def run(*args: str) -> subprocess.CompletedProcess:
-        script = ROOT / "scripts" / "make_synth_benchmark.py"
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run([sys.executable, str(script), *args], capture_output=True, text=True, env=env)
-
-    wrong = run("coop3d-synth-v1-small", "--output", str(made[1]), "--verify", "--quiet")
-    assert wrong.returncode == 1
+    command = ("make_synth_benchmark.py", "coop3d-synth-v1-small", "--output", made[1])
+    wrong = run_script(*command, "--verify", "--quiet", status=1)
     assert "the folder holds other data" in wrong.stderr
     assert json.loads((made[1] / RECORD).read_text())["frames"]
-    unknown = run("coop3d-synth-v1-small", "--output", str(made[1]), "--only", "demo", "--layout-only")
-    assert unknown.returncode == 1
+    unknown = run_script(*command, "--only", "demo", "--layout-only", status=1)
     assert "'demo' is no part of the data set" in unknown.stderr

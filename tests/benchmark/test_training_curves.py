@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from support.scripts import run_script
 
 from coop3d.benchmark import training_curves
 from coop3d.benchmark.training_curves import plot_training
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "plot_training.py"
 
 
 def make_run(folder: Path, scale: float = 1.0) -> Path:
@@ -75,11 +72,8 @@ def test_errors_name_the_file_and_what_there_is(tmp_path):
     assert not (tmp_path / "x.png").exists()
 
 
-def test_the_script_writes_into_the_run_unless_told_otherwise(tmp_path, monkeypatch):
+def test_the_script_writes_into_the_run_unless_told_otherwise(tmp_path):
     run = make_run(tmp_path / "run")
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(run)])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    run_script("plot_training.py", run)
     assert np.ptp(cv2.imread(str(run / "curves.png"))) > 0
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"log\.jsonl: no records"):
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert "log.jsonl: no records" in run_script("plot_training.py", tmp_path, status=1).stderr

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.opv2v_files import write_dataset
+from support.processes import METHOD
 from torch.utils.data import DataLoader
 
 from coop3d.conf import ConfigError, build, compose, require_paths, require_targets
@@ -177,7 +178,7 @@ def _key_and_sum(source):
     return entry.key, int(source.load(entry)[0].rgb.sum())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", METHOD])
 def test_many_workers_read_at_once(built, method):
     source = CachedPanoramas(built[1])
     here = _key_and_sum(source)  # opens the file in this process first

@@ -1,15 +1,14 @@
 """The doctor passes sound datasets and catches each classic mistake when it is injected."""
 
 import json
-import runpy
 import shutil
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from support import mistakes
+from support.scripts import run_script
 
 from coop3d.datasets import CooperativeDataset, DataError, PinholeViews, StitchedPanoramas, VehicleSampling
 from coop3d.datasets.doctor import examine, examine_all
@@ -289,19 +288,18 @@ def test_a_source_that_stitches_nothing_is_refused(sound):
         examine(CooperativeDataset(source, VehicleSampling(2, max_distance_m=None)))
 
 
-def test_the_command_writes_a_table_and_json_and_exits_with_its_verdict(sound, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_a_table_and_json_and_exits_with_its_verdict(sound, tmp_path):
     """The team's options; a split that is missing fails without a traceback."""
-    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "validate_opv2v_cyl_setup.py"))
     overrides = [
         "machine=local3090", f"machine.opv2v_images_root={sound}/images", f"machine.opv2v_depth_root={sound}/depth",
         "dataset=opv2v_cyl_coop_demo",
     ]  # fmt: skip
     for splits, status in ((["train"], 0), (["train", "val"], 1)):
-        command = ["doctor", "--num-samples", "1", "--verbose", "--output", str(tmp_path / "report.json"),
-                   "--output-html", str(tmp_path / "report.html")]  # fmt: skip
-        monkeypatch.setattr("sys.argv", [*command, "--splits", *splits, "--hydra-overrides", *overrides])
-        assert script["main"]() == status
+        command = ("validate_opv2v_cyl_setup.py", "--num-samples", 1, "--verbose", "--output",
+                   tmp_path / "report.json", "--output-html", tmp_path / "report.html", "--splits", *splits,
+                   "--hydra-overrides", *overrides)  # fmt: skip
+        printed = run_script(*command, status=status).stdout
         reports = json.loads((tmp_path / "report.json").read_text())
         assert [r["ok"] for r in reports] == [True, False][: len(splits)]
-        assert "ok   panorama covered" in capsys.readouterr().out
+        assert "ok   panorama covered" in printed
         assert "panorama covered" in (tmp_path / "report.html").read_text()

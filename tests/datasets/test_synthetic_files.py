@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
 import shutil
-import subprocess
-import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from support.scripts import run_script
 
 from coop3d.datasets import DataError
 from coop3d.datasets.opv2v import LAYOUT_MARK, LayoutIndex, OPV2VIndex
@@ -30,7 +28,6 @@ CONFIG = SyntheticConfig(
     vehicles=(2, 2),
     lidar_points=256,
 )
-SCRIPT = Path(__file__).parents[2] / "scripts" / "make_synthetic_opv2v.py"
 
 
 @pytest.fixture(scope="module")
@@ -313,13 +310,6 @@ def test_other_settings_are_refused(made, tmp_path):
 
 
 def test_script_explains_itself():
-    def run(*args: str) -> subprocess.CompletedProcess:
-        env = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
-        return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True, env=env)
-
-    shown = run("--help")
-    assert shown.returncode == 0
-    assert "examples:" in shown.stdout
-    wrong = run("--output", "x", "--image-size", "800")
-    assert wrong.returncode == 2
+    assert "examples:" in run_script("make_synthetic_opv2v.py", "--help").stdout
+    wrong = run_script("make_synthetic_opv2v.py", "--output", "x", "--image-size", "800", status=2)
     assert "expected WIDTHxHEIGHT" in wrong.stderr

@@ -10,17 +10,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from support.random_views import perfect_prediction, random_prediction, random_targets
+from support.score_rows import scored
 
 from coop3d.evaluation import score_batch, summarise
 from coop3d.evaluation.pose import convention_auc, fold_direction
 from coop3d.types import SampleKey
-
-
-def scored(prediction, targets):
-    B, V = targets.range_m.shape[:2]
-    keys = [[SampleKey("town", f"car{v}", f"{b:06d}") for v in range(V)] for b in range(B)]
-    rows, samples = score_batch(prediction, targets, keys)
-    return summarise(rows, samples)
 
 
 def histogram_auc(errors_deg, threshold):
@@ -70,7 +64,7 @@ def test_all_pairs_of_vehicles_against_a_slow_twin():
                 p, q = P[:3, 3], Q[:3, 3]
                 cosine = abs(p @ q) / np.linalg.norm(p) / np.linalg.norm(q)
                 errors.append(max(rotation, np.degrees(np.arccos(min(cosine, 1.0)))))
-    s = scored(noisy, targets)
+    s = summarise(*scored(noisy, targets))
     assert s["pose/convention/pairs"] == 18
     for threshold in (5, 10, 30):
         expected = histogram_auc(errors, threshold)
@@ -97,7 +91,7 @@ def test_the_convention_does_not_see_a_sign_flip_and_ours_does():
     """Other vehicles on the wrong side: perfect for the convention between two vehicles."""
     targets = random_targets(B=2, V=2)
     perfect = perfect_prediction(targets)
-    s = scored(replace(perfect, trans=-perfect.trans), targets)
+    s = summarise(*scored(replace(perfect, trans=-perfect.trans), targets))
     assert s["pose/convention/auc_5"] == 1
     assert s["pose/direction_deg/median"] == pytest.approx(180)
     assert s["pose/sign_flip_rate"] == 1
@@ -113,7 +107,7 @@ def test_sign_flips_count_only_where_vehicles_are_apart():
     flipped = perfect.trans.clone()
     flipped[0] *= -1  # one below and one above 5 m
     flipped[1, 2] = 0  # no displacement is neither side
-    s = scored(replace(perfect, trans=flipped), targets)
+    s = summarise(*scored(replace(perfect, trans=flipped), targets))
     assert s["pose/sign_flip_pairs"] == 2
     assert s["pose/sign_flip_rate"] == pytest.approx(1 / 2)
     assert s["pose/0-15m/sign_flip_pairs"] == 1
@@ -132,7 +126,7 @@ def test_direction_and_recall_per_bucket():
     perfect = perfect_prediction(targets)
     moved = perfect.trans.clone()
     moved[1, 1, 0] += 3 / 7
-    s = scored(replace(perfect, trans=moved), targets)
+    s = summarise(*scored(replace(perfect, trans=moved), targets))
     assert s["pose/0-15m/recall_2m_2deg"] == 1
     assert s["pose/30-60m/recall_2m_2deg"] == 0
     assert s["pose/30-60m/recall_5m_5deg"] == 1
@@ -146,7 +140,7 @@ def test_coinciding_vehicles_count_as_a_right_angle_in_the_convention_only():
     T = targets.T_ref_view.clone()
     T[:, 1, :3, 3] = 0
     targets = replace(targets, T_ref_view=T)
-    s = scored(perfect_prediction(targets), targets)
+    s = summarise(*scored(perfect_prediction(targets), targets))
     assert s["pose/convention/auc_30"] == 0
     assert math.isnan(s["pose/direction_deg/median"])
     assert s["pose/recall_1m_1deg"] == 1
@@ -154,6 +148,6 @@ def test_coinciding_vehicles_count_as_a_right_angle_in_the_convention_only():
 
 def test_one_vehicle_has_no_pairs():
     targets = random_targets(V=1)
-    s = scored(random_prediction(targets).detach(), targets)
+    s = summarise(*scored(random_prediction(targets).detach(), targets))
     assert s["pose/convention/pairs"] == 0
     assert math.isnan(s["pose/convention/auc_30"])

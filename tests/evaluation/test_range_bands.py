@@ -10,18 +10,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 from support.random_views import perfect_prediction, random_prediction, random_targets
+from support.score_rows import scored
 
-from coop3d.evaluation import BANDS, score_batch, summarise
+from coop3d.evaluation import BANDS, summarise
 from coop3d.evaluation.rows import RANGE_EDGES_M
-from coop3d.types import SampleKey
 
 SCORES = ("abs_rel", "rmse_m", "mae_m", "delta_125")
-
-
-def scored(prediction, targets):
-    B, V = targets.range_m.shape[:2]
-    keys = [[SampleKey("town", f"car{v}", f"{b:06d}") for v in range(V)] for b in range(B)]
-    return score_batch(prediction, targets, keys)
 
 
 def far_targets(**options):

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from support.analytic_panoramas import batch, prediction
+from support.configs import composed
 from support.random_views import perfect_prediction, random_prediction, random_targets
 
-from coop3d.conf import CONFIG_DIR
 from coop3d.geometry import invert_rigid, matrix_to_quat, transform_from_quat_trans
 from coop3d.losses import (
     ConsistencyTerm,
@@ -252,8 +251,7 @@ def test_curriculum_scales_weights_and_gradients_with_progress():
 
 
 def test_coop_config_starts_with_poses():
-    with initialize_config_dir(str(CONFIG_DIR / "loss"), version_base="1.3"):
-        loss = instantiate(compose("coop_loss"))
+    loss = instantiate(composed("loss", "coop_loss"))
     final = {name: loss.weight(name) for name in loss.terms}
     assert all(weight > 0 for weight in final.values())
     loss.progress = 0.0

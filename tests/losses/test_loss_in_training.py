@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.toy_run import make_trainer
+from support.toy_run import make_trainer, records
 
 from coop3d.losses import MaskTerm, MetricPoseTerm, MetricRangeTerm, PiecewiseLinear, WeightedSum
-
-
-def records(run_dir: Path, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    return [r for r in lines if r["kind"] == kind]
 
 
 def make(run_dir: Path, **changes):

@@ -6,17 +6,17 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.configs import composed
 from support.doc_examples import run_examples
 from support.random_views import LEAVES, perfect_prediction, random_prediction, random_targets
 
+from coop3d.conf import CONFIG_DIR
 from coop3d.geometry import quat_normalize
 from coop3d.losses import (
     ConsistencyTerm,
@@ -45,7 +45,6 @@ from coop3d.losses import (
 )
 from coop3d.types import FactoredPrediction
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "loss"
 TERMS: dict[str, Term] = {
     "range": RangeTerm(),
     "trimmed_range": RangeTerm(exclude_top_percent=30),
@@ -73,9 +72,8 @@ TERMS: dict[str, Term] = {
 BIASED = ("published_normal", "height")
 
 
-def load(name: str, *overrides: str) -> WeightedSum:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return instantiate(compose(name, overrides=list(overrides)))
+def load_loss(name: str, *overrides: str) -> WeightedSum:
+    return instantiate(composed("loss", name, *overrides))
 
 
 @pytest.mark.parametrize("name", [name for name in TERMS if name not in BIASED])
@@ -311,9 +309,9 @@ def test_a_process_with_pytorchs_newer_switch_may_have_losses_and_matched_poses(
     assert found.stdout.split() == ["ieee", "tf32"], found.stderr
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIG_DIR / "loss").glob("*.yaml")))
 def test_configs_build_and_weights_can_be_overridden(name):
-    loss = load(name, "terms.pose.weight=2.0")
+    loss = load_loss(name, "terms.pose.weight=2.0")
     assert loss.terms["pose"].weight == 2.0
     targets = random_targets(dtype=torch.float32)
     prediction = random_prediction(targets)
@@ -326,7 +324,7 @@ def test_configs_build_and_weights_can_be_overridden(name):
 
 def test_team_config_has_the_teams_numbers():
     """Weights 1, normals and gradients 3, mask 0.3; the top 5 % excluded where there is no confidence."""
-    loss = load("overall_loss")
+    loss = load_loss("overall_loss")
     weights = {name: term.weight for name, term in loss.terms.items()}
     ones = dict.fromkeys(("points", "view_points", "range", "rays", "pose", "scale"), 1.0)
     assert weights == {**ones, "normal": 3.0, "gradient": 3.0, "mask": 0.3}
@@ -340,7 +338,7 @@ def test_team_config_has_the_teams_numbers():
 
 @pytest.mark.parametrize("name", ["overall_loss", "opv2v_pose_loss"])
 def test_published_configs_differ_in_two_formulas_only(name):
-    ours, published = load(name), load(f"{name}_published")
+    ours, published = load_loss(name), load_loss(f"{name}_published")
     assert published.reduction == ours.reduction == "view_sum"
     assert {k: t.weight for k, t in ours.terms.items()} == {k: t.weight for k, t in published.terms.items()}
     different = [k for k, t in ours.terms.items() if type(t) is not type(published.terms[k])]
@@ -349,7 +347,7 @@ def test_published_configs_differ_in_two_formulas_only(name):
 
 
 def test_team_pose_config_differs_from_overall_in_pose_only():
-    overall, pose = load("overall_loss"), load("opv2v_pose_loss")
+    overall, pose = load_loss("overall_loss"), load_loss("opv2v_pose_loss")
     assert pose.terms["pose"].pairwise
     assert not overall.terms["pose"].pairwise
     assert pose.terms["pose"].weight == 3.0
@@ -397,7 +395,7 @@ def test_descending_the_recommended_loss_recovers_metric_truth(name):
         "log_scale": torch.zeros(2),
     }
     optimizer = torch.optim.Adam([x.requires_grad_() for x in leaves.values()], lr=0.05)
-    loss = load(name, "~terms.mask")
+    loss = load_loss(name, "~terms.mask")
 
     def predict() -> FactoredPrediction:
         return FactoredPrediction(

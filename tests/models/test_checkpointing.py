@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from support.configs import composed
 from support.small_model import PANORAMA, random_panoramas, small_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,7 +16,7 @@ from coop3d.models.memory import Workload, estimate_memory
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "model"
 PARTS = ("encoder", "info_sharing", "pred_head")
-WORKLOAD = Workload(views=3, height=56, width=112)
+WORKLOAD = Workload(views=2, height=56, width=112)
 
 
 def sections(policy, parts=PARTS):
@@ -42,6 +42,7 @@ def test_gradients_are_those_without_checkpointing(policy, parts):
         torch.testing.assert_close(found[name], gradient, rtol=1e-8, atol=1e-10, msg=name)
 
 
+@pytest.mark.usefixtures("quick_forecast")
 @pytest.mark.parametrize("part", PARTS)
 def test_selective_keeps_more_than_full_and_less_than_all(part):
     kept = {
@@ -64,8 +65,7 @@ def test_selective_repeats_no_matrix_product():
 
 def test_the_teams_overrides_are_these_keys():
     for path in CONFIGS.glob("*.yaml"):
-        with initialize_config_dir(str(CONFIGS), version_base=None):
-            cfg = compose(path.stem)
+        cfg = composed("model", path.stem)
         for part in ("encoder", "info_sharing.module_args", "pred_head"):
             assert OmegaConf.select(cfg, f"{part}.gradient_checkpointing") is False
             assert OmegaConf.select(cfg, f"{part}.checkpoint_policy") == "full"

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.matched import position_errors, with_place_codes
 from support.small_model import small_model
 from support.street_photographs import CENTRES, TURNS, K, fused_batch, fused_prediction
 
 from coop3d.geometry import invert_rigid
-from coop3d.geometry.cells import at_cells
 from coop3d.models import matched_pose
 from coop3d.models.config import MatchingConfig
 from coop3d.models.matched_pose import pose_from_matches
@@ -27,23 +27,9 @@ FUSED = {
 
 
 def seen_world(vehicles: int):
-    """Descriptors that encode the place in the world, wrong regressed poses."""
+    """The truth, and a prediction of right matches and wrong regressed poses."""
     truth = fused_batch(vehicles)
-    places = at_cells(truth.targets.points_ref[0], GRID, 1)  # [V, N, 3]
-    g = torch.Generator().manual_seed(0)
-    waves = torch.randn(3, 128, generator=g) * torch.tensor([0.35, 1.0, 0.35])[:, None]
-    codes = (
-        torch.cos(places.nan_to_num(0.0) @ waves + 6.283 * torch.rand(128, generator=g)) * (2 / 128) ** 0.5
-    )
-    codes[~torch.isfinite(places[..., 0])] = 0
-    descriptors = (60**0.5 * codes).unflatten(1, GRID)[None]
-    p = fused_prediction(truth)
-    return truth, replace(p, descriptors=descriptors, seen_logits=torch.full(descriptors.shape[:-1], 4.0))
-
-
-def position_errors(found, truth) -> torch.Tensor:
-    """[V] metres."""
-    return (found.T_ref_view - truth.targets.T_ref_view)[0, :, :3, 3].norm(dim=-1)
+    return truth, with_place_codes(fused_prediction(truth), truth, GRID)
 
 
 def test_matches_over_all_photographs_replace_the_vehicles_wrong_poses():

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from support.analytic_panoramas import batch, prediction
+from support.matched import position_errors, with_place_codes
 from support.small_model import PANORAMA, small_model, small_values
 
 from coop3d.geometry import EquirectangularCamera, invert_rigid
-from coop3d.geometry.cells import at_cells
 from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
 from coop3d.models.checkpoints import load_checkpoint
 from coop3d.models.config import MatchingConfig
@@ -128,24 +128,9 @@ def test_published_weights_fit_a_model_with_a_matching_head(tmp_path):
 
 
 def seen_world(agents: tuple[str, ...], blind: tuple[int, ...] = ()):
-    """A prediction whose descriptors encode the place in the world, with wrong regressed poses."""
+    """The truth, and a prediction of right matches and wrong regressed poses."""
     truth = batch(agents)
-    p = prediction(truth, noise=0.0, shift_m=25.0)
-    places = at_cells(truth.targets.points_ref[0], GRID, 1)  # [V, N, 3]
-    g = torch.Generator().manual_seed(0)
-    waves = torch.randn(3, 128, generator=g) * torch.tensor([0.35, 1.0, 0.35])[:, None]
-    phase = 6.283 * torch.rand(128, generator=g)
-    codes = torch.cos(places.nan_to_num(0.0) @ waves + phase) * (2 / 128) ** 0.5  # random Fourier features
-    codes[~torch.isfinite(places[..., 0])] = 0
-    for v in blind:
-        codes[v] = torch.randn(codes.shape[1:], generator=g) / 128**0.5
-    descriptors = (60**0.5 * codes).unflatten(1, GRID)[None]
-    return truth, replace(p, descriptors=descriptors, seen_logits=torch.full(descriptors.shape[:-1], 4.0))
-
-
-def position_errors(found, truth) -> torch.Tensor:
-    """[V] metres."""
-    return (found.T_ref_view - truth.targets.T_ref_view)[0, :, :3, 3].norm(dim=-1)
+    return truth, with_place_codes(prediction(truth, noise=0.0, shift_m=25.0), truth, GRID, blind)
 
 
 def test_matches_replace_wrong_poses():

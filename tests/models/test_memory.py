@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from coop3d.models.memory import (
 from coop3d.training.parallel import transformer_blocks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-WORKLOAD = Workload(views=3, height=56, width=112)
+WORKLOAD = Workload(views=2, height=56, width=112)
 CHECKPOINTED = {name: {"gradient_checkpointing": True} for name in ("encoder", "info_sharing", "pred_head")}
 HEADS = Preset(name="heads", train=("dpt_*", "pose_head.*", "scale_head.*"))
 
@@ -40,6 +41,7 @@ def storage_bytes(tensors):
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
+@pytest.mark.usefixtures("quick_forecast")
 @pytest.mark.parametrize("preset", [None, HEADS], ids=["full", "heads"])
 def test_weights_gradients_and_optimiser_state_are_exact(preset):
     model = small_model(panorama=PANORAMA)
@@ -59,6 +61,7 @@ def test_weights_gradients_and_optimiser_state_are_exact(preset):
     assert estimate.optimiser == sum(t.nbytes for t in state)
 
 
+@pytest.mark.usefixtures("quick_forecast")
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("preset", [None, HEADS], ids=["full", "heads"])
 def test_kept_activations_against_saved_tensors(preset, bf16):
@@ -80,8 +83,7 @@ def test_kept_activations_against_saved_tensors(preset, bf16):
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         prediction = model(inputs)
-    workload = Workload(views=3, height=56, width=112, bf16=bf16)
-    kept = estimate_memory(model.config, workload, preset).kept
+    kept = estimate_memory(model.config, replace(WORKLOAD, bf16=bf16), preset).kept
     outputs = [x for x in vars(prediction).values() if x is not None]
     assert kept == pytest.approx(storage_bytes(saved), rel=0.15)
     known = {x.untyped_storage().data_ptr() for x in vars(inputs).values() if x is not None}
@@ -93,12 +95,14 @@ def test_kept_activations_against_saved_tensors(preset, bf16):
 def test_the_dry_run_counts_what_a_real_run_allocates(sections):
     model = small_model(panorama=PANORAMA, **sections)
     model.freeze_unreachable()
+    estimate_memory.cache_clear()
     kept, peak = measure_activations(model, WORKLOAD)
     estimate = estimate_memory(model.config, WORKLOAD)
     assert estimate.kept == pytest.approx(kept, rel=0.01)
     assert estimate.activations == pytest.approx(peak, rel=0.01)
 
 
+@pytest.mark.usefixtures("quick_forecast")
 def test_checkpointing_and_frozen_parts_keep_less():
     plain = small_model(panorama=PANORAMA).config
     saving = small_model(panorama=PANORAMA, **CHECKPOINTED).config
@@ -113,6 +117,7 @@ def test_checkpointing_and_frozen_parts_keep_less():
     assert less.weights == full.weights
 
 
+@pytest.mark.usefixtures("quick_forecast")
 def test_adapters_are_counted():
     pytest.importorskip("peft")
     preset = Preset(name="lora", train=(), lora=LoraOptions(rank=2, targets=("info_sharing.*.attn.qkv",)))
@@ -124,6 +129,7 @@ def test_adapters_are_counted():
     assert adapted.kept < full.kept
 
 
+@pytest.mark.usefixtures("quick_forecast")
 def test_the_estimate_leaves_nothing_behind():
     model = small_model()
     state = torch.get_rng_state()

@@ -8,6 +8,7 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
+from support.configs import composed
 from support.small_model import random_panoramas, small_values
 
 from coop3d.models import MapAnything, MapAnythingConfig, build_model, from_mapping
@@ -56,8 +57,8 @@ def test_every_config_builds_and_has_the_teams_overrides(name):
 
 @pytest.mark.parametrize("name", ["mapanything", "mapanything_v1_1"])
 def test_the_large_models_with_a_matching_head_differ_by_it_alone(name):
-    with hydra.initialize_config_dir(str(CONFIGS), version_base=None), torch.device("meta"):
-        plain, matching = (hydra.utils.instantiate(hydra.compose(n)) for n in (name, f"{name}_matching"))
+    with torch.device("meta"):
+        plain, matching = (hydra.utils.instantiate(composed("model", n)) for n in (name, f"{name}_matching"))
     more = set(matching.state_dict()) - set(plain.state_dict())
     assert more
     assert all(key.startswith("matching_head.") for key in more)

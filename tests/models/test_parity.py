@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
 import torch
+from support.scripts import run_script
 
 from coop3d.models import MapAnything
 from coop3d.models.parity import Fixture, deviation
@@ -57,12 +57,6 @@ def test_deviation_by_hand():
         deviation("x", torch.zeros(2), torch.zeros(3))
 
 
-def run_script(monkeypatch, *arguments: str) -> int:
-    script = runpy.run_path(str(PROJECT / "scripts" / "check_mapanything_parity.py"))
-    monkeypatch.setattr("sys.argv", ["check", *arguments])
-    return script["main"]()
-
-
 @needs_recordings
 @pytest.mark.parametrize(
     ("part", "line"),
@@ -72,17 +66,15 @@ def run_script(monkeypatch, *arguments: str) -> int:
     ],
 )
 @pytest.mark.parametrize(("limit", "status"), [(1e-5, 0), (1e-9, 1)])
-def test_the_script_fails_where_a_limit_is_exceeded(part, line, limit, status, monkeypatch, capsys):
+def test_the_script_fails_where_a_limit_is_exceeded(part, line, limit, status, monkeypatch):
     monkeypatch.setattr("coop3d.models.parity.RELATIVE_L2_LIMIT", limit)
-    assert run_script(monkeypatch, "--fixture", str(RECORDINGS), "--parts", part) == status
-    table = capsys.readouterr().out
+    command = ("check_mapanything_parity.py", "--fixture", RECORDINGS, "--parts", part)
+    table = run_script(*command, status=status).stdout
     assert line in table
     assert ("EXCEEDED" in table) == bool(status)
 
 
-def test_the_script_says_what_a_folder_lacks(monkeypatch, capsys, tmp_path):
+def test_the_script_says_what_a_folder_lacks(tmp_path):
     for arguments, missing in ((), "manifest.json"), (("--parts", "losses"), "losses.json"):
-        with pytest.raises(SystemExit) as stop:
-            run_script(monkeypatch, "--fixture", str(tmp_path), *arguments)
-        assert stop.value.code == 2
-        assert missing in capsys.readouterr().err
+        command = ("check_mapanything_parity.py", "--fixture", tmp_path, *arguments)
+        assert missing in run_script(*command, status=2).stderr

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.analytic import render_rig, scan, street, true_range, vehicle_pose
+from support.analytic import render_rig, scan, street, street_rig, true_range, vehicle_pose
 
 from coop3d.geometry import CylindricalCamera, EquirectangularCamera
 from coop3d.stitching import PanoramaStitcher
@@ -35,8 +35,7 @@ def seen_by_a_camera(scene, frame, panorama, truth) -> np.ndarray:
     ids=["equirect", "cylinder"],
 )
 def test_dense_depth_moves_exactly(slope, camera):
-    scene = street(slope)
-    frame = render_rig(scene, vehicle_pose(*POSE, slope), size=(800, 600))
+    scene, frame = street_rig(*POSE, slope)
     panorama = PanoramaStitcher(camera, kind="central")(frame)
     assert panorama.kind == "central"
     assert not panorama.origins.any()
@@ -52,10 +51,8 @@ def test_dense_depth_moves_exactly(slope, camera):
 
 
 def test_colour_is_that_of_the_surface():
-    scene = street((3.0, 5.0))
-    panorama = PanoramaStitcher(EquirectangularCamera(1008, 252), kind="central")(
-        render_rig(scene, vehicle_pose(0, 0, 10, (3.0, 5.0)), (800, 600))
-    )
+    scene, frame = street_rig(0, 0, 10, (3.0, 5.0))
+    panorama = PanoramaStitcher(EquirectangularCamera(1008, 252), kind="central")(frame)
     R, t = panorama.T_world_pano[:3, :3], panorama.T_world_pano[:3, 3]
     truth = true_range(scene, panorama)
     near = panorama.valid & (np.abs(panorama.range_m - truth) < 0.05) & (truth < 15)
@@ -99,8 +96,7 @@ def test_the_first_stitch_covers_a_third_and_calls_planar_depth_range():
 
 
 def test_without_depth_the_assumed_ground_is_in_place_and_the_lidar_gives_range():
-    scene, rng = street(), np.random.default_rng(0)
-    frame = render_rig(scene, vehicle_pose(*POSE), size=(800, 600))
+    (scene, frame), rng = street_rig(*POSE), np.random.default_rng(0)
     camera = EquirectangularCamera(504, 126)
     exact = PanoramaStitcher(camera, kind="central")(frame)
     blind = replace(

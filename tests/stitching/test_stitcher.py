@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
-from support.analytic import render_rig, street, true_range, vehicle_pose
+from support.analytic import render_rig, street, street_rig, true_range, vehicle_pose
 
 from coop3d.geometry import CylindricalCamera, EquirectangularCamera
 from coop3d.stitching import PanoramaStitcher, PinholeResampler, build_table
@@ -18,8 +18,7 @@ CAMERAS = [EquirectangularCamera(504, 126), CylindricalCamera(504, 126, 80.0)]
 @pytest.mark.parametrize("slope", SLOPES)
 @pytest.mark.parametrize("camera", CAMERAS, ids=["equirectangular", "cylindrical"])
 def test_range_is_exact_along_each_pixels_own_ray(slope, camera):
-    scene = street(slope)
-    frame = render_rig(scene, vehicle_pose(1.0, -2.0, 25.0, slope), size=(800, 600))
+    scene, frame = street_rig(1.0, -2.0, 25.0, slope)
     panorama = PanoramaStitcher(camera)(frame)
     truth = true_range(scene, panorama)
 

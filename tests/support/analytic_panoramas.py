@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coop3d.datasets.coop import make_batch
 from coop3d.geometry import (
     EquirectangularCamera,
-    invert_rigid,
     matrix_to_quat,
     transform_points,
     yaw_rotation,
 )
-from coop3d.types import CoopBatch, FactoredPrediction, Panorama, SampleKey, ViewInputs, ViewTargets
+from coop3d.types import CoopBatch, FactoredPrediction, Panorama, SampleKey
 
 ROAD_Y = 1.9  # metres below the sensor, OpenCV axes (y down)
 # Axis-aligned boxes: (low corner, high corner) in the world; houses, two parked cars, a thin post.
@@ -113,32 +113,7 @@ POSES = [pose(0, 0, 0), pose(3, 22, 180), pose(-3, -18, 2), pose(2, 48, 185), po
 def batch(agents: tuple[str, ...] = ("641", "650"), width: int = 252) -> CoopBatch:
     """One cooperative sample of as many vehicles as names (at most 7)."""
     panoramas = [panorama(T, agent, width) for T, agent in zip(POSES, agents, strict=False)]
-    T_ref_world = invert_rigid(panoramas[0].T_world_pano)
-
-    def stack(values: list[NDArray]) -> torch.Tensor:
-        return torch.from_numpy(np.stack(values))[None]
-
-    rays = stack([p.camera.rays().astype(np.float32) for p in panoramas])
-    origins = stack([p.origin_map() for p in panoramas])
-    image = stack([p.rgb.transpose(2, 0, 1).astype(np.float32) / 255 for p in panoramas])
-    T_ref_view = stack([(T_ref_world @ p.T_world_pano).astype(np.float32) for p in panoramas])
-    masks = {
-        k: stack([getattr(p, k) for p in panoramas])
-        for k in ("covered", "valid", "non_ambiguous", "mask_known")
-    }
-    targets = ViewTargets(
-        range_m=stack([p.range_m for p in panoramas]),
-        rays=rays,
-        origins=origins,
-        **masks,
-        source=stack([p.source for p in panoramas]),
-        T_ref_view=T_ref_view,
-        is_metric=torch.tensor([True]),
-        is_synthetic=torch.tensor([True]),
-        vehicle=torch.arange(len(panoramas)),
-    )
-    inputs = ViewInputs(image=image, rays=rays, origins=origins)
-    return CoopBatch(inputs=inputs, targets=targets, keys=(tuple(p.key for p in panoramas),))
+    return make_batch([(p,) for p in panoramas])
 
 
 def prediction(

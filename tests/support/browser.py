@@ -12,8 +12,8 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,9 @@ class Browser:
         except urllib.error.HTTPError as error:
             raise RuntimeError(error.read().decode()[:2000]) from error
 
-    def start(self, profile: Path, size: tuple[int, int]) -> None:
+    def start(self, profile: Path) -> None:
         """Open the session with console and network logs on."""
-        flags = [*_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"]
+        flags = [*_FLAGS, f"--user-data-dir={profile}"]
         capabilities = {
             "browserName": "chrome",
             "goog:chromeOptions": {"binary": CHROMIUM, "args": flags},
@@ -56,6 +56,25 @@ class Browser:
         }
         value = self.command("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
         self._session = f"/session/{value['sessionId']}"
+
+    def reset(self, blank: Path, size: tuple[int, int]) -> None:
+        """A window of this size that prefers nothing; what pages stored and logged is forgotten.
+
+        ``blank`` is any page on disk: storage of one file is storage of all files.
+        """
+        self.devtools("Emulation.clearDeviceMetricsOverride")
+        self.devtools("Emulation.setEmulatedMedia", features=[])
+        self.command("POST", f"{self._session}/window/rect", {"width": size[0], "height": size[1]})
+        self.open(blank)
+        self.run("localStorage.clear()")
+        self.console(), self.requests()
+
+    def answers(self) -> bool:
+        """Whether neither the driver nor the browser has ended."""
+        try:
+            return self.run("return 1") == 1
+        except (OSError, RuntimeError):
+            return False
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Load a local file, from an empty page, and wait for its load event."""
@@ -119,19 +138,39 @@ class Browser:
 
 
 @contextmanager
-def open_browser(profile: Path, size: tuple[int, int] = (1400, 1000)) -> Iterator[Browser]:
+def open_browser(profile: Path) -> Iterator[Browser]:
     """A running browser; both processes end with the block."""
     driver, port = _start_driver()
     try:
         browser = Browser(port)
-        browser.start(profile, size)
+        browser.start(profile)
         try:
             yield browser
         finally:
-            browser.stop()
+            with suppress(OSError, RuntimeError):  # it has ended before
+                browser.stop()
     finally:
         driver.terminate()
         driver.wait(timeout=10)
+
+
+@contextmanager
+def shared_browser(new_folder: Callable[[], Path]) -> Iterator[Callable[[tuple[int, int]], Browser]]:
+    """Hands out one browser again and again, reset to a window of the size asked for; another one after a crash."""
+    with ExitStack() as running:
+        browser: Browser | None = None
+
+        def reset(size: tuple[int, int]) -> Browser:
+            nonlocal browser
+            if browser is None or not browser.answers():
+                running.close()
+                browser = running.enter_context(open_browser(new_folder()))
+            blank = new_folder() / "blank.html"
+            blank.write_text("<!doctype html><title>blank</title>")
+            browser.reset(blank, size)
+            return browser
+
+        yield reset
 
 
 def _start_driver(attempts: int = 5) -> tuple[subprocess.Popen[str], int]:

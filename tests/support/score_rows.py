@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from coop3d.evaluation import BANDS, SampleRow, ViewRow
+from coop3d.evaluation import BANDS, SampleRow, ViewRow, score_batch
 from coop3d.evaluation.rows import RangeBand
+from coop3d.types import FactoredPrediction, SampleKey, ViewTargets
+
+
+def scored(prediction: FactoredPrediction, targets: ViewTargets) -> tuple[list[ViewRow], list[SampleRow]]:
+    """Rows of views and of samples, one vehicle per view."""
+    B, V = targets.range_m.shape[:2]
+    keys = [[SampleKey("town", f"car{v}", f"{b:06d}") for v in range(V)] for b in range(B)]
+    return score_batch(prediction, targets, keys)
 
 
 def view_row(**changes: Any) -> ViewRow:

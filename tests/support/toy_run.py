@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import dataclass, field
@@ -128,6 +129,12 @@ def params(**changes: Any) -> TrainParamsConf:
         "validation_batch": 2, "precision": Precision.fp32, "tf32": False,
     }  # fmt: skip
     return TrainParamsConf(**{**values, **changes})
+
+
+def records(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    """Lines of one kind in a run's log."""
+    lines = map(json.loads, (run_dir / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == kind]
 
 
 def make_trainer(

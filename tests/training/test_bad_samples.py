@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.toy_run import ToyDataset, ToyLoss, make_trainer
+from support.toy_run import ToyDataset, ToyLoss, make_trainer, records
 
 from coop3d.conf import BadSamplePolicy
 from coop3d.training.checkpoint import LAST, load_checkpoint
@@ -22,18 +22,13 @@ from coop3d.training.trainer import Outcome
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def bad_lines(run_dir):
-    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    return [r for r in lines if r["kind"] == "bad_sample"]
-
-
 def test_skip_counts_each_sample_once_and_logs_key_and_reason(tmp_path, caplog):
     assert make_trainer(tmp_path, ToyDataset(bad=(4, 9)), epochs=5).fit() is Outcome.finished
     state = load_checkpoint(tmp_path / LAST)
     key = "town/0/000004 + town/1/000004"
     assert state["bad_samples"][key] == "/data/4.png: truncated"
     assert len(state["bad_samples"]) == 2
-    assert len(bad_lines(tmp_path)) > 2  # met in several passes, logged each time
+    assert len(records(tmp_path, "bad_sample")) > 2  # met in several passes, logged each time
     assert caplog.text.count(f"Bad sample {key}: /data/4.png: truncated") == 1  # warned once
 
 
@@ -88,7 +83,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 torch.set_num_threads(1)
-from support.toy_run import ToyDataset, make_trainer
+from support.toy_run import ToyDataset, make_trainer, records
 if __name__ == "__main__":
     torch.multiprocessing.set_start_method({method!r})
     make_trainer(Path({run_dir!r}), ToyDataset(bad=(1, 2)), num_workers=1, max_bad_samples=1, epochs=50).fit()

@@ -78,7 +78,7 @@ def test_a_run_opened_again_has_its_preset_and_weights(preset, tmp_path):
         torch.testing.assert_close(exported.distance, source(inputs).distance, rtol=1e-3, atol=1e-3)
 
 
-def test_parameters_and_memory_are_announced(caplog):
+def test_parameters_and_memory_are_announced(caplog, quick_forecast):
     with caplog.at_level(logging.INFO):
         announce_cost(compose("train", DEMO), ALONE)
     text = caplog.text
@@ -88,14 +88,14 @@ def test_parameters_and_memory_are_announced(caplog):
     assert not torch.cuda.is_initialized()
 
 
-def test_photographs_count_every_camera(caplog):
+def test_photographs_count_every_camera(caplog, quick_forecast):
     cfg = compose("train", ["machine=demo", "dataset=opv2v_pinhole_coop", "model=tiny", "train_params=demo"])
     with caplog.at_level(logging.INFO):
         announce_cost(cfg, ALONE)
     assert "8 views of 280 x 210" in caplog.text
 
 
-def test_forecast_and_preflight_share_one_dry_run():
+def test_forecast_and_preflight_share_one_dry_run(quick_forecast):
     estimate_memory.cache_clear()
     cfg = compose("train", DEMO)
     announce_cost(cfg, ALONE)

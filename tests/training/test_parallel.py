@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
 from safetensors.torch import load_file, save_file
+from support.processes import run_ranks
 from support.small_model import PANORAMA, random_panoramas, small_model
 
 from coop3d.conf import DistributedConf, Strategy
@@ -41,12 +40,7 @@ def loss_of(prediction) -> torch.Tensor:
     )
 
 
-def _work(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        GLOO_SOCKET_IFNAME="lo",
-    )  # fmt: skip
+def _work(rank: int, folder: str) -> None:
     inputs = random_panoramas(B=2)
     mine = inputs._map(lambda x: x[rank : rank + 1])
     with processes(DistributedConf(strategy=Strategy.fsdp, device="cpu", timeout_minutes=1)) as me:
@@ -73,10 +67,7 @@ def _work(rank: int, port: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.start_processes(_work, (port, str(folder)), nprocs=2, start_method="spawn")
+    run_ranks(_work, str(folder))
     return folder
 
 

@@ -155,7 +155,7 @@ def ten() -> Processes:
     return replace(ME, world_size=10)
 
 
-def test_need_of_the_teams_config(ten):
+def test_need_of_the_teams_config(ten, quick_forecast):
     """DESIGN: 1.2 G parameters replicated under AdamW need about 19 GB before the first activation."""
     replicated = gpu_need(compose("train", TEAM), ten)
     assert replicated is not None

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing
+from support.processes import run_ranks
 from support.toy_run import ALONE, ToyDataset, ToyModel, make_trainer
 
 from coop3d.conf import DistributedConf, Strategy
@@ -51,12 +49,7 @@ class Job:
     teacher: bool = False
 
 
-def _work(rank: int, world_size: int, port: int, jobs: list[Job]) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
-    )  # fmt: skip
+def _work(_: int, jobs: list[Job]) -> None:
     with processes(DistributedConf(strategy=Strategy.ddp, device="cpu", timeout_minutes=1)) as me:
         for job in jobs:
             _run(job, replace(me, sharded=job.sharded))
@@ -90,12 +83,8 @@ def full_disk(*_: Any) -> None:
 
 
 def train(world_size: int, *jobs: Job) -> None:
-    """Run jobs one after another in the same processes, which take seconds to start."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (world_size, port, list(jobs))
-    torch.multiprocessing.start_processes(_work, arguments, nprocs=world_size, start_method="spawn")
+    """Run jobs one after another in the same processes."""
+    run_ranks(_work, list(jobs), world_size=world_size)
 
 
 def series(run_dir: Path) -> list[list[float]]:

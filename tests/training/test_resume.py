@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
 
 import pytest
 import torch
-from support.toy_run import ToyDataset, make_trainer
+from support.processes import CLEAN
+from support.toy_run import ToyDataset, make_trainer, records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coop3d.conf import ConfigError, MetricMode
@@ -26,11 +25,6 @@ from coop3d.training.checkpoint import (
 )
 from coop3d.training.schedule import make_optimizer, parameter_groups
 from coop3d.training.trainer import Outcome
-
-
-def records(run_dir: Path, kind: str) -> list[dict]:
-    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    return [r for r in lines if r["kind"] == kind]
 
 
 def losses(run_dir: Path) -> list[tuple]:
@@ -86,7 +80,7 @@ def _train_until_killed(run_dir: Path) -> None:
 
 
 def test_kill_in_the_middle_of_a_checkpoint(undisturbed, tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=_train_until_killed, args=(tmp_path,))
+    process = CLEAN.Process(target=_train_until_killed, args=(tmp_path,))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from dataclasses import replace
@@ -11,50 +10,29 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
-from support.toy_run import ToyModel, make_trainer
+from support.toy_run import ToyModel, make_trainer, records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from coop3d.conf import ConfigError
 from coop3d.losses import DistillationTerm, MetricRangeTerm, WeightedSum
 from coop3d.training import interval
 from coop3d.training.interval import Interval, peak_tflops
-from coop3d.training.launch import plain
 from coop3d.training.run_log import RunLog, console_table
 from coop3d.training.step import StepResult
 from coop3d.training.teacher import build_teacher
 
-CONFIG = {
-    "machine": {},
-    "model": {"_target_": "support.toy_run.ToyModel"},
-    "dataset": {},
-    "train_params": {"teacher": None},
-}
 
-
-def lines(run_dir, kind):
-    return [r for r in map(json.loads, (run_dir / "log.jsonl").read_text().splitlines()) if r["kind"] == kind]
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("run")
-    trainer = make_trainer(run_dir)
-    trainer.config = plain(OmegaConf.create(CONFIG))
-    trainer.fit()
-    return run_dir
-
-
-def test_tensorboard_has_the_scalars_of_the_log_and_a_picture_per_epoch(run_dir):
-    board = EventAccumulator(str(run_dir / "tensorboard"), {"images": 0, "scalars": 0})
+def test_tensorboard_has_the_scalars_of_the_log_and_a_picture_per_epoch(toy_run):
+    board = EventAccumulator(str(toy_run / "tensorboard"), {"images": 0, "scalars": 0})
     board.Reload()
-    train = lines(run_dir, "train")
+    train = records(toy_run, "train")
     assert [e.step for e in board.Scalars("train/loss")] == [r["step"] for r in train]
     assert [e.value for e in board.Scalars("train/loss")] == pytest.approx([r["loss"] for r in train])
     assert [e.step for e in board.Images("val/first_sample")] == [4, 8, 12]
 
 
-def test_every_step_has_throughput_and_operations(run_dir):
-    for record in lines(run_dir, "train"):
+def test_every_step_has_throughput_and_operations(toy_run):
+    for record in records(toy_run, "train"):
         assert record["seconds_per_step"] > 0
         assert 0 <= record["data_wait"] <= 1
         assert record["tflops_per_process"] > 0
@@ -113,8 +91,8 @@ def student_loss() -> WeightedSum:
     return WeightedSum({"range": MetricRangeTerm(), "teacher": DistillationTerm(weight=0.5)})
 
 
-def test_a_student_learns_from_a_frozen_teacher(run_dir, tmp_path):
-    cfg = OmegaConf.create({**CONFIG, "train_params": {"teacher": str(run_dir)}})
+def test_a_student_learns_from_a_frozen_teacher(toy_run, tmp_path):
+    cfg = OmegaConf.create({"train_params": {"teacher": str(toy_run)}})
     teacher = build_teacher(cfg, student_loss())
     assert isinstance(teacher, ToyModel)
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
@@ -122,26 +100,26 @@ def test_a_student_learns_from_a_frozen_teacher(run_dir, tmp_path):
     trainer.task = replace(trainer.task, loss_function=student_loss())
     trainer.teacher = teacher
     trainer.fit()
-    distances = [r["loss/teacher/translation"] for r in lines(tmp_path, "train")]
+    distances = [r["loss/teacher/translation"] for r in records(tmp_path, "train")]
     assert distances[-1] < distances[0]
-    assert "loss/teacher" in lines(tmp_path, "val")[0]
+    assert "loss/teacher" in records(tmp_path, "val")[0]
     assert not teacher.training
     assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
-def test_a_student_equal_to_its_teacher_has_no_teacher_loss(run_dir, tmp_path):
-    cfg = OmegaConf.create({**CONFIG, "train_params": {"teacher": str(run_dir)}})
+def test_a_student_equal_to_its_teacher_has_no_teacher_loss(toy_run, tmp_path):
+    cfg = OmegaConf.create({"train_params": {"teacher": str(toy_run)}})
     trainer = make_trainer(tmp_path, lr=0.0)
     trainer.teacher = build_teacher(cfg, student_loss())
     trainer.task = replace(trainer.task, loss_function=student_loss())
     trainer.model.load_state_dict(trainer.teacher.state_dict())
     trainer.fit()
-    assert lines(tmp_path, "train")[0]["loss/teacher"] == pytest.approx(0.0, abs=1e-6)
+    assert records(tmp_path, "train")[0]["loss/teacher"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_missing_and_idle_teachers_are_named(run_dir, tmp_path, caplog):
-    cfg = OmegaConf.create(CONFIG)
+def test_missing_and_idle_teachers_are_named(toy_run, tmp_path, caplog):
+    cfg = OmegaConf.create({"train_params": {"teacher": None}})
     with pytest.raises(ConfigError, match=r"loss\.terms\.teacher needs a teacher: train_params\.teacher="):
         build_teacher(cfg, student_loss())
     cfg.train_params.teacher = str(tmp_path / "none.pth")

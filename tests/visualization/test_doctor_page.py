@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, open_browser
+from support.browser import CHROMEDRIVER, CHROMIUM, MISSING
 
 from coop3d.visualization.doctor_page import write_doctor_html
 
@@ -61,15 +61,14 @@ def test_all_well_says_so(tmp_path):
 
 
 @pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason=MISSING)
-def test_in_a_browser(page, tmp_path_factory):
-    with open_browser(tmp_path_factory.mktemp("profile")) as browser:
-        browser.requests()
-        browser.open(page)
-        assert browser.run("return document.querySelectorAll('tbody tr').length") == 6
-        assert browser.run("return document.querySelectorAll('tr.fail').length") == 2
-        before = browser.run("return getComputedStyle(document.body).backgroundColor")
-        browser.run("document.getElementById('theme').click()")
-        assert browser.run("return getComputedStyle(document.body).backgroundColor") != before
-        assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
-        assert browser.requests() == [page.resolve().as_uri()]
-        assert browser.console() == []
+def test_in_a_browser(page, browser):
+    browser.requests()
+    browser.open(page)
+    assert browser.run("return document.querySelectorAll('tbody tr').length") == 6
+    assert browser.run("return document.querySelectorAll('tr.fail').length") == 2
+    before = browser.run("return getComputedStyle(document.body).backgroundColor")
+    browser.run("document.getElementById('theme').click()")
+    assert browser.run("return getComputedStyle(document.body).backgroundColor") != before
+    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.requests() == [page.resolve().as_uri()]
+    assert browser.console() == []

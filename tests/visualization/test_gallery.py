@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import cv2
 import numpy as np
 import pytest
-from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, open_browser
+from support.browser import CHROMEDRIVER, CHROMIUM, MISSING
 
 from coop3d.visualization import save_png, write_gallery
 
@@ -98,16 +98,15 @@ def test_a_render_is_preferred_as_thumbnail(tmp_path):
 
 
 @pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason=MISSING)
-def test_in_a_browser_nothing_is_requested_and_nothing_runs(runs, tmp_path_factory):
+def test_in_a_browser_nothing_is_requested_and_nothing_runs(runs, browser):
     page = write_gallery(runs)
-    with open_browser(tmp_path_factory.mktemp("profile")) as browser:
-        browser.requests()
-        browser.open(page)
-        assert browser.run("return document.querySelectorAll('article').length") == 3
-        assert browser.run("return document.querySelectorAll('img').length") == 1
-        assert browser.run("return document.querySelector('img').naturalWidth") == 480
-        assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
-        assert browser.requests() == [page.resolve().as_uri()]
-        assert browser.console() == []
-        href = browser.run("return document.querySelectorAll('article')[1].querySelector('li a').href")
-        assert Path(unquote(href.removeprefix("file://"))).is_file()
+    browser.requests()
+    browser.open(page)
+    assert browser.run("return document.querySelectorAll('article').length") == 3
+    assert browser.run("return document.querySelectorAll('img').length") == 1
+    assert browser.run("return document.querySelector('img').naturalWidth") == 480
+    assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.requests() == [page.resolve().as_uri()]
+    assert browser.console() == []
+    href = browser.run("return document.querySelectorAll('article')[1].querySelector('li a').href")
+    assert Path(unquote(href.removeprefix("file://"))).is_file()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from support.analytic_panoramas import POSES, batch, panorama, prediction
-from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, Browser, open_browser
+from support.browser import CHROMEDRIVER, CHROMIUM, MISSING
 from support.page_actions import IDLE, click, look, picture, points_drawn, project, set_value, show
 
 from coop3d.visualization import (
@@ -21,11 +19,7 @@ from coop3d.visualization import (
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason=MISSING)
 
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    with open_browser(tmp_path_factory.mktemp("profile"), size=(1500, 900)) as browser:
-        yield browser
+WINDOW = (1500, 900)
 
 
 @pytest.fixture(scope="module")

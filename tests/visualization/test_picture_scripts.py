@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
+import re
 from pathlib import Path
 
 import cv2
@@ -13,18 +12,12 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 from support.opv2v_files import write_dataset
+from support.scripts import run_script
 from support.toy_run import make_trainer
 
 from coop3d.conf import compose
 from coop3d.training.launch import plain
 from coop3d.visualization import write_video
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    runpy.run_path(str(SCRIPTS / name), run_name="__main__")
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +67,10 @@ def street_overrides(drive: tuple[Path, Path]) -> list[str]:
     ]  # fmt: skip
 
 
-def test_preview_writes_a_picture_per_frame_and_a_contact_sheet(monkeypatch, tmp_path, roots):
+def test_preview_writes_a_picture_per_frame_and_a_contact_sheet(tmp_path, roots):
     images, depth = roots
     folder = tmp_path / "previews"
-    run_script(monkeypatch, "opv2v_panorama_preview.py", "--images-root", images, "--depth-root", depth,
+    run_script("opv2v_panorama_preview.py", "--images-root", images, "--depth-root", depth,
                "--max-frames", 2, "--width", 128, "--output-dir", folder)  # fmt: skip
     files = sorted(folder.iterdir())
     assert len(files) == 3
@@ -85,16 +78,16 @@ def test_preview_writes_a_picture_per_frame_and_a_contact_sheet(monkeypatch, tmp
     assert all(cv2.imread(str(f)) is not None for f in files)
 
 
-def test_panorama_page_of_an_indexed_frame(monkeypatch, tmp_path, roots):
+def test_panorama_page_of_an_indexed_frame(tmp_path, roots):
     page = tmp_path / "panorama.html"
     for projection in ("equirectangular", "cylindrical"):
-        run_script(monkeypatch, "visualize_opv2v_cyl_html.py", "--images-root", roots[0], "--depth-root", roots[1],
+        run_script("visualize_opv2v_cyl_html.py", "--images-root", roots[0], "--depth-root", roots[1],
                    "--index", 1, "--width", 128, "--projection", projection, "--output-html", page)  # fmt: skip
         assert projection in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("script", ["opv2v_panorama_preview.py", "visualize_opv2v_cyl_html.py"])
-def test_wrong_input_is_one_clear_line(monkeypatch, tmp_path, roots, script):
+def test_wrong_input_is_one_clear_line(tmp_path, roots, script):
     output = {"opv2v_panorama_preview.py": "--output-dir", "visualize_opv2v_cyl_html.py": "--output-html"}[
         script
     ]
@@ -103,13 +96,13 @@ def test_wrong_input_is_one_clear_line(monkeypatch, tmp_path, roots, script):
         (roots[0], ["--agent", "nobody"], "no frame matches"),
         (tmp_path / "nowhere", [], "nowhere"),
     ):
-        with pytest.raises(SystemExit, match=message):
-            run_script(monkeypatch, script, "--images-root", images_root, *more, output, tmp_path / "out")
+        command = (script, "--images-root", images_root, *more, output, tmp_path / "out")
+        assert message in run_script(*command, status=1).stderr
 
 
-def test_pointcloud_page_of_a_trained_run(monkeypatch, tmp_path, run_dir):
+def test_pointcloud_page_of_a_trained_run(tmp_path, run_dir):
     page, png = tmp_path / "out" / "scene.html", tmp_path / "out" / "scene.png"
-    run_script(monkeypatch, "render_pointcloud_html.py", "--checkpoint", run_dir, "--index", 2, "--cpu",
+    run_script("render_pointcloud_html.py", "--checkpoint", run_dir, "--index", 2, "--cpu",
                "--output-html", page, "--output-png", png, "--max-points", 500)  # fmt: skip
     text = page.read_text(encoding="utf-8")
     assert "town / 000002" in text
@@ -126,15 +119,14 @@ def test_pointcloud_page_of_a_trained_run(monkeypatch, tmp_path, run_dir):
         (["--split", "tets"], "tets"),
     ],
 )
-def test_pointcloud_page_refuses_what_is_not_there(monkeypatch, tmp_path, run_dir, options, message):
-    with pytest.raises(SystemExit, match=message):
-        run_script(monkeypatch, "render_pointcloud_html.py", "--checkpoint", run_dir, "--cpu", *options,
-                   "--output-html", tmp_path / "scene.html")  # fmt: skip
+def test_pointcloud_page_refuses_what_is_not_there(tmp_path, run_dir, options, message):
+    command = ("render_pointcloud_html.py", "--checkpoint", run_dir, "--cpu", *options)
+    assert message in run_script(*command, "--output-html", tmp_path / "scene.html", status=1).stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_folder_holds_everything_about_a_sample(monkeypatch, tmp_path, street_run):
-    run_script(monkeypatch, "render_pointcloud_html.py", "--checkpoint", street_run, "--val-index", 1, "--cpu",
+def test_one_folder_holds_everything_about_a_sample(tmp_path, street_run):
+    run_script("render_pointcloud_html.py", "--checkpoint", street_run, "--val-index", 1, "--cpu",
                "--output-dir", tmp_path, "--max-points", 3000,
                "--export", "ply", "pcd", "glb", "colmap", "npz")  # fmt: skip
     stem = "2021_08_20_21_10_00_000070"
@@ -155,15 +147,15 @@ def test_one_folder_holds_everything_about_a_sample(monkeypatch, tmp_path, stree
     summary = json.loads((tmp_path / f"{stem}_summary.json").read_text())
     assert (summary["index"], summary["step"], summary["pred_scale"]) == (1, 4, 1.0)
     assert summary["pose_translation_error_m"] > 0
-    run_script(monkeypatch, "make_gallery.py", tmp_path.parent)
+    run_script("make_gallery.py", tmp_path.parent)
     assert "predicted / true scale" in (tmp_path.parent / "index.html").read_text(encoding="utf-8")
 
 
-def test_sources_change_the_points(monkeypatch, tmp_path, street_run):
+def test_sources_change_the_points(tmp_path, street_run):
     errors = {}
     for pose in ("pred", "gt"):
         path = tmp_path / f"{pose}.json"
-        run_script(monkeypatch, "render_pointcloud_html.py", "--checkpoint", street_run, "--cpu",
+        run_script("render_pointcloud_html.py", "--checkpoint", street_run, "--cpu",
                    "--output-html", tmp_path / "a.html", "--debug-summary-json", path, "--point-pose-source", pose,
                    "--point-depth-source", "gt_dense")  # fmt: skip
         errors[pose] = json.loads(path.read_text())["pose_translation_error_m"]
@@ -172,22 +164,22 @@ def test_sources_change_the_points(monkeypatch, tmp_path, street_run):
     assert "pose gt, depth gt_dense, scale pred" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
-def test_truth_alone_needs_no_checkpoint(monkeypatch, tmp_path, drive):
+def test_truth_alone_needs_no_checkpoint(tmp_path, drive):
     overrides = [x for o in street_overrides(drive) for x in ("--override", o)]
-    run_script(monkeypatch, "render_pointcloud_html.py", "--config", "configs/train.yaml", *overrides,
+    run_script("render_pointcloud_html.py", "--config", "configs/train.yaml", *overrides,
                "--output-dir", tmp_path, "--view-output-dir", tmp_path / "v", "--no-lidar")  # fmt: skip
     assert {p.name[6:] for p in (tmp_path / "v").iterdir()} == {"colour.png", "range_gt.png"}
     (summary,) = tmp_path.glob("*_summary.json")
     assert json.loads(summary.read_text())["pred_scale"] is None
 
 
-def test_files_without_truth(monkeypatch, tmp_path, street_run, drive):
+def test_files_without_truth(tmp_path, street_run, drive):
     frames = sorted((drive[0] / "test").rglob("000068.yaml"))
     picture = tmp_path / "car 1.png"
     cv2.imwrite(str(picture), np.full((64, 256, 3), 120, np.uint8))
     for data in (frames, [picture, picture]):
         summary = tmp_path / "summary.json"
-        run_script(monkeypatch, "render_pointcloud_html.py", "--checkpoint", street_run, "--cpu", "--data", *data,
+        run_script("render_pointcloud_html.py", "--checkpoint", street_run, "--cpu", "--data", *data,
                    "--output-html", tmp_path / "a.html", "--debug-summary-json", summary)  # fmt: skip
         found = json.loads(summary.read_text())
         assert found["gt_scale"] is None
@@ -215,33 +207,27 @@ def test_files_without_truth(monkeypatch, tmp_path, street_run, drive):
         (["--checkpoint", "{tmp}/none.pth"], "none.pth"),
     ],
 )
-def test_wrong_input_of_the_3d_page_is_one_clear_line(
-    monkeypatch, tmp_path, street_run, run_dir, options, message
-):
+def test_wrong_input_of_the_3d_page_is_one_clear_line(tmp_path, street_run, run_dir, options, message):
     (tmp_path / "text.txt").write_text("hello")
     cv2.imwrite(str(tmp_path / "square.png"), np.zeros((64, 64, 3), np.uint8))
     options = [o.format(tmp=tmp_path, run=street_run, toy=run_dir) for o in options]
-    with pytest.raises(SystemExit, match=message) as stop:
-        run_script(
-            monkeypatch, "render_pointcloud_html.py", *options, "--cpu", "--output-dir", tmp_path / "out"
-        )
-    assert "\n" not in str(stop.value)
+    command = ("render_pointcloud_html.py", *options, "--cpu", "--output-dir", tmp_path / "out")
+    (line,) = run_script(*command, status=1).stderr.splitlines()
+    assert re.search(message, line)
     assert not (tmp_path / "out").exists()
 
 
-def test_scenario_page_and_video(monkeypatch, tmp_path, street_run):
+def test_scenario_page_and_video(tmp_path, street_run):
     page, video = tmp_path / "a" / "scenario.html", tmp_path / "a" / "scenario.gif"
-    run_script(monkeypatch, "render_scenario_html.py", "--checkpoint", street_run, "--cpu", "--output-html", page,
+    run_script("render_scenario_html.py", "--checkpoint", street_run, "--cpu", "--output-html", page,
                "--video", video, "--max-points", 3000, "--stride", 2)  # fmt: skip
     text = page.read_text(encoding="utf-8")
     assert "2 frames" in text
     assert '"name":"000072"' in text
     with Image.open(video) as gif:
         assert gif.n_frames == 2
-    with pytest.raises(SystemExit, match="no sample of scenario 'x'"):
-        run_script(
-            monkeypatch, "render_scenario_html.py", "--checkpoint", street_run, "--cpu", "--scenario", "x"
-        )
+    command = ("render_scenario_html.py", "--checkpoint", street_run, "--cpu", "--scenario", "x")
+    assert "no sample of scenario 'x'" in run_script(*command, status=1).stderr
 
 
 @pytest.mark.parametrize(
@@ -251,17 +237,14 @@ def test_scenario_page_and_video(monkeypatch, tmp_path, street_run):
         "render_scenario_html.py", "make_gallery.py",
     ],
 )  # fmt: skip
-def test_help_shows_examples(monkeypatch, capsys, script):
-    with pytest.raises(SystemExit) as stop:
-        run_script(monkeypatch, script, "--help")
-    assert stop.value.code == 0
-    assert f"python scripts/{script}" in capsys.readouterr().out
+def test_help_shows_examples(script):
+    assert f"python scripts/{script}" in run_script(script, "--help").stdout
 
 
 @pytest.mark.parametrize("name", ["drive.mp4", "drive.gif"])
-def test_preview_video_plays_every_frame_once(monkeypatch, tmp_path, roots, name):
+def test_preview_video_plays_every_frame_once(tmp_path, roots, name):
     images, depth = roots
-    run_script(monkeypatch, "opv2v_panorama_preview.py", "--images-root", images, "--depth-root", depth,
+    run_script("opv2v_panorama_preview.py", "--images-root", images, "--depth-root", depth,
                "--max-frames", 3, "--width", 128, "--video", name, "--output-dir", tmp_path)  # fmt: skip
     frames = 0
     if name.endswith(".gif"):
@@ -286,9 +269,9 @@ def test_a_video_of_another_kind_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_kinds_and_projections_reach_the_page(monkeypatch, tmp_path, roots):
+def test_kinds_and_projections_reach_the_page(tmp_path, roots):
     page = tmp_path / "panorama.html"
-    run_script(monkeypatch, "visualize_opv2v_cyl_html.py", "--images-root", roots[0], "--depth-root", roots[1],
+    run_script("visualize_opv2v_cyl_html.py", "--images-root", roots[0], "--depth-root", roots[1],
                "--index", 0, "--width", 128, "--kind", "central", "--exposure", "matched",
                "--output-html", page)  # fmt: skip
     assert "central, 128 x 32" in page.read_text(encoding="utf-8")

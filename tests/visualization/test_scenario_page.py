@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support.analytic_panoramas import BOXES, ROAD_Y, batch, panorama, pose, prediction
-from support.browser import CHROMEDRIVER, CHROMIUM, MISSING, open_browser
+from support.browser import CHROMEDRIVER, CHROMIUM, MISSING
 
 from coop3d.datasets import make_batch
 from coop3d.types import FactoredPrediction
@@ -130,13 +130,8 @@ def test_lean_frames_hold_no_pictures():
 
 # ---- in a browser ----
 
+WINDOW = (1400, 1000)
 needs_browser = pytest.mark.skipif(not (CHROMIUM and CHROMEDRIVER), reason=MISSING)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with open_browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 def open_page(browser, page) -> None:
