@@ -244,7 +244,7 @@ def _about_scenarios(entrant: EntrantResult) -> list[str]:
     if count >= CERTAIN_SCENARIOS:
         return []
     return [
-        f"ONLY {count} SCENARIOS: under {CERTAIN_SCENARIOS} nothing is called certain, whatever the intervals"
+        f"FEWER THAN {CERTAIN_SCENARIOS} SCENARIOS ({count}): nothing is called certain, whatever the intervals"
     ]
 
 
