@@ -44,7 +44,8 @@ def open_index(args: Namespace) -> OPV2VIndex:
         DataError: there is no such split, or no usable frame in it.
     """
     cameras = AUTO if args.cameras == [AUTO] else tuple(args.cameras)
-    return OPV2VIndex(args.images_root, args.split, args.depth_root, cameras)
+    needs_depth = args.depth_source == "dense"
+    return OPV2VIndex(args.images_root, args.split, args.depth_root, cameras, needs_depth=needs_depth)
 
 
 def recipe_of(args: Namespace) -> PanoramaRecipe:

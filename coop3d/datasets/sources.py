@@ -71,7 +71,11 @@ class StitchedPanoramas:
     ) -> None:
         self.recipe = PanoramaRecipe(camera, depth_source, kind, centre, exposure)
         self.index = OPV2VIndex(
-            Path(images_root), split, None if depth_root is None else Path(depth_root), cameras
+            Path(images_root),
+            split,
+            None if depth_root is None else Path(depth_root),
+            cameras,
+            needs_depth=depth_source == "dense",
         )
         self.stitcher = self.recipe.stitcher()
 
@@ -175,7 +179,10 @@ class PinholeViews:
                 "a panorama dataset"
             )
         self.index = OPV2VIndex(
-            Path(images_root), split, None if depth_root is None else Path(depth_root), cameras
+            Path(images_root),
+            split,
+            None if depth_root is None else Path(depth_root),
+            cameras,
         )
         self.views_per_vehicle = len(self.index.cameras)
         self.resampler = PinholeResampler(width, height)

@@ -110,7 +110,7 @@ def _depth_images(
     if entry.depth_paths is None:
         if depth_source == "dense":
             raise DataError(
-                f"{entry.yaml_path}: depth_source=dense needs depth files, but no depth root was given; set "
+                f"{entry.yaml_path}: depth_source=dense needs depth files, but none are known of this frame; set "
                 "machine.opv2v_depth_root (--depth-root), or use depth_source=auto, lidar or fused"
             )
         return None

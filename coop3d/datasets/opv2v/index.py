@@ -32,8 +32,9 @@ DEFAULT_CAMERAS = ("camera0", "camera1", "camera2", "camera3")
 class OPV2VIndex:
     """Frames of one split of an OPV2V-like dataset.
 
-    Folders that are not agents, files that are not frames (``data_protocol.yaml``) and frames without all
-    ``cameras`` are passed over; the last are listed in `skipped` with their reason.
+    Folders that are not agents, files that are not frames (``data_protocol.yaml``), frames without all ``cameras`` and,
+    where a depth root is given, frames with neither depth nor a cloud are passed over; the frames are listed in
+    `skipped` with their reason.
 
     The pose of every frame is read, too (30 000 take a few seconds); frames without a readable one are skipped as
     well. The index is kept in the user's cache folder, see `IndexCache`, and reused while nothing changed.
@@ -44,6 +45,7 @@ class OPV2VIndex:
         depth_root: folder of the same layout with ``{frame}_camera{i}_depth.npy`` or ``{frame}_depth{i}.png``; None:
             only the latter, beside the photographs.
         cameras: names every frame must have, or ``auto``: each frame has the ``camera{number}`` it has on disk.
+        needs_depth: skip frames without depth files, also those with a cloud (for ``depth_source=dense``).
 
     Raises:
         DataError: a root or split does not exist, the split is a layout without photographs, or no usable frame
@@ -55,6 +57,7 @@ class OPV2VIndex:
     split: str
     depth_root: Path | None = None
     cameras: Sequence[str] = DEFAULT_CAMERAS  # a tuple, or AUTO
+    needs_depth: bool = False
     frames: list[FrameEntry] = field(init=False, repr=False)
     skipped: list[Skipped] = field(init=False, repr=False)
     # [4, 4] of every frame, OpenCV axes
@@ -73,12 +76,14 @@ class OPV2VIndex:
         depth_dir = None if self.depth_root is None else self.depth_root / self.split
         cache = IndexCache(split_dir, depth_dir, self.cameras)
         listing = cache.load() or list_split(split_dir, depth_dir, self.cameras)
-        self.frames, self.skipped = listing.frames, list(listing.skipped)
-        self._report(split_dir)
         if listing.poses is None:
             listing.poses = read_lidar_poses([entry.yaml_path for entry in listing.frames])
             cache.save(listing)
+        self.frames, self.skipped = listing.frames, list(listing.skipped)
         self._place(listing.poses)
+        if self.needs_depth:
+            self._require_depth()
+        self._report(split_dir)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -116,6 +121,11 @@ class OPV2VIndex:
                 + (f", e.g. {self.skipped[0].key}: {self.skipped[0].reason}" if self.skipped else "")
                 + "); expected {scenario}/{agent}/{frame:06d}.yaml with _camera0.png .. _camera3.png beside it"
             )
+        if self.depth_root is not None and (bare := sum(e.depth_paths is None for e in self.frames)):
+            log.warning(
+                "%s: %d of %d frames have no depth files; their range is taken from LiDAR clouds.",
+                split_dir, bare, len(self.frames),
+            )  # fmt: skip
         rounded = sum(entry.depth_is_rounded for entry in self.frames)
         if rounded:
             log.warning(
@@ -123,6 +133,13 @@ class OPV2VIndex:
                 "only with depth_source=dense, or where a frame has no LiDAR cloud; prefer the clouds "
                 "(depth_source=fused).", split_dir, rounded,
             )  # fmt: skip
+
+    def _require_depth(self) -> None:
+        without = [entry for entry in self.frames if entry.depth_paths is None]
+        self.skipped += [Skipped(entry.key, "no depth files (depth_source=dense)") for entry in without]
+        for entry in without:
+            del self.T_world_rig[entry.key]
+        self.frames = [entry for entry in self.frames if entry.depth_paths is not None]
 
     def _place(self, poses: LidarPoses) -> None:
         """Keep the frames whose pose could be read, with it."""

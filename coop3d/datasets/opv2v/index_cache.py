@@ -28,7 +28,7 @@ from coop3d.types import SampleKey
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 # A file changed so shortly before it was looked at may change again within the same tick of its clock.
 SETTLED_NS = 2_000_000_000
 

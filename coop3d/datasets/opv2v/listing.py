@@ -65,16 +65,17 @@ def _list_agent(listing: Listing, folder: Path, depth_folder: Path | None, camer
             listing.skipped.append(Skipped(key, f"no photograph of {', '.join(missing) or 'any camera'}"))
             continue
         depth = next(_depth(frame, wanted, folder, names, depth_folder, depth_names), None)
-        if depth is None and depth_folder is not None:
+        has_cloud = f"{frame}.pcd" in names
+        if depth is None and depth_folder is not None and not has_cloud:
             lacking = [c for c in wanted if depth_name(frame, c, "npy") not in depth_names]
-            listing.skipped.append(Skipped(key, f"no depth of {', '.join(lacking)}"))
+            listing.skipped.append(Skipped(key, f"no depth of {', '.join(lacking)}, and no cloud"))
             continue
         listing.frames.append(
             FrameEntry(
                 key=key,
                 folder=folder,
                 camera_names=wanted,
-                has_cloud=f"{frame}.pcd" in names,
+                has_cloud=has_cloud,
                 depth_folder=depth[0] if depth else None,
                 depth_kind=depth[1] if depth else DEPTH_KINDS[0],
                 any_rig=cameras == AUTO,

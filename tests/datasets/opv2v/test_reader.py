@@ -78,13 +78,30 @@ def test_a_frame_without_a_camera_is_skipped_with_its_reason(tmp_path, caplog):
     gone.unlink()
     no_depth = depth / "train" / "2021_08_20_21_10_00" / "205" / "000072_camera1_depth.npy"
     no_depth.unlink()
+    (images / no_depth.relative_to(depth)).with_name("000072.pcd").unlink()
     index = OPV2VIndex(images, "train", depth)
     assert len(index) == 4
     assert [(s.key.frame, s.reason) for s in index.skipped] == [
         ("000070", "no photograph of camera3"),
-        ("000072", "no depth of camera1"),
+        ("000072", "no depth of camera1, and no cloud"),
     ]
     assert "skipped 2 of 6 frames" in caplog.text
+
+
+def test_where_depth_files_are_missing_range_comes_from_the_cloud(tmp_path, caplog):
+    images, depth = write_dataset(tmp_path, frames=2)
+    (depth / "train" / "2021_08_20_21_10_00" / "205" / "000070_camera1_depth.npy").unlink()
+    for _ in range(2):  # listed, then from the kept index
+        index = OPV2VIndex(images, "train", depth)
+        assert len(index) == 4
+        assert "1 of 4 frames have no depth files" in caplog.text
+        frame = load_rig_frame(next(e for e in index.frames if e.depth_paths is None))
+        assert (frame.depth_is_dense, len(frame.sweeps)) == (False, 1)
+        strict = OPV2VIndex(images, "train", depth, needs_depth=True)
+        assert (
+            len(strict.frames) == len(strict.T_world_rig) == sum(len(i.entries) for i in strict.instants) == 3
+        )
+        assert [s.reason for s in strict.skipped] == ["no depth files (depth_source=dense)"]
 
 
 @pytest.mark.parametrize(
