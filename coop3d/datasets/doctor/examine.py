@@ -10,7 +10,7 @@ import numpy as np
 from coop3d.datasets.coop import CooperativeDataset
 from coop3d.datasets.doctor.bands import BANDS
 from coop3d.datasets.doctor.calibration import coverage, extrinsics
-from coop3d.datasets.doctor.clouds import cloud_checks, near_points, not_seen_through
+from coop3d.datasets.doctor.clouds import NEAR_M, cloud_checks, near_points, not_seen_through
 from coop3d.datasets.doctor.masks import mask_checks
 from coop3d.datasets.doctor.report import Measured, Report, judge
 from coop3d.datasets.errors import DataError
@@ -137,5 +137,7 @@ def _sweeps(source: StitchedPanoramas, entry: FrameEntry, frame: RigFrame) -> tu
 
 
 def _moved(panorama: Panorama, into: Panorama) -> np.ndarray:
+    """Points near both vehicles: from afar a pixel covers a post and what is behind it, whatever the poses."""
     T = invert_rigid(into.T_world_pano) @ panorama.T_world_pano
-    return np.asarray(transform_points(T, near_points(panorama)))
+    points = np.asarray(transform_points(T, near_points(panorama)))
+    return points[np.linalg.norm(points, axis=1) < NEAR_M]
