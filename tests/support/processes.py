@@ -15,7 +15,16 @@ import torch.multiprocessing
 
 METHOD = "forkserver"
 CLEAN = multiprocessing.get_context(METHOD)
-CLEAN.set_forkserver_preload(["pytest", "torch.distributed.fsdp", "coop3d.training", "coop3d.benchmark"])
+CLEAN.set_forkserver_preload(
+    [
+        "pytest",
+        "torch._dynamo",
+        "torch.distributed.fsdp",
+        "torch.utils.tensorboard",
+        "coop3d.training",
+        "coop3d.benchmark",
+    ]
+)
 
 
 def run_ranks(work: Callable[..., None], *arguments: object, world_size: int = 2) -> None:
