@@ -34,7 +34,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Te
 
 def _has_slow_weight_gradient(x: Tensor, weight: Tensor, window: Window) -> bool:
     return (
-        x.device.type == "cpu"
+        type(x) is Tensor  # not a tensor of shapes only, which stands for one on a GPU
+        and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and torch.is_grad_enabled()
         and weight.requires_grad
