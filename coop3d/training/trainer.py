@@ -66,6 +66,7 @@ class Outcome(Enum):
     finished = "finished"
     already_finished = "already finished"
     stopped = "stopped by a signal"
+    interrupted = "stopped by Ctrl-C"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +199,7 @@ class Trainer:
             if stopping:
                 self._save()
                 log.warning("Stopped on request at step %d; start again to resume from there.", self.step)
-                return Outcome.stopped
+                return Outcome.interrupted if stop.interrupted else Outcome.stopped
             if result is None:
                 continue
             if self._at_epoch_end():
