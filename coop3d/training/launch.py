@@ -143,7 +143,7 @@ def _describe(trainer: Trainer) -> None:
     prints = {k: d.fingerprint() for k, d in data.items() if hasattr(d, "fingerprint")}
     environment = describe_environment(trainer.processes.world_size, prints)
     environment["parameters"] = asdict(count_all(trainer.task.model))
-    write_run_description(trainer.run_dir, trainer.config, environment)
+    write_run_description(trainer.run_dir, trainer.config, environment, trainer.step)
 
 
 def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> None:
