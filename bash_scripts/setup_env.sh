@@ -6,6 +6,7 @@
 # GPU, COOP3D_TORCH_SPEC (default torch==2.13.0) is installed; with one, a torch for it (default torch>=2.6).
 # COOP3D_TORCH_INDEX_URL names another package index for torch alone. COOP3D_PYTHON_BASE names the Python to
 # build on. COOP3D_EXTRAS (default dev) are the extras of pyproject.toml to install.
+#   bash bash_scripts/setup_env.sh --help      print this and do nothing else
 
 _coop3d_setup() {
   local root venv stamp_file lock_fd status
@@ -14,6 +15,7 @@ _coop3d_setup() {
   stamp_file="$venv/.coop3d-setup"
   export COOP3D_PYTHON="$venv/bin/python"
   if _coop3d_is_ready "$root" "$stamp_file"; then return 0; fi
+  _coop3d_is_ours "$root" "$venv" || return 1
 
   exec {lock_fd}<"$root/bash_scripts" || return 1 # a directory can be locked as well as a file
   if ! flock -n "$lock_fd"; then
@@ -38,6 +40,35 @@ _coop3d_stamp() { # root
 
 _coop3d_is_ready() { # root stamp_file
   [[ -x "$COOP3D_PYTHON" && -f "$2" && "$(<"$2")" == "$(_coop3d_stamp "$1")" ]]
+}
+
+# An environment serves one checkout: installing another into it would change the code that the first one runs.
+_coop3d_is_ours() { # root venv
+  local real owner
+  real="$(readlink -f "$2")" || return 0 # not there yet
+  if [[ "$real" != "$(readlink -f "$1")/"* ]]; then
+    echo "setup: $2 leads to $real, outside this checkout; expected an environment of its own." \
+      "Remove the link (rm '$2') and run this again." >&2
+    return 1
+  fi
+  owner="$(_coop3d_installed_from "$2")"
+  if [[ -n "$owner" && -d "$owner" && "$(readlink -f "$owner")" != "$(readlink -f "$1")" ]]; then
+    echo "setup: $2 runs the coop3d of $owner, another checkout; expected this one, $1." \
+      "Remove the environment (rm -r '$2') and run this again, which makes a new one." >&2
+    return 1
+  fi
+}
+
+# The checkout that an environment has installed as editable; nothing where there is none.
+_coop3d_installed_from() { # venv
+  local record
+  for record in "$1"/lib/python3*/site-packages/coop3d-*.dist-info/direct_url.json; do
+    if [[ -f "$record" ]]; then
+      "$1/bin/python" -c 'import json, sys, urllib.parse
+print(urllib.parse.unquote(urllib.parse.urlparse(json.load(open(sys.argv[1]))["url"]).path))' "$record" 2>/dev/null
+      return 0
+    fi
+  done
 }
 
 # First Python >= 3.10 that runs.
@@ -121,6 +152,12 @@ _coop3d_install() { # root venv
   rm -f "$constraints"
   return $status
 }
+
+# Sourced, the arguments are those of the script that does so.
+if [[ "${BASH_SOURCE[0]}" == "$0" && ("${1:-}" == "-h" || "${1:-}" == "--help") ]]; then
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+  exit 0
+fi
 
 if ! _coop3d_setup; then
   echo "setup: failed; see the messages above." >&2

@@ -2,7 +2,11 @@
 # Set up, then check everything: lint, format, types, tests. Arguments go to pytest.
 #   bash bash_scripts/test.sh                  all fast tests, two at a time
 #   bash bash_scripts/test.sh -n 0 -k resume   some of them
+#   bash bash_scripts/test.sh --help           print this and do nothing else
 set -euo pipefail
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source bash_scripts/setup_env.sh
 

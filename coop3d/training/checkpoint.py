@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "coop3d-checkpoint", 2
 READABLE = (1, 2)  # 1 counted the optimiser's parameters instead of naming them
+LISTED = 6  # changed keys in a message
 LAST, PREVIOUS, BEST = "checkpoint-last.pth", "checkpoint-previous.pth", "checkpoint-best.pth"
 
 
@@ -165,8 +167,8 @@ class CheckpointStore:
         os.replace(temporary, target)
 
 
-def newest_checkpoint(store: CheckpointStore, processes: Processes) -> dict[str, Any] | None:
-    """What the newest whole checkpoint of a run holds: process 0 checks, then all read the same file.
+def newest_checkpoint(store: CheckpointStore, processes: Processes) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint of a run and what it holds: process 0 checks, then all read the same file.
 
     Raises:
         CheckpointError: on every process, if there are checkpoints and none can be read.
@@ -182,7 +184,26 @@ def newest_checkpoint(store: CheckpointStore, processes: Processes) -> dict[str,
     path = processes.gather(path)[0]
     # From the page cache, one copy for all processes; on a CPU the tensors would stay tied to the file.
     mapped = processes.device.type == "cuda"
-    return None if path is None else load_checkpoint(path, verify=False, mapped=mapped)
+    return None if path is None else (path, load_checkpoint(path, verify=False, mapped=mapped))
+
+
+@contextlib.contextmanager
+def must_fit(path: Path, changes: Sequence[str]) -> Iterator[None]:
+    """Around loading the weights a run goes on from; ``changes`` of its config, as `config_changes` lists them.
+
+    Raises:
+        CheckpointError: they do not fit the model of the config.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        lines = [line for line in changes if line.startswith(("model", "preset"))]
+        more = f" and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
+        what = f"Changed since: {'; '.join(lines[:LISTED])}{more}" if lines else f"The code changed: {error}"
+        raise CheckpointError(
+            f"{path}: its weights do not fit the model of this config. {what}. Use another hydra.run.dir, or the model "
+            "with which this run began."
+        ) from error
 
 
 def _fsync_directory(path: Path) -> None:

@@ -108,6 +108,7 @@ def make_loader(
 def _start_worker(_: int) -> None:
     """Block stop signals in a worker: the trainer finishes its step, saves, and then ends its workers."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes
     threading.Thread(target=_exit_when_trainer_says, daemon=True).start()
     import cv2  # here, so that importing this module loads no native library
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -22,11 +23,16 @@ from torch import Tensor, nn
 
 from coop3d.conf import Precision, build
 from coop3d.losses import WeightedSum
+from coop3d.training.distributed import Processes
+from coop3d.training.guard import NonFiniteError
 from coop3d.training.network import build_network
 from coop3d.training.run import without_pretrained
+from coop3d.training.state import model_state
 from coop3d.training.step import Objective, make_autocast, read_scalars
 from coop3d.training.teacher import build_teacher
 from coop3d.types import CoopBatch, SampleKey, ViewInputs, ViewTargets
+
+log = logging.getLogger(__name__)
 
 PARTS: dict[str, type] = {"inputs": ViewInputs, "targets": ViewTargets}
 
@@ -77,6 +83,33 @@ def save_failure(
             yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
         (folder / "record.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
+
+
+def record_failure(
+    error: NonFiniteError,
+    run_dir: Path,
+    where: dict[str, Any],
+    model: nn.Module,
+    config: dict[str, Any],
+    processes: Processes,
+) -> None:
+    """Every process writes those of its micro-batches that caused the failure.
+
+    Args:
+        error: with the micro-batches.
+        run_dir: of the run.
+        where: ``step``, ``position`` in the data and ``progress`` of the loss.
+        model: the plain or the sharded one.
+        config: of the run.
+        processes: all call this.
+    """
+    folder = run_dir / "failures" / f"step_{where['step']:06d}"
+    record = {**where, "message": str(error), **error.record}
+    save_failure(folder, record, error.culprits, model_state(model), config, processes.rank)
+    if processes.is_main:
+        log.error(
+            "%s No weight was changed by it. Run it again: python scripts/replay_batch.py %s", error, folder
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

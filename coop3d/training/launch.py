@@ -40,6 +40,7 @@ from coop3d.training.network import announce_cost, build_network, may_fail
 from coop3d.training.out_of_memory import GpuMemoryError
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
 from coop3d.training.run_log import setup_logging, write_run_description
+from coop3d.training.signals import INTERRUPTED
 from coop3d.training.teacher import build_teacher
 from coop3d.training.trainer import Outcome, Trainer, TrainingTask
 from coop3d.training.validation import LoaderOptions
@@ -65,14 +66,15 @@ LOST_PEER = ("Connection closed by peer", "Connection reset by peer")  # gloo, w
 def train_from_config(cfg: DictConfig) -> Outcome:
     """Train what a config composed from ``configs/train.yaml`` describes, in Hydra's run directory.
 
-    Errors whose message says all there is to say end the process with that message and status 1.
+    Errors whose message says all there is to say end the process with that message and status 1, and Ctrl-C ends it
+    with status 130, saved or not.
     """
     try:
         require_complete(cfg)
         require_targets(cfg, ("machine", "dataset", "model", "preset", "loss"))
         patience = cfg.preflight.wait_for_free
         with processes(OmegaConf.to_object(cfg.distributed), patience) as me:  # type: ignore[arg-type]
-            return _train(cfg, Path(HydraConfig.get().runtime.output_dir), me)
+            outcome = _train(cfg, Path(HydraConfig.get().runtime.output_dir), me)
     except EXPECTED_ERRORS as error:
         log.debug("where it happened", exc_info=True)
         sys.exit(f"{type(error).__name__}: {error}")
@@ -90,6 +92,12 @@ def train_from_config(cfg: DictConfig) -> Outcome:
         sys.exit(
             f"The disk of the run directory is full ({error}). Make room and start again: the run resumes."
         )
+    except KeyboardInterrupt:  # before the first step, or at once
+        log.error("Interrupted.")
+        sys.exit(INTERRUPTED)
+    if outcome is Outcome.interrupted:
+        sys.exit(INTERRUPTED)
+    return outcome
 
 
 def _train(cfg: DictConfig, run_dir: Path, me: Processes) -> Outcome:
@@ -135,7 +143,7 @@ def _describe(trainer: Trainer) -> None:
     prints = {k: d.fingerprint() for k, d in data.items() if hasattr(d, "fingerprint")}
     environment = describe_environment(trainer.processes.world_size, prints)
     environment["parameters"] = asdict(count_all(trainer.task.model))
-    write_run_description(trainer.run_dir, trainer.config, environment)
+    write_run_description(trainer.run_dir, trainer.config, environment, trainer.step)
 
 
 def preflight(cfg: DictConfig, me: Processes, probes: Probes | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +14,7 @@ from coop3d.conf import ConfigError, build, has_key, require_paths
 from coop3d.training.checkpoint import BEST, CheckpointError, load_checkpoint
 from coop3d.training.data import CoopDataset
 from coop3d.training.network import build_network
+from coop3d.training.overrides import overridden
 
 SPLITS = ("train", "val", "test")
 
@@ -58,7 +58,8 @@ def load_run(
     Args:
         checkpoint_path: a ``checkpoint-*.pth``, or the run directory (its best checkpoint is taken).
         device: where the model goes.
-        overrides: ``key=value`` changes of the saved config, e.g. ``machine.opv2v_images_root=/data/opv2v``.
+        overrides: ``key=value`` changes of the saved config, e.g. ``machine.opv2v_images_root=/data/opv2v``, or a
+            file of a config group, e.g. ``machine=local3090``.
 
     Raises:
         CheckpointError: if the file is damaged, or its weights do not fit the model its config describes.
@@ -87,19 +88,3 @@ def without_pretrained(config: DictConfig) -> DictConfig:
         config = config.copy()
         OmegaConf.update(config, key, None)
     return config
-
-
-def overridden(saved: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """A saved config with changes; what refers to a changed key follows it.
-
-    Raises:
-        ConfigError: an override names no key of it.
-    """
-    config = OmegaConf.create(saved)
-    for override in overrides:
-        key, equals, _ = override.partition("=")
-        if not equals:
-            raise ConfigError(f"overrides: {override!r} is not key=value.")
-        if not has_key(config, key):
-            raise ConfigError(f"overrides: the config saved with the run has no key {key!r}.")
-    return cast(DictConfig, OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides))))

@@ -22,6 +22,12 @@ from coop3d.files import write_text
 
 log = logging.getLogger(__name__)
 
+HEADLINES = (  # scores on the console after an epoch; log.jsonl has all
+    "pose/translation_m/median", "pose/rotation_deg/median", "pose/recall_2m_2deg", "pose/recall_5m_5deg",
+    "scale/error/median", "range/abs_rel", "range/abs_rel_aligned", "range/delta_125", "mask/iou",
+    "single/range/abs_rel", "single/mask/iou",
+)  # fmt: skip
+
 
 def setup_logging(run_dir: Path, is_main: bool) -> None:
     """Process 0 logs to the console and to ``train.log``; the others only warnings, to the console."""
@@ -121,9 +127,25 @@ def _start_wandb(project: str, run_dir: Path) -> Any:
     )
 
 
+def headlines(metrics: dict[str, float]) -> dict[str, float]:
+    """Of a validation's numbers, those that a person follows: losses, and some scores of pose, range and mask."""
+    losses = [name for name in metrics if name == "loss" or name.startswith("loss/")]
+    return {name: metrics[name] for name in (*losses, *HEADLINES) if name in metrics}
+
+
+def step_line(values: dict[str, Any]) -> str:
+    """A record of kind ``train``, for the progress bar."""
+    rate = max(value for name, value in values.items() if name.startswith("lr/"))
+    return (
+        f"loss {values['loss']:.4f}, lr {rate:.1e}, {values['samples_per_s']:.1f} samples/s, "
+        f"wait {values['data_wait']:.0%}, |g| {values['grad_norm']:.2f}"
+    )
+
+
 def console_table(metrics: dict[str, float], columns: int = 3) -> str:
-    """Names and values in a few columns, loss first, in the order given."""
-    cells = [f"{name:<26.26}{value:>10.4g}" for name, value in metrics.items()]
+    """Names and values in a few columns, in the order given; names are never cut."""
+    width = max(map(len, metrics), default=0)
+    cells = [f"{name:<{width}}{value:>10.4g}" for name, value in metrics.items()]
     rows = -(-len(cells) // columns)
     return "\n".join("   ".join(cells[i::rows]) for i in range(rows))
 
@@ -142,7 +164,16 @@ def _drop_lines_after(path: Path, step: int) -> None:
     write_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def write_run_description(run_dir: Path, config: dict[str, Any], environment: dict[str, Any]) -> None:
-    """``config.yaml`` and ``environment.json`` of the run."""
-    write_text(run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+def write_run_description(
+    run_dir: Path, config: dict[str, Any], environment: dict[str, Any], step: int = 0
+) -> None:
+    """``config.yaml`` and ``environment.json`` of the run.
+
+    A config that was written before and differs is kept as ``config-step<N>.yaml``: it holds up to step N, from which
+    the run goes on with the new one.
+    """
+    path, text = run_dir / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        path.replace(run_dir / f"config-step{step}.yaml")
+    write_text(path, text)
     write_text(run_dir / "environment.json", json.dumps(environment, indent=2))

@@ -18,7 +18,7 @@ from coop3d.conf import ConfigError, TrainParamsConf
 from coop3d.environment import git_revision
 from coop3d.losses import MaskWatch, WeightedSum
 from coop3d.progress import logging_redirect_tqdm, progress
-from coop3d.training.checkpoint import CheckpointStore, config_changes, newest_checkpoint
+from coop3d.training.checkpoint import CheckpointStore, config_changes, must_fit, newest_checkpoint
 from coop3d.training.data import (
     BadRecord,
     BadSampleLedger,
@@ -30,13 +30,13 @@ from coop3d.training.data import (
     make_loader,
 )
 from coop3d.training.distributed import Processes, rng_state, seed_all, set_backend_flags, set_rng_state
-from coop3d.training.failures import save_failure
+from coop3d.training.failures import record_failure
 from coop3d.training.flops import FlopCounter
 from coop3d.training.guard import LossGuard, NonFiniteError
 from coop3d.training.interval import Interval
 from coop3d.training.out_of_memory import VALIDATION, phase
 from coop3d.training.parallel import shard
-from coop3d.training.run_log import RunLog, console_table
+from coop3d.training.run_log import RunLog, console_table, headlines, step_line
 from coop3d.training.sampler import BatchSplit, GlobalBatchSampler, RankStream, SamplerState
 from coop3d.training.schedule import lr_factor, make_optimizer, parameter_groups, set_lr
 from coop3d.training.signals import StopRequest
@@ -66,6 +66,7 @@ class Outcome(Enum):
     finished = "finished"
     already_finished = "already finished"
     stopped = "stopped by a signal"
+    interrupted = "stopped by Ctrl-C"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,9 @@ class Trainer:
             ):
                 return self._loop(stop, bar)
         except NonFiniteError as error:
-            self._record_failure(error)
+            where = {"step": self.step, "position": self.position.to_dict(),
+                     "progress": self.step / self.params.total_steps}  # fmt: skip
+            record_failure(error, self.run_dir, where, self.model, self.config, self.processes)
             raise
         except (RuntimeError, ConnectionError) as error:
             better = explained(error, self.task.train, self.sampler.requests(self.position))
@@ -198,7 +201,7 @@ class Trainer:
             if stopping:
                 self._save()
                 log.warning("Stopped on request at step %d; start again to resume from there.", self.step)
-                return Outcome.stopped
+                return Outcome.interrupted if stop.interrupted else Outcome.stopped
             if result is None:
                 continue
             if self._at_epoch_end():
@@ -267,7 +270,7 @@ class Trainer:
         log.info(
             "Epoch %d, step %d: %d validation samples, %.0f s%s.\n%s",
             epoch, self.step, result.samples, seconds, ", the best so far" if better else "",
-            console_table(result.known),
+            console_table(headlines(result.known)),
         )  # fmt: skip
         self.validated_step = self.step
         self._save(best=better)
@@ -323,12 +326,7 @@ class Trainer:
             "skipped_batches": self.skipped_batches,
         }
         self.run_log.write("train", self.step, values)
-        bar.set_postfix_str(
-            f"loss {values['loss']:.4f}, lr {max(g['lr'] for g in self.optimizer.param_groups):.1e}, "
-            f"{values['samples_per_s']:.1f} samples/s, wait {values['data_wait']:.0%}, "
-            f"|g| {result.grad_norm:.2f}",
-            refresh=False,
-        )
+        bar.set_postfix_str(step_line(values), refresh=False)
 
     def _announce(self) -> None:
         s, never = self.split, self.sampler.never_drawn()
@@ -342,25 +340,6 @@ class Trainer:
                 "Too few samples with so many views to fill a global batch, so they are never drawn: %s "
                 "(views: samples). Set train_params.pad_last=true to use them.", never,
             )  # fmt: skip
-
-    def _record_failure(self, error: NonFiniteError) -> None:
-        """Every process writes those of its micro-batches that caused the failure."""
-        folder = self.run_dir / "failures" / f"step_{self.step:06d}"
-        record = {
-            "step": self.step,
-            "position": self.position.to_dict(),
-            "progress": self.step / self.params.total_steps,
-            "message": str(error),
-            **error.record,
-        }
-        weights = model_state(self.model)
-        save_failure(folder, record, error.culprits, weights, self.config, self.processes.rank)
-        if self.processes.is_main:
-            log.error(
-                "%s No weight was changed by it. Run it again: python scripts/replay_batch.py %s",
-                error,
-                folder,
-            )
 
     # ---- state
 
@@ -393,13 +372,15 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        state = newest_checkpoint(self.store, self.processes)
-        if state is None:
+        if (found := newest_checkpoint(self.store, self.processes)) is None:
             return
+        path, state = found
+        changes = config_changes(state["config"], self.config)
         if self.processes.is_main:
-            for line in config_changes(state["config"], self.config):
+            for line in changes:
                 log.warning("Config changed since the checkpoint: %s", line)
-        load_model_state(self.model, state["model"])
+        with must_fit(path, changes):
+            load_model_state(self.model, state["model"])
         load_optimizer_state(self.model, self.optimizer, state["optimizer"])
         if self.average is not None:
             self.average.load(state.get("ema") or state["model"])

@@ -88,6 +88,14 @@ def test_wrong_override_says_what_to_change(override, expected):
     assert expected in str(caught.value)
 
 
+def test_the_test_split_samples_like_validation_unless_told_otherwise():
+    cfg = compose(
+        "train", [*DEMO, "dataset.val.sampling.max_distance_m=30", "dataset.test.sampling.vehicles=3"]
+    )
+    assert cfg.dataset.test.sampling == {**cfg.dataset.val.sampling, "vehicles": 3}
+    assert cfg.dataset.val.sampling.vehicles != 3
+
+
 def test_script_exits_with_the_message_and_does_not_run(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["train.py", *DEMO, "train_params.epoch=3"])
     monkeypatch.chdir(tmp_path)

@@ -251,6 +251,15 @@ def test_open_run_says_what_is_missing(tmp_path):
             open_run(None, tmp_path / name, CPU)
 
 
+def test_overrides_of_a_saved_config_replace_sections_and_change_single_keys(tmp_path):
+    (tmp_path / "config.yaml").write_text("{machine: {name: demo}, dataset: {test: {max_samples: 3}}}")
+    changes = ["machine=local3090", "dataset.test.max_samples=4"]
+    _, config = open_run(None, tmp_path / "config.yaml", CPU, changes)
+    assert (config.machine.name, config.dataset.test.max_samples) == ("local3090", 4)
+    with pytest.raises(ConfigError, match=r"Did you mean 'dataset\.test\.max_samples'"):
+        open_run(None, tmp_path / "config.yaml", CPU, ["dataset.test.max_sample=4"])
+
+
 def test_depth_sources_reach_the_dataset(roots):
     sparse = open_dataset(config_of(*roots), "test", PointSources(depth="gt_sparse"))
     dense = open_dataset(config_of(*roots), "test", PointSources(depth="gt_dense"))

@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from support.toy_run import ToyDataset, make_trainer
+from omegaconf import OmegaConf
+from support.toy_run import ALONE, ToyDataset, make_trainer
 
-from coop3d.training import torchrun
+from coop3d.training import launch, torchrun
 from coop3d.training.checkpoint import LAST, CheckpointWriteError, load_checkpoint
 from coop3d.training.trainer import Outcome
 
@@ -116,13 +119,13 @@ from support.toy_run import make_trainer
 from coop3d.conf import DistributedConf, Strategy
 from coop3d.training.distributed import processes
 with processes(DistributedConf(strategy=Strategy.ddp, device="cpu")) as me:
-    print(make_trainer(Path({run_dir!r}), processes=me, epochs=100000).fit(), flush=True)
+    print(make_trainer(Path({run_dir!r}), processes=me, num_workers=1, epochs=100000).fit(), flush=True)
 """
 
 
 def test_the_launcher_takes_every_stop_signal_as_one(monkeypatch):
     """Slurm's SIGUSR1, too, with which the test below would do the same again."""
-    stops = (signal.SIGTERM, signal.SIGUSR1)
+    stops = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     before, during = [signal.getsignal(n) for n in stops], []
     monkeypatch.setattr("torch.distributed.run.main", lambda _: during.extend(map(signal.getsignal, stops)))
     monkeypatch.setattr(sys, "argv", ["torchrun", "script.py"])
@@ -131,32 +134,77 @@ def test_the_launcher_takes_every_stop_signal_as_one(monkeypatch):
     finally:
         for number, handler in zip(stops, before, strict=True):
             signal.signal(number, handler)
-    assert during == [torchrun._pass_on] * 2
+    assert during[:2] == [torchrun._pass_on] * 2
+    assert isinstance(during[2], torchrun._Interrupt)
 
 
-def test_a_stop_signal_to_the_launcher_saves_and_ends_with_status_0(tmp_path):
-    script = tmp_path / "toy.py"
-    script.write_text(SCRIPT.format(tests=str(ROOT / "tests"), run_dir=str(tmp_path / "run")))
-    command = [
-        sys.executable,
-        "-m",
-        "coop3d.training.torchrun",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-    ]
+LAUNCHER = ("-m", "coop3d.training.torchrun", "--standalone", "--nproc-per-node", "2")
+
+
+def stopped_by(number: signal.Signals, folder: Path, launcher: tuple[str, ...]) -> tuple[int, str]:
+    """Status and output of a toy run whose process group gets a signal, as from a terminal, after some steps."""
+    script = folder / "toy.py"
+    script.write_text(SCRIPT.format(tests=str(ROOT / "tests"), run_dir=str(folder / "run")))
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "output.txt").open("w") as output:
+    with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT
-        )
+            [sys.executable, *launcher, str(script)], env=environment, stdout=output, stderr=subprocess.STDOUT,
+            cwd=ROOT, start_new_session=True,
+        )  # fmt: skip
         deadline = time.monotonic() + 200  # seconds on an idle machine
-        while not (tmp_path / "run" / LAST).exists() and time.monotonic() < deadline:
+        while not (folder / "run" / LAST).exists() and time.monotonic() < deadline:
             time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, number)
         status = process.wait(60)
-    text = (tmp_path / "output.txt").read_text()
-    assert status == 0, text[-3000:]
+    return status, (folder / "output.txt").read_text()
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_stop_signal_to_the_launcher_saves_and_ends_the_run(tmp_path, number, expected):
+    status, text = stopped_by(number, tmp_path, LAUNCHER)
+    assert status == expected, text[-3000:]
     assert text.count("Outcome.stopped") == 2
+    assert text.count("Ctrl-C") == (number == signal.SIGINT)
     assert load_checkpoint(tmp_path / "run" / LAST)["step"] > 0
+
+
+def test_ctrl_c_stops_like_sigterm_with_one_line_and_no_word_from_loader_processes(tmp_path):
+    status, text = stopped_by(signal.SIGINT, tmp_path, ())
+    assert status == 0, text[-3000:]  # of the toy script; scripts/train.py makes 130 of the outcome
+    assert text.count("Outcome.interrupted") == 1
+    assert text.count("Ctrl-C") == 1
+    assert "Traceback" not in text
+    assert load_checkpoint(tmp_path / "run" / LAST)["step"] > 0
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once():
+    code = (
+        "import os, signal; from coop3d.training.signals import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGINT); print(stop.received, stop.interrupted, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT); print('never', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=100)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "SIGINT True\n")
+    assert done.stderr.count("Ctrl-C") == 1
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_train_tells_the_shell_of_ctrl_c(monkeypatch, error):
+    """Saved, or interrupted before the first step: a script must not go on to its next command."""
+
+    def train(*_: object) -> Outcome:
+        if error is not None:
+            raise error
+        return Outcome.interrupted
+
+    for name in ("require_complete", "require_targets"):
+        monkeypatch.setattr(launch, name, lambda *_: None)
+    runtime = SimpleNamespace(runtime=SimpleNamespace(output_dir="run"))
+    monkeypatch.setattr(launch, "HydraConfig", SimpleNamespace(get=lambda: runtime))
+    monkeypatch.setattr(launch, "_train", train)
+    cfg = OmegaConf.create({"distributed": {"strategy": "none"}, "preflight": {"wait_for_free": 0}})
+    monkeypatch.setattr(launch, "processes", lambda *_: nullcontext(ALONE))
+    with pytest.raises(SystemExit) as caught:
+        launch.train_from_config(cfg)
+    assert caught.value.code == 130

@@ -14,6 +14,7 @@ from support.toy_run import make_trainer
 import coop3d.datasets.synthetic
 from coop3d.conf import ConfigError, build, compose
 from coop3d.training.launch import ALONE, _claimed, prepare_machine
+from coop3d.training.run_log import write_run_description
 
 DEMO = ["machine=demo", "dataset=opv2v_cyl_coop_demo", "model=tiny", "loss=cyl_loss", "train_params=demo"]
 
@@ -87,3 +88,12 @@ def test_looking_at_a_finished_run_again_leaves_its_description(tmp_path):
     for _ in range(2):
         make_trainer(tmp_path, epochs=1).fit(lambda: described.append("written"))
     assert described == ["written"]
+
+
+def test_a_run_that_goes_on_with_a_changed_config_keeps_the_old_one(tmp_path):
+    write_run_description(tmp_path, {"lr": 1}, {})
+    write_run_description(tmp_path, {"lr": 1}, {}, step=3)
+    assert not list(tmp_path.glob("config-*"))
+    write_run_description(tmp_path, {"lr": 2}, {}, step=5)
+    assert (tmp_path / "config-step5.yaml").read_text() == "lr: 1\n"
+    assert (tmp_path / "config.yaml").read_text() == "lr: 2\n"

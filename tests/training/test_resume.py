@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -273,6 +274,20 @@ def test_log_names_every_term(undisturbed):
     assert all(name in record for name in names)
     assert record["loss"] == pytest.approx(record["loss/range"] + record["loss/pose"], rel=1e-6)
     assert list((undisturbed / "tensorboard").iterdir())
+
+
+def test_resuming_with_another_model_names_checkpoint_keys_and_remedy(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    trainer = make_trainer(tmp_path / "run", epochs=9)
+    trainer.model.head = torch.nn.Linear(8, 2)
+    trainer.config = {"toy": True, "model": {"model_config": {"name": "small"}}, "loss": "other"}
+    with pytest.raises(CheckpointError, match="do not fit") as caught:
+        trainer.fit()
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'run' / LAST}: its weights do not fit")
+    assert "model: None -> {'model_config': {'name': 'small'}}" in message
+    assert "loss" not in message
+    assert "another hydra.run.dir" in message
 
 
 def test_config_changes_are_listed_by_key():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +111,60 @@ def test_setup_refuses_a_torch_that_cannot_use_the_gpus(tmp_path, driver, spec, 
     )
     assert done.returncode == status
     assert ("COOP3D_TORCH_INDEX_URL" in done.stderr) == (status == 1)
+
+
+@pytest.mark.parametrize("name", ["setup_env.sh", "test.sh"])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_of_setup_and_test_does_nothing_else(tmp_path, name, flag):
+    for script in (SETUP, SETUP.with_name("test.sh")):
+        copy = tmp_path / "bash_scripts" / script.name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(script.read_text())
+    done = bash(tmp_path / "bash_scripts" / name, flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Set up")
+    assert f"{name} --help" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["bash_scripts"]
+
+
+@pytest.fixture
+def checkouts(tmp_path) -> tuple[Path, Path]:
+    """Two checkouts; the first has an environment with itself installed, as pip records it."""
+    first, second = tmp_path / "first one", tmp_path / "second"
+    for root in (first, second):
+        (root / "bash_scripts").mkdir(parents=True)
+        (root / "bash_scripts" / SETUP.name).write_text(SETUP.read_text())
+    record = first / ".venv" / "lib" / "python3.11" / "site-packages" / "coop3d-0.1.dist-info"
+    record.mkdir(parents=True)
+    (record / "direct_url.json").write_text(
+        json.dumps({"url": first.as_uri(), "dir_info": {"editable": True}})
+    )
+    (first / ".venv" / "bin").mkdir()
+    (first / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    return first, second
+
+
+def is_ours(root: Path) -> subprocess.CompletedProcess[str]:
+    """Whether setup would install into the checkout's ``.venv``."""
+    functions = SETUP.read_text().partition("# Sourced, the arguments")[0]
+    command = f'{functions}\n_coop3d_is_ours "$1" "$1/.venv"'
+    return subprocess.run(
+        ["bash", "-c", command, "bash", str(root)], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_setup_leaves_the_environment_of_another_checkout_alone(checkouts):
+    first, second = checkouts
+    assert is_ours(first).returncode == is_ours(second).returncode == 0
+    (second / ".venv").symlink_to(first / ".venv")
+    done = bash(second / "bash_scripts" / SETUP.name)
+    assert done.returncode == 1
+    assert f"{second}/.venv leads to {first}/.venv, outside this checkout" in done.stderr
+    assert f"rm '{second}/.venv'" in done.stderr
+    (second / ".venv").unlink()
+    shutil.copytree(first / ".venv", second / ".venv", symlinks=True)
+    done = is_ours(second)
+    assert done.returncode == 1
+    assert f"runs the coop3d of {first}, another checkout; expected this one, {second}" in done.stderr
+    shutil.rmtree(first)  # moved: the environment moved with it
+    assert is_ours(second).returncode == 0

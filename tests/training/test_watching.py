@@ -17,9 +17,10 @@ from coop3d.conf import ConfigError
 from coop3d.losses import DistillationTerm, MetricRangeTerm, WeightedSum
 from coop3d.training import interval
 from coop3d.training.interval import Interval, peak_tflops
-from coop3d.training.run_log import RunLog, console_table
+from coop3d.training.run_log import HEADLINES, RunLog, console_table, headlines
 from coop3d.training.step import StepResult
 from coop3d.training.teacher import build_teacher
+from coop3d.training.validation import metric_names
 
 
 def test_tensorboard_has_the_scalars_of_the_log_and_a_picture_per_epoch(toy_run):
@@ -61,6 +62,17 @@ def test_mfu_is_the_share_of_the_cards_peak(monkeypatch):
 def test_console_table_reads_down_its_columns():
     table = console_table({f"m{i}": float(i) for i in range(4)}, columns=2).splitlines()
     assert [row.split() for row in table] == [["m0", "0", "m2", "2"], ["m1", "1", "m3", "3"]]
+
+
+def test_the_console_shows_a_dozen_scores_by_their_whole_names():
+    assert set(HEADLINES) <= metric_names()
+    everything = dict.fromkeys([*sorted(metric_names()), "loss", "loss/pose"], 1.0)
+    shown = headlines(everything)
+    assert list(shown)[:2] == ["loss", "loss/pose"]
+    assert len(shown) == 2 + len(HEADLINES) < 16
+    table = console_table(shown)
+    assert all(f"{name} " in table for name in shown)
+    assert headlines({"loss": 1.0, "range/rmse_m": 2.0}) == {"loss": 1.0}
 
 
 def test_wandb_is_asked_for_by_name_and_gets_the_scalars(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from coop3d.files import safe_name
 from coop3d.training.checkpoint import BEST, LAST
 from coop3d.training.launch import plain, prepare_machine
 from coop3d.training.network import require_adapters
-from coop3d.training.run import overridden
+from coop3d.training.overrides import overridden
 
 _CHECKED = ("machine", "dataset", "model", "preset", "loss")
 

@@ -19,6 +19,7 @@ from coop3d.datasets.opv2v import FrameEntry, VehicleBox, load_boxes, load_repor
 from coop3d.geometry import invert_rigid, transform_points
 from coop3d.training.data import CoopDataset
 from coop3d.training.launch import prepare_machine
+from coop3d.training.overrides import overridden
 from coop3d.training.run import SPLITS, Run, load_run, without_augmentation
 from coop3d.types import CoopBatch, FactoredPrediction, SampleKey, ViewInputs, ViewTargets
 from coop3d.visualization import OrientedBox, Scene, lidar_cloud, scene_from_prediction
@@ -114,14 +115,14 @@ def _read_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     if path.resolve().parent == CONFIG_DIR:
         return compose(path.stem, overrides)
     try:
-        config = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        config = OmegaConf.load(path)
     except Exception as error:  # OmegaConf passes on whatever its YAML parser raises
         raise ConfigError(
             f"--config {path}: not a readable config ({' '.join(str(error).split())})"
         ) from error
     if not (isinstance(config, DictConfig) and "dataset" in config and "machine" in config):
         raise ConfigError(f"--config {path}: holds no 'dataset' and 'machine'; expected a run's config.yaml")
-    return config
+    return overridden(config, overrides)
 
 
 def open_dataset(config: DictConfig, split: str, sources: PointSources) -> CoopDataset:
