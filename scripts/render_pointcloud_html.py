@@ -64,8 +64,9 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
     add("--index", "--val-index", type=int, default=0, metavar="N",
         help="which sample of the split; --val-index is the same (default: %(default)s)")  # fmt: skip
     add("--data", type=Path, nargs="+", metavar="FILE",
-        help="instead of a split: one panorama picture per vehicle, one OPV2V frame (.yaml) per vehicle, or a "
-        "panorama cache (.h5), whose instant --index names; the first vehicle is the reference")  # fmt: skip
+        help="instead of a split: one panorama picture per vehicle, one OPV2V frame (.yaml) per vehicle of one "
+        "instant, or a cache (.h5) of panoramas as the model's, whose instant --index names; the first vehicle is "
+        "the reference")  # fmt: skip
 
 
 def _add_point_arguments(parser: argparse.ArgumentParser) -> None:

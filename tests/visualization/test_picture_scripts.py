@@ -187,6 +187,48 @@ def test_files_without_truth(tmp_path, street_run, drive):
         assert found["views"][1]["depth_pred_m"]["count"] == 128 * 32
 
 
+def test_frames_of_several_instants_or_one_vehicle_twice_are_refused(tmp_path, street_run, drive):
+    first, other = (drive[0] / "test" / "2021_08_20_21_10_00" / agent for agent in ("105", "205"))
+    for data, message in (
+        ((first / "000068.yaml", other / "000070.yaml"), "frame 000070; expected .* frame 000068"),
+        ((first / "000068.yaml", first / "000068.yaml"), "vehicle 105 is given twice"),
+    ):
+        command = ("render_pointcloud_html.py", "--checkpoint", street_run, "--cpu", "--data", *data)
+        said = run_script(*command, "--output-html", tmp_path / "a.html", status=1).stderr
+        assert re.search(message, said)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ((), ()),
+        (("--depth-source", "none"), ()),  # where range comes from does not matter to a prediction
+        (("--width", 256, "--height", 64), ("width: found 256, wanted 128", "height: found 64, wanted 32")),
+        (("--kind", "central"), ("kind: found 'central', wanted 'rig'",)),
+        (("--projection", "cylindrical", "--vertical-fov-deg", 60),
+         ("projection: found 'cylindrical'", "vertical_fov_deg: found 60.0, wanted 90.0")),
+    ],
+)  # fmt: skip
+def test_a_cache_must_hold_the_models_panoramas(tmp_path, street_run, drive, options, changed):
+    cache, page = tmp_path / "test.h5", tmp_path / "a.html"
+    run_script("build_panorama_cache.py", "--images-root", drive[0], "--depth-root", drive[1], "--split", "test",
+               "--width", 128, "--height", 32, *options, "--workers", 1, "--output", cache)  # fmt: skip
+    command = (
+        "render_pointcloud_html.py",
+        "--checkpoint",
+        street_run,
+        "--cpu",
+        "--data",
+        cache,
+        "--index",
+        1,
+    )
+    said = run_script(*command, "--output-html", page, status=1 if changed else 0).stderr
+    assert all(text in said for text in changed)
+    assert page.exists() == (not changed)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
