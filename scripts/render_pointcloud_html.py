@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     _add_point_arguments(parser)
     add = parser.add_argument_group("output").add_argument
     add("--output-dir", type=Path,
-        help="page, renders, pictures and summary go here, named after scenario and frame")  # fmt: skip
+        help="page, renders, pictures and summary go here, named after scenario, frame and reference")  # fmt: skip
     add("--output-html", type=Path,
         help="the page (default: in --output-dir, or pointcloud.html)")  # fmt: skip
     add("--output-png", type=Path, help="a picture: panoramas, range, error, mask, and a render of the cloud")

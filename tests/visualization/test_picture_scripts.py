@@ -126,17 +126,22 @@ def test_pointcloud_page_refuses_what_is_not_there(tmp_path, run_dir, options, m
 
 
 def test_one_folder_holds_everything_about_a_sample(tmp_path, street_run):
+    views = tmp_path / "2021_08_20_21_10_00_000070_105_views"
+    views.mkdir()
+    (views / "2_gone_mask.png").write_text("of a third vehicle, drawn before")
+    (views / "2_gone.txt").write_text("somebody's")
     run_script("render_pointcloud_html.py", "--checkpoint", street_run, "--val-index", 1, "--cpu",
                "--output-dir", tmp_path, "--max-points", 3000,
                "--export", "ply", "pcd", "glb", "colmap", "npz")  # fmt: skip
-    stem = "2021_08_20_21_10_00_000070"
+    stem = "2021_08_20_21_10_00_000070_105"
     names = {p.name.removeprefix(stem) for p in tmp_path.iterdir()}
     assert names == {".html", "_oblique.png", "_top.png", "_summary.json", "_views", ".ply", ".pcd", ".glb", ".npz",
                      "_colmap"}  # fmt: skip
-    pictures = {p.name for p in (tmp_path / f"{stem}_views").iterdir()}
+    pictures = {p.name for p in views.glob("*.png")}
+    assert (views / "2_gone.txt").exists()
     kinds = ("colour", "range_pred", "range_gt", "range_error", "mask")
     assert pictures == {f"{v}_{agent}_{kind}.png" for v, agent in enumerate(("105", "205")) for kind in kinds}
-    widths = {k: cv2.imread(str(tmp_path / f"{stem}_views" / f"0_105_{k}.png")).shape[1] for k in kinds}
+    widths = {k: cv2.imread(str(views / f"0_105_{k}.png")).shape[1] for k in kinds}
     assert widths == {
         "colour": 128,
         "range_pred": 214,

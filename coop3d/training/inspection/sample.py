@@ -57,8 +57,9 @@ class Inspection:
 
     @property
     def stem(self) -> str:
-        """Scenario and frame, for titles and file names."""
-        return f"{self.keys[0][0].scenario}_{self.keys[0][0].frame}"
+        """Scenario, frame and reference: names the sample's files apart from those of the instant's other vehicles."""
+        reference = self.keys[0][0]
+        return f"{reference.scenario}_{reference.frame}_{reference.agent}"
 
     def scene(self, max_points: int = 200_000, seed: int = 0) -> Scene:
         """Clouds, poses, pictures and boxes; LiDAR sweeps of at most a quarter of ``max_points`` each."""
