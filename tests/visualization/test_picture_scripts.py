@@ -78,6 +78,47 @@ def test_preview_writes_a_picture_per_frame_and_a_contact_sheet(tmp_path, roots)
     assert all(cv2.imread(str(f)) is not None for f in files)
 
 
+def spoil(images: Path, split: str, agent: str, frame: str) -> None:
+    """Cut one photograph short."""
+    (path,) = images.glob(f"{split}/*/{agent}/{frame}_camera1.png")
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize("video", [(), ("--video", "drive.gif")])
+def test_previews_of_the_other_frames_are_drawn(tmp_path, caplog, video):
+    images, _ = write_dataset(tmp_path / "data", frames=2)
+    spoil(images, "train", "105", "000070")
+    command = ("opv2v_panorama_preview.py", "--images-root", images, "--width", 128, *video, "--output-dir")
+    run_script(*command, tmp_path / "a", status=3)
+    names = {p.name[20:] for p in (tmp_path / "a").glob("2021*.png")}
+    assert names == (set() if video else {"105_000068.png", "205_000068.png", "205_000070.png"})
+    assert (tmp_path / "a" / ("drive.gif" if video else "contact_sheet.png")).exists()
+    assert re.search(r"000070_camera1\.png: .* move the frame's \.yaml away", caplog.text)
+    assert "1 of 4 frames could not be used" in caplog.text
+    only = ("--agent", 105, "--frame", "000070")
+    assert "none of the 1 frames can be used" in run_script(*command, tmp_path / "b", *only, status=1).stderr
+    assert not list(tmp_path.glob("b/*"))
+
+
+def test_a_scenario_page_leaves_unreadable_samples_out(tmp_path, caplog, street_run):
+    images, depth = write_dataset(tmp_path / "data", split="test", frames=3)
+    spoil(images, "test", "205", "000070")
+    page = tmp_path / "scenario.html"
+    command = ("render_scenario_html.py", "--checkpoint", street_run, "--cpu", "--output-html", page,
+               "--override", f"machine.opv2v_images_root={images}",
+               "--override", f"machine.opv2v_depth_root={depth}")  # fmt: skip
+    run_script(*command, status=3)
+    text = page.read_text(encoding="utf-8")
+    assert "2 frames, 1 left out as unreadable" in text
+    assert '"name":"000070"' not in text
+    assert "1 of 3 samples could not be read" in caplog.text
+    for frame in ("000068", "000072"):
+        spoil(images, "test", "205", frame)
+    page.unlink()
+    assert "none of its 3 samples can be read" in run_script(*command, status=1).stderr
+    assert not page.exists()
+
+
 def test_panorama_page_of_an_indexed_frame(tmp_path, roots):
     page = tmp_path / "panorama.html"
     for projection in ("equirectangular", "cylindrical"):
