@@ -95,8 +95,8 @@ def lock_at_once(file: int | IO[Any], path: Path, *, by_process: bool = False) -
 
 
 def safe_name(text: str) -> str:
-    """``text`` as part of a file name: letters, digits, ``_``, ``-`` and ``.`` stay, everything else becomes ``_``."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip(".") or "_"
+    """``text`` as part of a file name: letters and digits of any script, ``_-.`` stay, all else becomes ``_``."""
+    return re.sub(r"[^\w.-]+", "_", text).strip(".") or "_"
 
 
 def names_apart(paths: Sequence[Path]) -> list[str]:

@@ -12,6 +12,8 @@ from coop3d.visualization import write_gallery
 EXAMPLES = """examples:
   python scripts/make_gallery.py                  # writes eval_runs/index.html
   python scripts/make_gallery.py outputs --title "Training runs"
+
+An index.html that an earlier gallery did not write is left alone, unless --force is given.
 """
 
 log = logging.getLogger("gallery")
@@ -25,10 +27,11 @@ def main() -> None:
         "folder", type=Path, nargs="?", default=Path("eval_runs"), help="(default: %(default)s)"
     )
     parser.add_argument("--title", default="Runs", help="of the page (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="replace an index.html that is no gallery")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        log.info("wrote %s", write_gallery(args.folder, args.title))
+        log.info("wrote %s", write_gallery(args.folder, args.title, force=args.force))
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
+from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex
+from coop3d.datasets.recipe import PanoramaRecipe
+from coop3d.types import Panorama
 from coop3d.visualization import (
     add_frame_arguments,
     contact_sheet,
@@ -33,6 +38,8 @@ EXAMPLES = """examples:
   # a video of one vehicle through its scenario (.mp4 or .gif)
   python scripts/opv2v_panorama_preview.py --images-root /data/OPV2V --split test \\
       --scenario 2021_08_18_19_48_05 --agent 1045 --max-frames 100 --video drive.mp4 --output-dir previews
+
+Exit status: 0 finished; 1 an error; 3 finished, but some frames could not be used and are left out (they are named).
 """
 
 log = logging.getLogger("panorama_preview")
@@ -54,33 +61,60 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+@dataclass
+class Stitched:
+    """Panoramas of those frames that can be used, one at a time; the others are named in warnings and counted."""
+
+    index: OPV2VIndex
+    entries: Sequence[FrameEntry]
+    recipe: PanoramaRecipe
+    bad: int = 0
+
+    def __iter__(self) -> Iterator[Panorama]:
+        stitch = self.recipe.stitcher()
+        for entry in tqdm(self.entries, "stitching", disable=len(self.entries) < 10):
+            try:
+                panorama = stitch(self.recipe.load_frame(entry, self.index.partners_of(entry)))
+            except DataError as error:
+                log.warning("%s left out: %s", entry.key, error)
+                self.bad += 1
+                continue
+            yield panorama
+        if self.bad == len(self.entries):
+            raise DataError(f"none of the {self.bad} frames can be used, see the warnings above")
+
+
+def write_pictures(folder: Path, panoramas: Iterable[Panorama]) -> None:
+    """Each as soon as it is stitched, and a contact sheet of all."""
+    drawn = []
+    for panorama in panoramas:
+        path = folder / f"{'_'.join(panorama.key)}.png"
+        save_png(path, panorama_figure(panorama))
+        log.info("wrote %s", path)
+        drawn.append(panorama)
+    save_png(folder / "contact_sheet.png", contact_sheet(drawn))
+    log.info("wrote %s", folder / "contact_sheet.png")
+
+
+def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
         index = open_index(args)
         names = (args.scenario, args.agent, args.frame)
         entries = select_entries(index.frames, *names, index=args.index, at_most=args.max_frames)
-        recipe = recipe_of(args)
-        stitch = recipe.stitcher()
-        panoramas = (
-            stitch(recipe.load_frame(entry, index.partners_of(entry)))
-            for entry in tqdm(entries, "stitching", disable=len(entries) < 10)
-        )
+        panoramas = Stitched(index, entries, recipe_of(args))
         if args.video:
             path = args.output_dir / args.video
             log.info("wrote %s", write_video(path, map(panorama_video_frame, panoramas), args.fps))
-            return
-        drawn = list(panoramas)
+        else:
+            write_pictures(args.output_dir, panoramas)
     except (DataError, ValueError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    for panorama in drawn:
-        path = args.output_dir / f"{'_'.join(panorama.key)}.png"
-        save_png(path, panorama_figure(panorama))
-        log.info("wrote %s", path)
-    save_png(args.output_dir / "contact_sheet.png", contact_sheet(drawn))
-    log.info("wrote %s", args.output_dir / "contact_sheet.png")
+    if panoramas.bad:
+        log.warning("%d of %d frames could not be used and are left out", panoramas.bad, len(entries))
+    return 3 if panoramas.bad else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

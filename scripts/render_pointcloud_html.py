@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     _add_point_arguments(parser)
     add = parser.add_argument_group("output").add_argument
     add("--output-dir", type=Path,
-        help="page, renders, pictures and summary go here, named after scenario and frame")  # fmt: skip
+        help="page, renders, pictures and summary go here, named after scenario, frame and reference")  # fmt: skip
     add("--output-html", type=Path,
         help="the page (default: in --output-dir, or pointcloud.html)")  # fmt: skip
     add("--output-png", type=Path, help="a picture: panoramas, range, error, mask, and a render of the cloud")
@@ -64,8 +64,9 @@ def _add_input_arguments(parser: argparse.ArgumentParser) -> None:
     add("--index", "--val-index", type=int, default=0, metavar="N",
         help="which sample of the split; --val-index is the same (default: %(default)s)")  # fmt: skip
     add("--data", type=Path, nargs="+", metavar="FILE",
-        help="instead of a split: one panorama picture per vehicle, one OPV2V frame (.yaml) per vehicle, or a "
-        "panorama cache (.h5), whose instant --index names; the first vehicle is the reference")  # fmt: skip
+        help="instead of a split: one panorama picture per vehicle, one OPV2V frame (.yaml) per vehicle of one "
+        "instant, or a cache (.h5) of panoramas as the model's, whose instant --index names; the first vehicle is "
+        "the reference")  # fmt: skip
 
 
 def _add_point_arguments(parser: argparse.ArgumentParser) -> None:

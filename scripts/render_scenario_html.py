@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from coop3d.datasets import DataError
 from coop3d.training.inspection.options import add_run_arguments, device_of
 from coop3d.training.inspection.sample import open_dataset, open_run
 from coop3d.training.inspection.scenario import scenario_frames, scenario_samples
@@ -24,6 +25,8 @@ EXAMPLES = """examples:
   # ground truth alone
   python scripts/render_scenario_html.py --config configs/train.yaml --override machine=demo \\
       --override dataset=opv2v_cyl_coop_demo --split test
+
+Exit status: 0 finished; 1 an error; 3 finished, but some samples could not be read and are left out (they are named).
 """
 
 log = logging.getLogger("scenario_page")
@@ -46,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
@@ -55,8 +58,15 @@ def main() -> None:
         indices = scenario_samples(dataset, args.scenario, args.stride, args.max_frames)
         title = dataset.keys_of(0, indices[0])[0].scenario
         frames = list(scenario_frames(dataset, args.split, indices, run, args.max_points, args.seed))
+        bad = len(indices) - len(frames)
+        if not frames:
+            raise DataError(
+                f"scenario {title}: none of its {bad} samples can be read, see the warnings above"
+            )
         note = "ground truth" if run is None else f"{run.checkpoint}, step {run.step}"
-        note = f"{note}, {args.split}, {len(frames)} frames"
+        note = f"{note}, {args.split}, {len(frames)} frames" + (
+            f", {bad} left out as unreadable" if bad else ""
+        )
         write_scenario_html(args.output_html, title, frames, note, args.max_points, args.fps)
         log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
         if args.video is not None:
@@ -66,7 +76,10 @@ def main() -> None:
             log.info("wrote %s", write_video(args.video, pictures, args.fps))
     except (*EXPECTED_ERRORS, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if bad:
+        log.warning("%d of %d samples could not be read and are left out", bad, len(indices))
+    return 3 if bad else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

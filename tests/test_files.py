@@ -36,7 +36,15 @@ def test_folders_are_made_and_content_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "name"), [("2021_08/000069", "2021_08_000069"), ("../..", "_"), ("", "_"), ("a b<c>", "a_b_c_")]
+    ("text", "name"),
+    [
+        ("2021_08/000069", "2021_08_000069"),
+        ("../..", "_"),
+        ("", "_"),
+        ("a b<c>", "a_b_c_"),
+        ("雨夜/路口", "雨夜_路口"),  # two of these must not become one name
+        ("Grüße", "Grüße"),
+    ],
 )
 def test_names_cannot_leave_their_folder(tmp_path, text, name):
     assert safe_name(text) == name

@@ -7,6 +7,7 @@ from coop3d.visualization.figures import (
     grid,
     panorama_figure,
     prediction_figure,
+    remove_view_pictures,
     save_png,
     save_view_pictures,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "panorama_video_frame",
     "prediction_figure",
     "preset",
+    "remove_view_pictures",
     "render_scene",
     "save_png",
     "save_view_pictures",

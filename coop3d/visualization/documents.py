@@ -13,10 +13,11 @@ def document(title: str, note: str, body: str, kind: str = "report") -> Markup:
     Args:
         title, note: text.
         body: HTML.
-        kind: the stylesheet ``assets/{kind}.css`` and the class of ``<main>``.
+        kind: the stylesheet ``assets/{kind}.css`` and the class of ``<main>``; the generator is ``coop3d {kind}``.
     """
     content = f'<main class="{kind}">{body}</main>'
-    return page(title, note, content, (f"{kind}.css",), ("common.js", "document.js"))
+    scripts = ("common.js", "document.js")
+    return page(title, note, content, (f"{kind}.css",), scripts, generator=f"coop3d {kind}")
 
 
 def card(title: str, content: str, about: str = "") -> Markup:

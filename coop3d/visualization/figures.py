@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -209,6 +210,14 @@ def save_view_pictures(
             save_png(folder / name, _with_own_bar(title, picture))
             written.append(folder / name)
     return written
+
+
+def remove_view_pictures(folder: Path, but: Sequence[Path]) -> None:
+    """Remove what `save_view_pictures` wrote into a folder for other views; other files stay."""
+    names = "|".join(sorted(set(_FILE_NAMES.values())))
+    for path in set(folder.glob("*.png")) - set(but):
+        if re.fullmatch(rf"\d+_.+_({names})\.png", path.name):
+            path.unlink()
 
 
 def prediction_figure(

@@ -19,6 +19,7 @@ from coop3d.visualization.pages import Markup, data_uri, escape, format_number
 
 PICTURE_WIDTH = 480  # pixels of a thumbnail
 _NUMBER_FILES = ("summary.json", "metrics.json", "*_summary.json")
+_GENERATOR = "coop3d gallery"  # as `document` names it
 _SHOWN = 60  # files of a kind that one run's card lists
 # What a card shows of numbers, in this order: of an evaluation, then of one sample.
 _METRICS = {
@@ -51,7 +52,7 @@ class RunFolder:
     changed: float  # seconds since 1970, of the newest of these files
 
 
-def write_gallery(folder: Path, title: str = "Runs") -> Path:
+def write_gallery(folder: Path, title: str = "Runs", *, force: bool = False) -> Path:
     """Write ``index.html`` into a folder whose sub-folders are runs; links are relative, thumbnails are inside.
 
     A run is any sub-folder that holds a page (``.html``), a picture (``.png``) or numbers (``summary.json``,
@@ -60,23 +61,35 @@ def write_gallery(folder: Path, title: str = "Runs") -> Path:
     Args:
         folder: of the runs.
         title: of the page.
+        force: also replace an ``index.html`` that is no gallery.
 
     Returns:
         Path of the page; replaced atomically.
 
     Raises:
-        ValueError: there is no such folder.
+        ValueError: there is no such folder, or its ``index.html`` is somebody else's.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; a gallery lists the runs below one")
+    target = folder / "index.html"
+    if not force and target.exists() and not _is_gallery(target):
+        raise ValueError(
+            f"{target}: is no gallery of coop3d (its head names no generator {_GENERATOR!r}); move it away, or replace "
+            "it with --force"
+        )
     runs = sorted(find_runs(folder), key=lambda run: (-run.changed, run.name))
     cards = "".join(_card(run, folder) for run in runs)
     nothing = '<p class="quiet">No run here yet: no sub-folder holds a page, a picture or numbers.</p>'
     note = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, newest first"
     page = document(title, note, cards or nothing, kind="gallery")
-    write_text(folder / "index.html", page)
-    return folder / "index.html"
+    return write_text(target, page)
+
+
+def _is_gallery(page: Path) -> bool:
+    """Whether `write_gallery` wrote it: the tag stands at the top of a page."""
+    with page.open("rb") as file:
+        return f'<meta name="generator" content="{_GENERATOR}">'.encode() in file.read(1000)
 
 
 def find_runs(folder: Path) -> Iterator[RunFolder]:

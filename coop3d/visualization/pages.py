@@ -72,6 +72,7 @@ def page(
     scripts: Sequence[str],
     buttons: str = "",
     under_note: str = "",
+    generator: str = "coop3d",
 ) -> Markup:
     """A whole page: ``assets/frame.html`` with the head and the theme switch that all pages share.
 
@@ -81,9 +82,11 @@ def page(
         styles, scripts: names of assets, in order; ``common.css`` comes first by itself.
         buttons: HTML beside the theme switch.
         under_note: HTML below the note.
+        generator: what made the page, in its head.
     """
     values = {
         "title": title,
+        "generator": generator,
         "note": note,
         "body": Markup(body),
         "style": Markup("".join(asset(name) for name in ("common.css", *styles))),

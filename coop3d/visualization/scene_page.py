@@ -47,6 +47,7 @@ _SCRIPTS = (
     "scene_link.js",
     "scene.js",
 )
+_LARGEST_RADIUS_M = 500.0  # of what is shown at first
 _COARSEST_STEP_M = 0.01  # clouds too large for 16-bit steps of this size keep their floats
 _FLAT = {"Mask", "Predicted mask"}  # PNG; pictures with gradients or noise are WebP
 
@@ -191,14 +192,23 @@ def _confidence_scale(scene: Scene) -> LogScale:
 
 
 def _extent(scene: Scene) -> dict[str, Any]:
-    """Where to look first: the middle of the vehicles, and a radius that holds them and most of the surfaces."""
-    positions = np.array([T[:3, 3] for T in scene.poses]).reshape(-1, 3)
+    """Where to look first: the vehicles, their middle, and a radius that holds them and most of the surfaces.
+
+    Vehicles count where they are and where they are predicted, unless that is nowhere near.
+    """
+    poses = [T for view in scene.views for T in (view.T_ref_view_pred, view.T_ref_view_true) if T is not None]
+    positions = np.array([T[:3, 3] for T in poses]).reshape(-1, 3)
+    positions = positions[np.linalg.norm(positions, axis=-1) < _LARGEST_RADIUS_M]
     centre = (positions.min(axis=0) + positions.max(axis=0)) / 2 if len(positions) else np.zeros(3)
     reach = [30.0, *np.linalg.norm(positions - centre, axis=-1)]
     points = np.concatenate([np.zeros((0, 3)), *(c.points[c.kept] for c in scene.clouds)])
     if len(points):
         reach.append(min(120.0, float(np.percentile(np.linalg.norm(points - centre, axis=-1), 75))))
-    return {"centre": upright(centre).tolist(), "radius": min(max(reach), 500.0)}
+    return {
+        "centre": upright(centre).tolist(),
+        "radius": min(max(reach), _LARGEST_RADIUS_M),
+        "positions": upright(positions).round(3).tolist(),
+    }
 
 
 def _numbers_html(numbers: Numbers) -> Markup:

@@ -296,3 +296,9 @@ def test_frames_of_a_scenario_in_order(tmp_path):
     steps = [np.linalg.norm(b.T_world_ref[:3, 3] - a.T_world_ref[:3, 3]) for a, b in pairwise(made)]
     assert steps == pytest.approx([0.7, 0.7], abs=0.01)  # `write_dataset` drives 0.7 m a frame
     assert sum(len(c.points) for f in made for c in f.scene.clouds) <= 3000
+
+
+def test_samples_of_one_instant_are_named_after_their_references(sample):
+    (keys,) = sample.keys
+    names = {inspection_of(replace(sample, keys=(k,)), None).stem for k in (keys, keys[::-1])}
+    assert names == {f"{keys[0].scenario}_{keys[0].frame}_{agent}" for agent in ("641", "650")}

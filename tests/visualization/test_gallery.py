@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from support.browser import CHROMEDRIVER, CHROMIUM, MISSING
+from support.scripts import run_script
 
 from coop3d.visualization import save_png, write_gallery
 
@@ -68,6 +69,19 @@ def test_a_gallery_is_replaced_whole_and_is_not_its_own_run(runs):
     first = write_gallery(runs).read_text(encoding="utf-8")
     assert write_gallery(runs).read_text(encoding="utf-8") == first
     assert not [p for p in runs.iterdir() if p.name.startswith(".index")]
+
+
+def test_somebody_elses_index_is_left_alone(runs):
+    index = runs / "index.html"
+    for text in ("<h1>Lab notes</h1>", '<meta name="generator" content="coop3d">', ""):
+        index.write_text(text)
+        said = run_script("make_gallery.py", runs, status=1).stderr
+        assert f"{index}: is no gallery" in said
+        assert "--force" in said
+        assert index.read_text() == text
+    run_script("make_gallery.py", runs, "--force")
+    run_script("make_gallery.py", runs, "--title", "Again")
+    assert "<h1>Again</h1>" in index.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("broken", ["{", "[1, 2]", '{"a": ' * 5000, "\xff"])

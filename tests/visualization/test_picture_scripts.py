@@ -78,6 +78,47 @@ def test_preview_writes_a_picture_per_frame_and_a_contact_sheet(tmp_path, roots)
     assert all(cv2.imread(str(f)) is not None for f in files)
 
 
+def spoil(images: Path, split: str, agent: str, frame: str) -> None:
+    """Cut one photograph short."""
+    (path,) = images.glob(f"{split}/*/{agent}/{frame}_camera1.png")
+    path.write_bytes(path.read_bytes()[:200])
+
+
+@pytest.mark.parametrize("video", [(), ("--video", "drive.gif")])
+def test_previews_of_the_other_frames_are_drawn(tmp_path, caplog, video):
+    images, _ = write_dataset(tmp_path / "data", frames=2)
+    spoil(images, "train", "105", "000070")
+    command = ("opv2v_panorama_preview.py", "--images-root", images, "--width", 128, *video, "--output-dir")
+    run_script(*command, tmp_path / "a", status=3)
+    names = {p.name[20:] for p in (tmp_path / "a").glob("2021*.png")}
+    assert names == (set() if video else {"105_000068.png", "205_000068.png", "205_000070.png"})
+    assert (tmp_path / "a" / ("drive.gif" if video else "contact_sheet.png")).exists()
+    assert re.search(r"000070_camera1\.png: .* move the frame's \.yaml away", caplog.text)
+    assert "1 of 4 frames could not be used" in caplog.text
+    only = ("--agent", 105, "--frame", "000070")
+    assert "none of the 1 frames can be used" in run_script(*command, tmp_path / "b", *only, status=1).stderr
+    assert not list(tmp_path.glob("b/*"))
+
+
+def test_a_scenario_page_leaves_unreadable_samples_out(tmp_path, caplog, street_run):
+    images, depth = write_dataset(tmp_path / "data", split="test", frames=3)
+    spoil(images, "test", "205", "000070")
+    page = tmp_path / "scenario.html"
+    command = ("render_scenario_html.py", "--checkpoint", street_run, "--cpu", "--output-html", page,
+               "--override", f"machine.opv2v_images_root={images}",
+               "--override", f"machine.opv2v_depth_root={depth}")  # fmt: skip
+    run_script(*command, status=3)
+    text = page.read_text(encoding="utf-8")
+    assert "2 frames, 1 left out as unreadable" in text
+    assert '"name":"000070"' not in text
+    assert "1 of 3 samples could not be read" in caplog.text
+    for frame in ("000068", "000072"):
+        spoil(images, "test", "205", frame)
+    page.unlink()
+    assert "none of its 3 samples can be read" in run_script(*command, status=1).stderr
+    assert not page.exists()
+
+
 def test_panorama_page_of_an_indexed_frame(tmp_path, roots):
     page = tmp_path / "panorama.html"
     for projection in ("equirectangular", "cylindrical"):
@@ -126,17 +167,22 @@ def test_pointcloud_page_refuses_what_is_not_there(tmp_path, run_dir, options, m
 
 
 def test_one_folder_holds_everything_about_a_sample(tmp_path, street_run):
+    views = tmp_path / "2021_08_20_21_10_00_000070_105_views"
+    views.mkdir()
+    (views / "2_gone_mask.png").write_text("of a third vehicle, drawn before")
+    (views / "2_gone.txt").write_text("somebody's")
     run_script("render_pointcloud_html.py", "--checkpoint", street_run, "--val-index", 1, "--cpu",
                "--output-dir", tmp_path, "--max-points", 3000,
                "--export", "ply", "pcd", "glb", "colmap", "npz")  # fmt: skip
-    stem = "2021_08_20_21_10_00_000070"
+    stem = "2021_08_20_21_10_00_000070_105"
     names = {p.name.removeprefix(stem) for p in tmp_path.iterdir()}
     assert names == {".html", "_oblique.png", "_top.png", "_summary.json", "_views", ".ply", ".pcd", ".glb", ".npz",
                      "_colmap"}  # fmt: skip
-    pictures = {p.name for p in (tmp_path / f"{stem}_views").iterdir()}
+    pictures = {p.name for p in views.glob("*.png")}
+    assert (views / "2_gone.txt").exists()
     kinds = ("colour", "range_pred", "range_gt", "range_error", "mask")
     assert pictures == {f"{v}_{agent}_{kind}.png" for v, agent in enumerate(("105", "205")) for kind in kinds}
-    widths = {k: cv2.imread(str(tmp_path / f"{stem}_views" / f"0_105_{k}.png")).shape[1] for k in kinds}
+    widths = {k: cv2.imread(str(views / f"0_105_{k}.png")).shape[1] for k in kinds}
     assert widths == {
         "colour": 128,
         "range_pred": 214,
@@ -185,6 +231,48 @@ def test_files_without_truth(tmp_path, street_run, drive):
         assert found["gt_scale"] is None
         assert len(found["views"]) == 2
         assert found["views"][1]["depth_pred_m"]["count"] == 128 * 32
+
+
+def test_frames_of_several_instants_or_one_vehicle_twice_are_refused(tmp_path, street_run, drive):
+    first, other = (drive[0] / "test" / "2021_08_20_21_10_00" / agent for agent in ("105", "205"))
+    for data, message in (
+        ((first / "000068.yaml", other / "000070.yaml"), "frame 000070; expected .* frame 000068"),
+        ((first / "000068.yaml", first / "000068.yaml"), "vehicle 105 is given twice"),
+    ):
+        command = ("render_pointcloud_html.py", "--checkpoint", street_run, "--cpu", "--data", *data)
+        said = run_script(*command, "--output-html", tmp_path / "a.html", status=1).stderr
+        assert re.search(message, said)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ((), ()),
+        (("--depth-source", "none"), ()),  # where range comes from does not matter to a prediction
+        (("--width", 256, "--height", 64), ("width: found 256, wanted 128", "height: found 64, wanted 32")),
+        (("--kind", "central"), ("kind: found 'central', wanted 'rig'",)),
+        (("--projection", "cylindrical", "--vertical-fov-deg", 60),
+         ("projection: found 'cylindrical'", "vertical_fov_deg: found 60.0, wanted 90.0")),
+    ],
+)  # fmt: skip
+def test_a_cache_must_hold_the_models_panoramas(tmp_path, street_run, drive, options, changed):
+    cache, page = tmp_path / "test.h5", tmp_path / "a.html"
+    run_script("build_panorama_cache.py", "--images-root", drive[0], "--depth-root", drive[1], "--split", "test",
+               "--width", 128, "--height", 32, *options, "--workers", 1, "--output", cache)  # fmt: skip
+    command = (
+        "render_pointcloud_html.py",
+        "--checkpoint",
+        street_run,
+        "--cpu",
+        "--data",
+        cache,
+        "--index",
+        1,
+    )
+    said = run_script(*command, "--output-html", page, status=1 if changed else 0).stderr
+    assert all(text in said for text in changed)
+    assert page.exists() == (not changed)
 
 
 @pytest.mark.parametrize(

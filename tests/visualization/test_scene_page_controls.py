@@ -18,6 +18,7 @@ from support.page_actions import (
     picture,
     points_drawn,
     press,
+    project,
     set_value,
     show,
 )
@@ -27,6 +28,7 @@ from coop3d.visualization import (
     Scene,
     SceneView,
     scene_from_prediction,
+    upright,
     write_panorama_html,
     write_scene_html,
 )
@@ -34,6 +36,29 @@ from coop3d.visualization import (
 pytestmark = pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason=MISSING)
 
 HOSTILE = '</script><img src="https://evil.example/x" onerror=document.title=1>&\u2028"\''
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (1280, 720), (480, 900)])
+def test_every_vehicle_is_in_the_picture(browser, tmp_path, size):
+    """Seven vehicles along a street, one predicted beyond its end; one prediction is lost altogether."""
+    views = []
+    for k in range(7):
+        true, predicted = np.eye(4), np.eye(4)
+        true[:3, 3] = [4.0 * (-1) ** k, 0, 25.0 * (k - 3)]
+        predicted[:3, 3] = [20, 0, 120] if k == 6 else [0, 0, 4000] if k == 5 else true[:3, 3]
+        views.append(SceneView(name=str(k), T_ref_view_true=true, T_ref_view_pred=predicted))
+    page = write_scene_html(tmp_path / "s.html", Scene(title="street", views=tuple(views)))
+    stands = [T[:3, 3] for v in views for T in (v.T_ref_view_true, v.T_ref_view_pred) if T[2, 3] < 1000]
+    browser.resize(*size)
+    show(browser, page)
+    for name in ("as opened", "Top", "Side", "Oblique"):
+        if name != "as opened":
+            look(browser, name)
+        width, height = browser.run("return [viewer.canvas.clientWidth, viewer.canvas.clientHeight]")
+        seen = project(browser, upright(np.array(stands))) / [width, height]
+        assert seen.min() > 0.03, name
+        assert seen.max() < 0.97, name
+        assert np.ptp(seen, axis=0).max() > 0.3, name  # and not from the moon
 
 
 def test_every_key_does_what_its_list_says(browser, page):

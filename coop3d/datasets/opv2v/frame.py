@@ -140,7 +140,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise DataError(
             f"{path}: {encoded.size} bytes that are not a readable image; expected a PNG photograph. "
-            "Copy the file again, or exclude the frame."
+            "Copy the file again, or move the frame's .yaml away to leave it out."
         )
     return image
 

@@ -91,7 +91,7 @@ def _distinct(names: list[str]) -> list[str]:
 def _truncated(path: Path, found: str, header: _Header) -> DataError:
     return DataError(
         f"{path}: truncated or corrupt PCD: found {found}, expected {header.points} points of "
-        f"{len(header.names)} fields. Copy the file again, or exclude the frame."
+        f"{len(header.names)} fields. Copy the file again, or move the frame's .yaml away to leave it out."
     )
 
 

@@ -83,7 +83,7 @@ def load_yaml(path: Path, keys: Collection[str] | None = None) -> dict[str, Any]
         reason = " ".join(str(error).split())
         raise DataError(
             f"{path}: not a YAML file this reader accepts ({reason}); expected plain values, tuples and numpy "
-            "scalars. Re-download the file, or exclude the frame."
+            "scalars. Copy the file again, or move it away: a frame without one is left out."
         ) from error
     if data is None:
         data = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from coop3d.conf import ConfigError, build, has_key
 from coop3d.datasets import CachedPanoramas, make_batch
+from coop3d.datasets.cache.format import differences
 from coop3d.datasets.opv2v import DEFAULT_CAMERAS, FrameEntry, read_image
 from coop3d.datasets.opv2v.entry import image_name
 from coop3d.datasets.recipe import PanoramaRecipe
@@ -28,12 +30,14 @@ def inspect_files(paths: Sequence[Path], run: Run, index: int = 0) -> Inspection
 
     Args:
         paths: pictures of panoramas, one per vehicle; or ``{scenario}/{agent}/{frame}.yaml`` of OPV2V, one per vehicle
-            of one instant; or one panorama cache (``.h5``), of which ``index`` names the instant.
+            of one instant; or one panorama cache (``.h5``) of panoramas as the run's, of which ``index`` names the
+            instant.
         run: the model, and the panoramas it was trained on.
         index: of the instant in a cache.
 
     Raises:
-        ValueError: kinds are mixed, files do not exist, or they do not fit the model's panoramas.
+        ValueError: kinds are mixed, files do not exist, they do not fit the model's panoramas, or frames are not
+            different vehicles at one instant.
         DataError: a file cannot be read.
     """
     missing = [str(p) for p in paths if not p.is_file()]
@@ -43,7 +47,7 @@ def inspect_files(paths: Sequence[Path], run: Run, index: int = 0) -> Inspection
     if kinds == {".yaml"}:
         inputs, keys = _frames(paths, run)
     elif kinds == {".h5"} and len(paths) == 1:
-        inputs, keys = _cached(paths[0], index)
+        inputs, keys = _cached(paths[0], index, run)
     elif kinds and kinds <= set(PICTURES):
         inputs, keys = _pictures(paths, run)
     else:
@@ -71,8 +75,10 @@ def _frames(paths: Sequence[Path], run: Run) -> tuple[ViewInputs, tuple[SampleKe
     recipe, stitcher = _recipe(run), None
     cameras = tuple(run.config.dataset.get("cameras", DEFAULT_CAMERAS))
     vehicles = []
-    for path in (p.resolve() for p in paths):
-        key = SampleKey(path.parent.parent.name, path.parent.name, path.stem)
+    paths = [p.resolve() for p in paths]
+    keys = [SampleKey(p.parent.parent.name, p.parent.name, p.stem) for p in paths]
+    _check_one_instant(paths, keys)
+    for path, key in zip(paths, keys, strict=True):
         entry = FrameEntry(key=key, folder=path.parent, camera_names=cameras, has_cloud=False)
         absent = [c for c in cameras if not (path.parent / image_name(path.stem, c)).is_file()]
         if absent:
@@ -86,8 +92,33 @@ def _frames(paths: Sequence[Path], run: Run) -> tuple[ViewInputs, tuple[SampleKe
     return batch.inputs, batch.keys[0]
 
 
-def _cached(path: Path, index: int) -> tuple[ViewInputs, tuple[SampleKey, ...]]:
+def _check_one_instant(paths: Sequence[Path], keys: Sequence[SampleKey]) -> None:
+    """Refuse frames of several instants, and one vehicle given twice."""
+    first = keys[0]
+    for k, (path, key) in enumerate(zip(paths, keys, strict=True)):
+        if (key.scenario, key.frame) != (first.scenario, first.frame):
+            raise ValueError(
+                f"--data {path}: is scenario {key.scenario}, frame {key.frame}; expected scenario {first.scenario}, "
+                f"frame {first.frame} as {paths[0]}. Give frames of one instant; draw others as pages of their own"
+            )
+        if key in keys[:k]:
+            raise ValueError(f"--data {path}: vehicle {key.agent} is given twice; give each vehicle once")
+
+
+def _check_cache(path: Path, source: CachedPanoramas, run: Run) -> None:
+    """Refuse panoramas of another make than the run's; where their range comes from does not matter here."""
+    found = source.files[0].settings
+    recipe = replace(_recipe(run), depth_source=found.recipe.depth_source)
+    if changed := differences(found.described(), replace(found, recipe=recipe).described()):
+        raise ValueError(
+            f"--data {path}: holds other panoramas than {run.checkpoint} was trained on ({'; '.join(changed)}). "
+            "Build a cache of the wanted ones with scripts/build_panorama_cache.py, or give the frames (.yaml)"
+        )
+
+
+def _cached(path: Path, index: int, run: Run) -> tuple[ViewInputs, tuple[SampleKey, ...]]:
     source = CachedPanoramas(path)
+    _check_cache(path, source, run)
     instants = source.index.instants
     if not 0 <= index < len(instants):
         raise ValueError(f"--index {index} is outside the {len(instants)} instants of {path}")

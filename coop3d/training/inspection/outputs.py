@@ -16,6 +16,7 @@ from coop3d.visualization import (
     grid,
     prediction_figure,
     preset,
+    remove_view_pictures,
     render_scene,
     save_png,
     save_view_pictures,
@@ -34,7 +35,8 @@ class Outputs:
     """What to write of a sample, and where.
 
     Attributes:
-        folder: for the page, renders, pictures of the views and the summary, named after scenario and frame.
+        folder: for the page, renders, pictures of the views and the summary, named after scenario, frame and
+            reference. Pictures of views that the sample had there before and now lacks are removed.
         page: the page instead; where there is no folder either, ``pointcloud.html``.
         picture: panoramas, range, error, mask and a render of the cloud in one PNG.
         views: folder for PNGs of every view.
@@ -88,6 +90,8 @@ class Outputs:
             log.info("wrote %s", self.picture)
         if views is not None:
             written = save_view_pictures(views, *sample, inspection.keys)
+            if self.views is None:
+                remove_view_pictures(views, but=written)
             log.info("wrote %d pictures to %s", len(written), views)
         if self.folder is not None:
             save_png(self.folder / f"{stem}_oblique.png", oblique)

@@ -58,8 +58,9 @@ class Inspection:
 
     @property
     def stem(self) -> str:
-        """Scenario and frame, for titles and file names."""
-        return f"{self.keys[0][0].scenario}_{self.keys[0][0].frame}"
+        """Scenario, frame and reference: names the sample's files apart from those of the instant's other vehicles."""
+        reference = self.keys[0][0]
+        return f"{reference.scenario}_{reference.frame}_{reference.agent}"
 
     def scene(self, max_points: int = 200_000, seed: int = 0) -> Scene:
         """Clouds, poses, pictures and boxes; LiDAR sweeps of at most a quarter of ``max_points`` each."""
@@ -152,12 +153,17 @@ def open_dataset(config: DictConfig, split: str, sources: PointSources) -> CoopD
 
 
 def load_sample(dataset: CoopDataset, split: str, index: int) -> CoopBatch:
-    """One collated sample; ValueError where there is none."""
+    """One collated sample.
+
+    Raises:
+        ValueError: there is none of this index.
+        DataError: its files cannot be used.
+    """
     if not 0 <= index < len(dataset):
         raise ValueError(f"--index {index} is outside the {len(dataset)} samples of {split}")
     sample = dataset[0, index]
     if isinstance(sample, BadSample):
-        raise ValueError(f"sample {index} of {split} cannot be read: {sample.reason}")
+        raise DataError(f"sample {index} of {split} cannot be read: {sample.reason}")
     batch = collate_coop([sample]).batch
     assert batch is not None, "a good sample collates to a batch"
     return batch
@@ -174,7 +180,8 @@ def inspect_sample(
     """One sample of a dataset: its truth, and with a run its prediction.
 
     Raises:
-        ValueError: there is no such sample, it cannot be read, or a source is not there.
+        ValueError: there is no such sample, or a source is not there.
+        DataError: the sample's files cannot be used.
     """
     sources = sources if sources is not None else PointSources()
     batch = load_sample(dataset, split, index)

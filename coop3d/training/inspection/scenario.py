@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
+from coop3d.datasets import DataError
 from coop3d.training.data import CoopDataset
 from coop3d.training.inspection.sample import inspect_sample
 from coop3d.training.run import Run
 from coop3d.visualization.scenario_page import ScenarioFrame
+
+log = logging.getLogger(__name__)
 
 
 def scenario_samples(
@@ -42,7 +46,7 @@ def scenario_samples(
 def scenario_frames(
     dataset: CoopDataset, split: str, indices: list[int], run: Run | None, max_points: int, seed: int = 0
 ) -> Iterator[ScenarioFrame]:
-    """The frames of `write_scenario_html`, each as soon as it is predicted.
+    """The frames of `write_scenario_html`, each as soon as it is predicted; unusable ones are left out with a warning.
 
     Args:
         dataset, split, indices: which samples, e.g. from `scenario_samples`.
@@ -51,10 +55,14 @@ def scenario_frames(
         seed: of the subsampling.
 
     Raises:
-        ValueError: a sample cannot be read, or its dataset does not say where the reference was.
+        ValueError: the dataset does not say where the reference was.
     """
     for index in indices:
-        inspection = inspect_sample(dataset, split, index, run, with_lidar=False)
+        try:
+            inspection = inspect_sample(dataset, split, index, run, with_lidar=False)
+        except DataError as error:
+            log.warning("left out: %s", error)
+            continue
         T_world_ref = inspection.surroundings.T_world_ref
         if T_world_ref is None:
             raise ValueError(

@@ -142,6 +142,19 @@ class CloudViewer {
     return back.map((b, k) => target[k] + distance * b);
   }
 
+  /* How far from its target a camera must be, at least, to see these positions with a margin in today's window. */
+  distanceToSee(positions, { target, azimuth, elevation }) {
+    const [s, c, e, f] = [Math.sin(azimuth), Math.cos(azimuth), Math.sin(elevation), Math.cos(elevation)];
+    const axes = [[c, -s, 0], [s * e, c * e, f], [-s * f, -c * f, e]]; // right, up, back
+    const aspect = this.canvas.clientWidth / this.canvas.clientHeight || 1;
+    const slope = 0.85 * Math.tan(FIELD_OF_VIEW / 2);
+    const needed = positions.map((p) => {
+      const [right, up, back] = axes.map((axis) => axis.reduce((sum, a, k) => sum + a * (p[k] - target[k]), 0));
+      return back + Math.max(Math.abs(right) / aspect, Math.abs(up)) / slope;
+    });
+    return Math.max(0, ...needed);
+  }
+
   /* What stands right before the eye is left out: else a wall behind which the camera hangs would hide the street. */
   nearFar() {
     return [Math.max(0.1, this.camera.distance / 6), this.camera.distance * 20 + 1500];

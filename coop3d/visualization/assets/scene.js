@@ -91,11 +91,14 @@ function frameToDraw() {
 function lookFrom(name, vehicle = data.vehicles[0]) {
   const pose = vehicle && (vehicle.poses.predicted || vehicle.poses.truth);
   const target = [data.centre[0], data.centre[1], data.ground];
-  const distance = 1.5 * data.radius;
   const quarter = Math.PI / 2;
-  if (name === "Top") viewer.camera = { target, distance: 1.6 * distance, azimuth: 0, elevation: quarter - 0.001 };
-  if (name === "Side") viewer.camera = { target, distance, azimuth: -quarter, elevation: 0.3 };
-  if (name === "Oblique") viewer.camera = { target, distance, azimuth: 0.5, elevation: 0.75 };
+  const around = (azimuth, elevation, nearest) => {
+    const distance = Math.max(nearest * data.radius, viewer.distanceToSee(data.positions, { target, azimuth, elevation }));
+    viewer.camera = { target, distance, azimuth, elevation };
+  };
+  if (name === "Top") around(0, quarter - 0.001, 2.4);
+  if (name === "Side") around(-quarter, 0.3, 1.5);
+  if (name === "Oblique") around(0.5, 0.75, 1.5);
   if (name === "Driver" && pose) {
     const forward = [pose[0][1], pose[1][1], pose[2][1]];
     const azimuth = Math.atan2(forward[0], forward[1]);

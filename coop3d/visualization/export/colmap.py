@@ -148,4 +148,4 @@ def _frame_line(number: int, rig: Sequence[_Image]) -> str:
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    write_bytes(path, ("\n".join(lines) + "\n").encode("ascii"))
+    write_bytes(path, ("\n".join(lines) + "\n").encode())
