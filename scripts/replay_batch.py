@@ -6,6 +6,7 @@ Prints the loss with its terms, the first module whose output is not finite, and
 from __future__ import annotations
 
 import argparse
+import sys
 
 from coop3d.training.failures import replay
 
@@ -18,8 +19,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu (float32) or cuda (default: cpu)")
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default: that of the run")
     arguments = parser.parse_args()
-    for result in replay(arguments.folder, arguments.device, arguments.precision):
-        print(result)
+    try:
+        for result in replay(arguments.folder, arguments.device, arguments.precision):
+            print(result)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

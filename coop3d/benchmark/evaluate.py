@@ -249,15 +249,20 @@ def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entr
     """Baselines with something left to do; fitted only if one of them needs it."""
     names = [str(s) for s in plan.samples.contract.samples]
     left = [b for b in plan.baselines if any((BASELINES[b], n) not in progress.done for n in names)]
-    statistics = None
+    statistics, unfitted = None, ",".join(b for b in plan.baselines if b not in FITTED)
     if any(name in FITTED for name in left):
-        statistics = training_statistics(
-            plan.run, plan.options.baseline_samples, plan.options.num_workers, show=me.is_main
-        )
+        try:
+            statistics = training_statistics(
+                plan.run, plan.options.baseline_samples, plan.options.num_workers, show=me.is_main
+            )
+        except ConfigError as error:
+            raise ConfigError(
+                f"The trivial baselines ({', '.join(FITTED)}) are fitted on the training split, which cannot be read: "
+                f"{error} Without it: baselines=[{unfitted}]."
+            ) from error
     try:
         return make_baselines(left, statistics)
     except ValueError as error:
-        unfitted = ",".join(b for b in plan.baselines if b not in FITTED)
         raise ConfigError(
             f"baselines cannot be fitted: {error}. Leave them out (baselines=[{unfitted}]), or give the training "
             "split depth (dataset.depth_source)."

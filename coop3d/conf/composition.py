@@ -37,6 +37,7 @@ def hydra_main(
             if not any(o.startswith("-") for o in overrides):  # Hydra's own flags: let Hydra answer
                 try:
                     compose(config_name, overrides)
+                    _require_folder(config_name, overrides)
                 except ConfigError as error:
                     sys.exit(f"Config error: {error}")
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
@@ -102,10 +103,28 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
         raise ConfigError(_explain(config_name, overrides, error)) from error
 
 
-def _compose(config_name: str, overrides: Sequence[str]) -> DictConfig:
+def _require_folder(config_name: str, overrides: Sequence[str]) -> None:
+    """Hydra makes the run directory before the task begins, and answers what prevents it with a traceback.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    run_dir = _compose(config_name, overrides, with_hydra=True).hydra.run.dir
+    path = Path(run_dir).absolute()
+    there = next(p for p in (path, *path.parents) if p.exists())
+    if not there.is_dir():
+        reason = f"{there} is a file"
+    elif there != path and not os.access(there, os.W_OK | os.X_OK):
+        reason = f"no permission to write in {there}"
+    else:
+        return
+    raise ConfigError(f"cannot write {run_dir} ({reason}); choose another hydra.run.dir.")
+
+
+def _compose(config_name: str, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     register_schemas()
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-        return hydra.compose(config_name, overrides=list(overrides))
+        return hydra.compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def _explain(config_name: str, overrides: Sequence[str], error: Exception) -> str:

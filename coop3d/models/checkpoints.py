@@ -18,7 +18,7 @@ from coop3d.models.lora import plain_state
 from coop3d.models.matching_head import MatchingHead
 from coop3d.models.position_table import seam_jump
 from coop3d.models.published import canonical_state, published_state
-from coop3d.models.weight_files import read_state
+from coop3d.models.weight_files import read_state, trained_model
 
 if TYPE_CHECKING:
     from coop3d.models.mapanything import MapAnything
@@ -158,7 +158,13 @@ def _complain(
         if names:
             more = f" ... and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
             lines.append(f"  {len(names)} tensors {kind}: {', '.join(names[:_LISTED])}{more}")
-    lines.append("Choose the matching model=mapanything (v1) or model=mapanything_v1_1, or another file.")
+    trained = trained_model(path)
+    lines.append(
+        "Choose the matching model=mapanything (v1) or model=mapanything_v1_1, or another file."
+        if trained is None
+        else f"It is a checkpoint of model={trained} (model.model_config.name in its config): choose that, with "
+        "the options it was trained with, or another file."
+    )
     raise ValueError("\n".join(lines))
 
 

@@ -116,6 +116,19 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in state.items()}  # not tied to the file
 
 
+def trained_model(path: str | Path) -> str | None:
+    """The name of the model in the config of a training checkpoint of this project; None for other files."""
+    path = Path(path).expanduser()
+    if not (path.is_file() and _is_zip(path)):
+        return None
+    with _without_configs(path):
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        return str(loaded["config"]["model"]["model_config"]["name"])
+    except (KeyError, TypeError):
+        return None
+
+
 def _lora_alpha(path: Path, config: Any) -> float:
     """The strength of the adapters of a checkpoint of ``preset=lora``."""
     try:

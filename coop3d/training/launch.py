@@ -102,9 +102,6 @@ def train_from_config(cfg: DictConfig) -> Outcome:
 
 def _train(cfg: DictConfig, run_dir: Path, me: Processes) -> Outcome:
     _require_one_directory(run_dir, me)
-    if me.is_main:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    me.barrier()
     with _claimed(run_dir, me):
         return _train_in(run_dir, cfg, me)
 
@@ -115,13 +112,18 @@ def _claimed(run_dir: Path, me: Processes) -> Iterator[None]:
     error = None
     with ExitStack() as held:
         if me.is_main:
-            file = held.enter_context((run_dir / LOCK).open("wb"))
             try:
+                run_dir.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context((run_dir / LOCK).open("wb"))
                 lock_at_once(file, run_dir, by_process=True)  # loader processes may outlive a killed trainer
             except BlockingIOError:
                 error = ConfigError(
                     f"hydra.run.dir={run_dir}: another run is training there. Wait for it, stop it, or choose another "
                     "directory."
+                )
+            except OSError as caught:
+                error = ConfigError(
+                    f"cannot write {run_dir} ({caught.strerror}: {caught.filename}); choose another hydra.run.dir."
                 )
         me.together(error)
         yield

@@ -372,6 +372,18 @@ def test_truth_without_any_range_is_an_error_that_says_what_to_do(town, tmp_path
     assert write_report(evaluation.result).exists()
 
 
+def test_without_a_training_split_the_trivial_baselines_say_so(town, tmp_path):
+    _, run, _, _ = town
+    overrides = ["dataset.train.source.split=train"]  # not on disk
+    with pytest.raises(
+        ConfigError,
+        match=r"fitted on the training split, which cannot be read: .*no such split.*baselines=\[gnss,",
+    ):
+        evaluate_run(run, tmp_path, options(), overrides)
+    evaluation = evaluate_run(run, tmp_path, options(baselines=()), overrides)
+    assert list(evaluation.summaries) == ["model"]
+
+
 def none_of(splits):
     return [f"dataset.{split}.source.depth_source=none" for split in splits]
 

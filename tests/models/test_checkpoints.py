@@ -110,6 +110,15 @@ def test_every_kind_of_mismatch_is_listed(tmp_path):
     assert "1 tensors missing: pose_head.fc_t.bias" in text
     assert "1 tensors unexpected: pose_head.fc_r.bias" in text
     assert "scale_token [5] instead of [24]" in text
+    assert "model=mapanything (v1) or model=mapanything_v1_1" in text
+
+
+def test_a_training_checkpoint_of_another_model_names_its_own(tmp_path):
+    payload = {"model": {"x": torch.zeros(1)}, "config": {"model": {"model_config": {"name": "small"}}}}
+    torch.save(payload, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"It is a checkpoint of model=small .*choose that") as error:
+        load_checkpoint(small_model(), tmp_path / "x.pth")
+    assert "mapanything_v1_1" not in str(error.value)
 
 
 def test_part_of_an_addition_is_a_mismatch(tmp_path):

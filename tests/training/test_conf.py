@@ -103,6 +103,22 @@ def test_script_exits_with_the_message_and_does_not_run(monkeypatch, tmp_path):
         hydra_main("train")(lambda cfg: pytest.fail("the task must not run"))()
 
 
+def test_a_run_directory_that_cannot_be_made_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    never = hydra_main("train")(lambda cfg: pytest.fail("the task must not run"))
+    monkeypatch.setattr(sys, "argv", ["train.py", *DEMO, f"hydra.run.dir={tmp_path}/file/run"])
+    with pytest.raises(
+        SystemExit, match=r"cannot write .*file/run \(.*file is a file\); choose another hydra"
+    ):
+        never()
+    monkeypatch.setattr(sys, "argv", ["train.py", *DEMO, f"hydra.run.dir={tmp_path}/a/b"])
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(
+        SystemExit, match=r"cannot write .*a/b \(no permission to write in .*\); choose another"
+    ):
+        never()
+
+
 def test_misspelt_argument_of_a_target():
     cfg = OmegaConf.create({"loss": {"_target_": "coop3d.losses.PoseTerm", "wieght": 1.0}})
     with pytest.raises(ConfigError, match=r"loss\.wieght: .*Did you mean 'loss\.weight'"):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from support.scripts import run_script
 from support.toy_run import ToyDataset, ToyLoss, ToyModel, make_trainer
 
 from coop3d.training.failures import load_batch, replay, save_batch
@@ -82,6 +83,7 @@ def test_replay_names_the_first_module_that_breaks(tmp_path):
 def test_replay_of_nothing_says_what_to_give(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"give failures/step_<n>"):
         replay(tmp_path)
+    assert "give failures/step_<n>" in run_script("replay_batch.py", tmp_path / "nope", status=1).stderr
 
 
 def test_a_batch_comes_back_whole(tmp_path):

@@ -13,7 +13,7 @@ from support.toy_run import make_trainer
 
 import coop3d.datasets.synthetic
 from coop3d.conf import ConfigError, build, compose
-from coop3d.training.launch import ALONE, _claimed, prepare_machine
+from coop3d.training.launch import ALONE, LOCK, _claimed, prepare_machine
 from coop3d.training.run_log import write_run_description
 
 DEMO = ["machine=demo", "dataset=opv2v_cyl_coop_demo", "model=tiny", "loss=cyl_loss", "train_params=demo"]
@@ -81,6 +81,17 @@ def test_two_runs_cannot_share_a_directory(tmp_path):
     other.join()
     with _claimed(tmp_path, ALONE):
         pass
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / LOCK).mkdir()
+    with (
+        pytest.raises(ConfigError, match=r"cannot write .* \(Is a directory: .*\.lock\); choose another"),
+        _claimed(tmp_path, ALONE),
+    ):
+        pass
+    with _claimed(tmp_path / "new" / "run", ALONE):
+        assert (tmp_path / "new" / "run").is_dir()
 
 
 def test_looking_at_a_finished_run_again_leaves_its_description(tmp_path):
