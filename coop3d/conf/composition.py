@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -123,8 +125,19 @@ def _require_folder(config_name: str, overrides: Sequence[str]) -> None:
 
 def _compose(config_name: str, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
     register_schemas()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+    with _outside_hydra(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
         return hydra.compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
+
+
+@contextmanager
+def _outside_hydra() -> Iterator[None]:
+    """Lay aside the Hydra whose task is running, if there is one: it allows no other beside it."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running  # the instance is a copy by now
 
 
 def _explain(config_name: str, overrides: Sequence[str], error: Exception) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hydra
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from support.toy_run import ToyModel
 
-from coop3d.conf import ConfigError, compose
+from coop3d.conf import CONFIG_DIR, ConfigError, compose
 from coop3d.training import CheckpointError, load_run
 from coop3d.training.checkpoint import BEST
 from coop3d.training.launch import plain
@@ -44,6 +46,13 @@ def test_a_section_is_replaced_by_a_file_of_its_group(monkeypatch):
     assert config.dataset.train.root == "/elsewhere"
     assert config.machine == {**compose("train", ["machine=local3090"]).machine, "num_workers": 0}
     assert config.dataset.panoramas == "raw"
+
+
+def test_a_section_is_replaced_while_a_script_of_hydra_runs():
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+        running = GlobalHydra.instance().hydra
+        assert overridden({"machine": {"name": "demo"}}, ["machine=local3090"]).machine.name == "local3090"
+        assert GlobalHydra.instance().hydra is running
 
 
 def test_a_section_cannot_become_a_word():
