@@ -15,20 +15,20 @@ def full_precision(device_type: str) -> Iterator[None]:
     The precision of matrix products is the process's: not for several threads at once.
     """
     products = torch.backends.cuda.matmul
-    newer = hasattr(
-        products, "fp32_precision"
-    )  # the switch of PyTorch 2.9; a process that uses it may not use the other
-    before = products.fp32_precision if newer else torch.get_float32_matmul_precision()
-    _set_products(newer, "ieee" if newer else "highest")
+    try:
+        legacy = torch.get_float32_matmul_precision()
+    except (
+        RuntimeError
+    ):  # the process has used PyTorch's newer switch; products refuse to run with a mix of both
+        legacy, newer = None, products.fp32_precision
+        products.fp32_precision = "ieee"
+    else:
+        torch.set_float32_matmul_precision("highest")
     try:
         with torch.autocast(device_type, enabled=False):
             yield
     finally:
-        _set_products(newer, before)
-
-
-def _set_products(newer: bool, precision: str) -> None:
-    if newer:
-        torch.backends.cuda.matmul.fp32_precision = precision
-    else:
-        torch.set_float32_matmul_precision(precision)
+        if legacy is None:
+            products.fp32_precision = newer
+        else:
+            torch.set_float32_matmul_precision(legacy)

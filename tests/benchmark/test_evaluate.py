@@ -201,23 +201,23 @@ def test_rows_of_another_revision_of_the_code_are_said(toy_run, tmp_path, monkey
 
 
 def test_rows_of_changed_code_and_of_another_arithmetic_are_not_the_same(
-    run_dir, tmp_path, monkeypatch, caplog
+    toy_run, tmp_path, monkeypatch, caplog
 ):
     for dirty in (False, True):
         git = {"revision": "a" * 40, "dirty": dirty}
         monkeypatch.setattr("coop3d.benchmark.journal.git_revision", lambda git=git: git)
-        found = evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+        found = evaluate_run(toy_run, tmp_path, options(max_samples=2, baselines=()))
     assert found.result.head["code_of_rows"] == ["a" * 40, "a" * 40 + "+dirty"]
     assert "(aaaaaaaaaaaa, aaaaaaaaaaaa+dirty); restart=true" in caplog.text
     path = tmp_path / "journal" / "identity.json"
     stored = json.loads(path.read_text())
     assert stored["settings"].pop("arithmetic") == "float32 on cpu"
     path.write_text(json.dumps(stored))  # of a journal that does not say: gone on with
-    evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+    evaluate_run(toy_run, tmp_path, options(max_samples=2, baselines=()))
     assert not (tmp_path / "earlier-1").exists()
     stored["settings"]["arithmetic"] = "bfloat16 on cuda"
     path.write_text(json.dumps(stored))
-    evaluate_run(run_dir, tmp_path, options(max_samples=2, baselines=()))
+    evaluate_run(toy_run, tmp_path, options(max_samples=2, baselines=()))
     assert "made with other arithmetic) is now in" in caplog.text
     assert (tmp_path / "earlier-1").exists()
 

@@ -112,7 +112,7 @@ def test_sign_flips_count_only_where_vehicles_are_apart():
     assert s["pose/sign_flip_rate"] == pytest.approx(1 / 2)
     assert s["pose/0-15m/sign_flip_pairs"] == 1
     assert s["pose/30-60m/sign_flip_rate"] == 0
-    nowhere = scored(replace(perfect, trans=torch.zeros_like(perfect.trans)), targets)
+    nowhere = summarise(*scored(replace(perfect, trans=torch.zeros_like(perfect.trans)), targets))
     assert nowhere["pose/sign_flip_pairs"] == 0
     assert math.isnan(nowhere["pose/sign_flip_rate"])
     assert nowhere["pose/direction_deg/median"] == 90

@@ -272,17 +272,16 @@ def test_autocast_does_not_reach_the_loss():
 def test_tensorfloat_does_not_reach_the_loss():
     class Broken(RangeTerm):
         def __call__(self, scene):
-            raise RuntimeError(f"inside: {products_allow_tf32()}")
-
-    def products_allow_tf32() -> bool:
-        return torch.backends.cuda.matmul.allow_tf32
+            raise RuntimeError(
+                f"{torch.get_float32_matmul_precision()}, {torch.backends.cuda.matmul.allow_tf32}"
+            )
 
     targets = random_targets(dtype=torch.float32)
     torch.set_float32_matmul_precision("high")
     try:
-        with pytest.raises(RuntimeError, match="inside: False"):
+        with pytest.raises(RuntimeError, match="highest, False"):
             WeightedSum({"a": Broken()})(random_prediction(targets), targets)
-        assert products_allow_tf32()  # the network's, as before
+        assert torch.get_float32_matmul_precision() == "high"  # the network's, as before
     finally:
         torch.set_float32_matmul_precision("highest")
 
