@@ -15,6 +15,7 @@ from coop3d.datasets.errors import DataError
 from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
 from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex
 from coop3d.datasets.recipe import PanoramaRecipe
+from coop3d.files import writing
 from coop3d.types import Panorama
 from coop3d.visualization import (
     add_frame_arguments,
@@ -89,11 +90,14 @@ def write_pictures(folder: Path, panoramas: Iterable[Panorama]) -> None:
     drawn = []
     for panorama in panoramas:
         path = folder / f"{'_'.join(panorama.key)}.png"
-        save_png(path, panorama_figure(panorama))
+        with writing(path, "--output-dir"):
+            save_png(path, panorama_figure(panorama))
         log.info("wrote %s", path)
         drawn.append(panorama)
-    save_png(folder / "contact_sheet.png", contact_sheet(drawn))
-    log.info("wrote %s", folder / "contact_sheet.png")
+    path = folder / "contact_sheet.png"
+    with writing(path, "--output-dir"):
+        save_png(path, contact_sheet(drawn))
+    log.info("wrote %s", path)
 
 
 def main() -> int:
@@ -106,10 +110,12 @@ def main() -> int:
         panoramas = Stitched(index, entries, recipe_of(args))
         if args.video:
             path = args.output_dir / args.video
-            log.info("wrote %s", write_video(path, map(panorama_video_frame, panoramas), args.fps))
+            with writing(path, "--output-dir or --video"):
+                write_video(path, map(panorama_video_frame, panoramas), args.fps)
+            log.info("wrote %s", path)
         else:
             write_pictures(args.output_dir, panoramas)
-    except (DataError, ValueError) as error:
+    except (DataError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if panoramas.bad:
         log.warning("%d of %d frames could not be used and are left out", panoramas.bad, len(entries))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from coop3d.datasets import DataError
+from coop3d.files import writing
 from coop3d.training.inspection.options import add_run_arguments, device_of
 from coop3d.training.inspection.sample import open_dataset, open_run
 from coop3d.training.inspection.scenario import scenario_frames, scenario_samples
@@ -67,13 +68,16 @@ def main() -> int:
         note = f"{note}, {args.split}, {len(frames)} frames" + (
             f", {bad} left out as unreadable" if bad else ""
         )
-        write_scenario_html(args.output_html, title, frames, note, args.max_points, args.fps)
+        with writing(args.output_html, "--output-html"):
+            write_scenario_html(args.output_html, title, frames, note, args.max_points, args.fps)
         log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
         if args.video is not None:
             kind = "truth" if run is None else "predicted"
             viewpoint = preset(frames[0].scene, "oblique")  # moves with the reference
             pictures = (caption(render_scene(f.scene, viewpoint, kind), f"{title}  {f.name}") for f in frames)
-            log.info("wrote %s", write_video(args.video, pictures, args.fps))
+            with writing(args.video, "--video"):
+                write_video(args.video, pictures, args.fps)
+            log.info("wrote %s", args.video)
     except (*EXPECTED_ERRORS, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if bad:

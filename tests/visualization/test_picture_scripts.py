@@ -141,6 +141,24 @@ def test_wrong_input_is_one_clear_line(tmp_path, roots, script):
         assert message in run_script(*command, status=1).stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "options", "output", "written"),
+    [
+        ("visualize_opv2v_cyl_html.py", ("--index", 0), "--output-html", "a.html"),
+        ("opv2v_panorama_preview.py", ("--index", 0), "--output-dir", "2021_08_20_21_10_00_105_000068.png"),
+        ("opv2v_panorama_preview.py", ("--index", 0, "--video", "a.mp4"), "--output-dir", "a.mp4"),
+    ],
+)
+def test_what_cannot_be_written_is_one_clear_line(tmp_path, roots, script, options, output, written):
+    (tmp_path / "file").write_text("no folder")
+    path = tmp_path / "file" / written
+    where = path if output == "--output-html" else path.parent
+    said = run_script(script, "--images-root", roots[0], "--width", 128, *options, output, where, status=1)
+    line = said.stderr.splitlines()[-1]
+    assert f"cannot write {path} (" in line
+    assert f"choose another {output}" in line
+
+
 def test_pointcloud_page_of_a_trained_run(tmp_path, run_dir):
     page, png = tmp_path / "out" / "scene.html", tmp_path / "out" / "scene.png"
     run_script("render_pointcloud_html.py", "--checkpoint", run_dir, "--index", 2, "--cpu",
