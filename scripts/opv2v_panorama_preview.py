@@ -20,10 +20,12 @@ from coop3d.types import Panorama
 from coop3d.visualization import (
     add_frame_arguments,
     contact_sheet,
+    frames_per_second,
     panorama_figure,
     panorama_video_frame,
     save_png,
     select_entries,
+    video_file,
     write_video,
 )
 
@@ -55,9 +57,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max-frames", type=positive_int, default=6,
                         help="matching frames to draw, spread evenly (default: %(default)s)")  # fmt: skip
     parser.add_argument(
-        "--video", help="instead of pictures: an .mp4 or .gif of the frames, in the output folder"
+        "--video",
+        type=video_file,
+        help="instead of pictures: an .mp4 or .gif of the frames, in the output folder",
     )
-    parser.add_argument("--fps", type=float, default=10.0, help="of the video (default: %(default)s)")
+    parser.add_argument(
+        "--fps", type=frames_per_second, default=10.0, help="of the video (default: %(default)s)"
+    )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the files")
     return parser.parse_args()
 

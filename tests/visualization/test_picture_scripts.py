@@ -368,11 +368,29 @@ def test_a_video_of_another_kind_is_refused(tmp_path):
     frame = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match=r"ends in one of .* found '.avi'"):
         write_video(tmp_path / "drive.avi", [frame])
-    with pytest.raises(ValueError, match="no frame"):
+    with pytest.raises(ValueError, match=r"/drive\.mp4: no frame"):
         write_video(tmp_path / "drive.mp4", [])
+    for fps in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"/drive\.gif: fps is .*, expected a number above 0"):
+            write_video(tmp_path / "drive.gif", [frame], fps)
     with pytest.raises(ValueError, match="cannot share a video"):
         write_video(tmp_path / "drive.gif", [frame, frame[:4]])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["opv2v_panorama_preview.py", "render_scenario_html.py"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--video", "drive.avi"), "'drive.avi', expected a name that ends in .mp4 or .gif"),
+        (("--fps", "0"), "'0', expected a number of frames per second above 0"),
+        (("--fps", "nan"), "'nan', expected a number"),
+        (("--fps", "fast"), "'fast', expected a number"),
+    ],
+)
+def test_options_of_a_video_are_checked_before_any_work(script, options, message):
+    said = run_script(script, *options, status=2).stderr  # needs neither data nor a checkpoint to say so
+    assert f"argument {options[0]}: found {message}" in said
 
 
 def test_kinds_and_projections_reach_the_page(tmp_path, roots):
