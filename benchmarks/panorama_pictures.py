@@ -31,6 +31,7 @@ from coop3d.visualization import RANGE_SCALE, caption, grid
 from coop3d.visualization.figures import range_image, with_bar
 
 CAMERA = EquirectangularCamera(1008, 252)
+SHRINK, MAGNIFY = 0.6, 1.8  # of pictures and of text: at 900 pixels' width, text is still 14 pixels high
 ROWS = [  # title, kind, depth source
     ("rig (default): each pixel from its own camera, no depth needed for colour", "rig", "dense"),
     ("central, moved through dense depth: exact, with parallax holes", "central", "dense"),
@@ -64,8 +65,12 @@ def truth(scenario: Scenario, frame: RigFrame) -> Panorama:
 
 def row(title: str, panorama: Panorama) -> np.ndarray:
     """Colour and range side by side under a title."""
-    ranges = with_bar(range_image(panorama.range_m), RANGE_SCALE)
-    return caption(np.concatenate([panorama.rgb, ranges], axis=1), title)
+    ranges = with_bar(_small(range_image(panorama.range_m)), RANGE_SCALE, MAGNIFY)
+    return caption(np.concatenate([_small(panorama.rgb), ranges], axis=1), title, MAGNIFY)
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+    return cv2.resize(image, None, fx=SHRINK, fy=SHRINK, interpolation=cv2.INTER_AREA)
 
 
 def kinds(seed: int) -> np.ndarray:
@@ -108,7 +113,8 @@ def real(folder: Path, frames: int) -> np.ndarray:
         for title, settings in (
             ("as they are", {}), ("matched exposure", {"exposure": "matched"}), ("assumed ground", {"kind": "central"})
         ):  # fmt: skip
-            rows.append(caption(PanoramaStitcher(CAMERA, **settings)(frame).rgb, f"{path.stem}: {title}"))
+            picture = _small(PanoramaStitcher(CAMERA, **settings)(frame).rgb)
+            rows.append(caption(picture, f"{path.stem}: {title}"))
     return grid(rows, columns=1)
 
 
@@ -122,9 +128,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     figure = kinds(args.seed) if args.photographs is None else real(args.photographs, args.frames)
-    small = cv2.resize(figure, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(small).quantize(256).save(args.output, optimize=True)
+    Image.fromarray(figure).quantize(256).save(args.output, optimize=True)
 
 
 if __name__ == "__main__":

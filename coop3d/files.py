@@ -33,6 +33,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: Path, option: str) -> Iterator[None]:
+    """An ``OSError`` inside says which output cannot be written, and which option chooses another place."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write {path} ({reason}); choose another {option}") from error
+
+
 def write_bytes(path: Path, content: bytes | memoryview) -> Path:
     """Write a whole file: readers see the old one or the new one, never half."""
     with replacing(path) as temporary:

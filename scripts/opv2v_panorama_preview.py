@@ -15,14 +15,17 @@ from coop3d.datasets.errors import DataError
 from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
 from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex
 from coop3d.datasets.recipe import PanoramaRecipe
+from coop3d.files import writing
 from coop3d.types import Panorama
 from coop3d.visualization import (
     add_frame_arguments,
     contact_sheet,
+    frames_per_second,
     panorama_figure,
     panorama_video_frame,
     save_png,
     select_entries,
+    video_file,
     write_video,
 )
 
@@ -54,9 +57,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max-frames", type=positive_int, default=6,
                         help="matching frames to draw, spread evenly (default: %(default)s)")  # fmt: skip
     parser.add_argument(
-        "--video", help="instead of pictures: an .mp4 or .gif of the frames, in the output folder"
+        "--video",
+        type=video_file,
+        help="instead of pictures: an .mp4 or .gif of the frames, in the output folder",
     )
-    parser.add_argument("--fps", type=float, default=10.0, help="of the video (default: %(default)s)")
+    parser.add_argument(
+        "--fps", type=frames_per_second, default=10.0, help="of the video (default: %(default)s)"
+    )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the files")
     return parser.parse_args()
 
@@ -89,11 +96,14 @@ def write_pictures(folder: Path, panoramas: Iterable[Panorama]) -> None:
     drawn = []
     for panorama in panoramas:
         path = folder / f"{'_'.join(panorama.key)}.png"
-        save_png(path, panorama_figure(panorama))
+        with writing(path, "--output-dir"):
+            save_png(path, panorama_figure(panorama))
         log.info("wrote %s", path)
         drawn.append(panorama)
-    save_png(folder / "contact_sheet.png", contact_sheet(drawn))
-    log.info("wrote %s", folder / "contact_sheet.png")
+    path = folder / "contact_sheet.png"
+    with writing(path, "--output-dir"):
+        save_png(path, contact_sheet(drawn))
+    log.info("wrote %s", path)
 
 
 def main() -> int:
@@ -106,10 +116,12 @@ def main() -> int:
         panoramas = Stitched(index, entries, recipe_of(args))
         if args.video:
             path = args.output_dir / args.video
-            log.info("wrote %s", write_video(path, map(panorama_video_frame, panoramas), args.fps))
+            with writing(path, "--output-dir or --video"):
+                write_video(path, map(panorama_video_frame, panoramas), args.fps)
+            log.info("wrote %s", path)
         else:
             write_pictures(args.output_dir, panoramas)
-    except (DataError, ValueError) as error:
+    except (DataError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if panoramas.bad:
         log.warning("%d of %d frames could not be used and are left out", panoramas.bad, len(entries))

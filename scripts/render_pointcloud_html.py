@@ -78,7 +78,7 @@ def _add_point_arguments(parser: argparse.ArgumentParser) -> None:
     add("--point-scale-source", choices=SCALES, default="pred",
         help="gt: predictions scaled to the true median range (default: %(default)s)")  # fmt: skip
     add("--max-points", type=int, default=200_000,
-        help="in all clouds of the page together, and in an export (default: %(default)s)")  # fmt: skip
+        help="in all clouds of the page together, LiDAR included, and in an export (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, help="of the subsampling (default: %(default)s)")
     add("--no-lidar", action="store_true", help="leave the LiDAR sweeps out")
 

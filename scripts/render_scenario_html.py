@@ -8,11 +8,20 @@ import sys
 from pathlib import Path
 
 from coop3d.datasets import DataError
+from coop3d.files import writing
 from coop3d.training.inspection.options import add_run_arguments, device_of
 from coop3d.training.inspection.sample import open_dataset, open_run
 from coop3d.training.inspection.scenario import scenario_frames, scenario_samples
 from coop3d.training.launch import EXPECTED_ERRORS
-from coop3d.visualization import caption, preset, render_scene, write_scenario_html, write_video
+from coop3d.visualization import (
+    caption,
+    frames_per_second,
+    preset,
+    render_scene,
+    video_file,
+    write_scenario_html,
+    write_video,
+)
 from coop3d.visualization.point_sources import PointSources
 
 EXAMPLES = """examples:
@@ -43,9 +52,10 @@ def parse_args() -> argparse.Namespace:
     add("--max-frames", type=int, help="at most so many (default: all)")
     add("--max-points", type=int, default=1_000_000, help="of all frames together (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the subsampling (default: %(default)s)")
-    add("--fps", type=float, default=10.0, help="of page and video (default: %(default)s, as OPV2V records)")
+    add("--fps", type=frames_per_second, default=10.0,
+        help="of page and video (default: %(default)s, as OPV2V records)")  # fmt: skip
     add("--output-html", type=Path, default=Path("scenario.html"), help="(default: %(default)s)")
-    add("--video", type=Path, help="also a video: .mp4 or .gif")
+    add("--video", type=video_file, help="also a video: .mp4 or .gif")
     return parser.parse_args()
 
 
@@ -67,13 +77,16 @@ def main() -> int:
         note = f"{note}, {args.split}, {len(frames)} frames" + (
             f", {bad} left out as unreadable" if bad else ""
         )
-        write_scenario_html(args.output_html, title, frames, note, args.max_points, args.fps)
+        with writing(args.output_html, "--output-html"):
+            write_scenario_html(args.output_html, title, frames, note, args.max_points, args.fps)
         log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
         if args.video is not None:
             kind = "truth" if run is None else "predicted"
             viewpoint = preset(frames[0].scene, "oblique")  # moves with the reference
             pictures = (caption(render_scene(f.scene, viewpoint, kind), f"{title}  {f.name}") for f in frames)
-            log.info("wrote %s", write_video(args.video, pictures, args.fps))
+            with writing(args.video, "--video"):
+                write_video(args.video, pictures, args.fps)
+            log.info("wrote %s", args.video)
     except (*EXPECTED_ERRORS, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     if bad:

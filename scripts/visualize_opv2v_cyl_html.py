@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.options import add_panorama_options, open_index, recipe_of
+from coop3d.files import writing
 from coop3d.visualization import add_frame_arguments, select_entries, write_panorama_html
 
 EXAMPLES = """examples:
@@ -49,8 +50,9 @@ def main() -> None:
         recipe = recipe_of(args)
         panorama = recipe.stitcher()(recipe.load_frame(entry, index.partners_of(entry)))
         note = f"{args.projection}, {args.split}, depth source {args.depth_source}"
-        write_panorama_html(args.output_html, panorama, note)
-    except (DataError, ValueError) as error:
+        with writing(args.output_html, "--output-html"):
+            write_panorama_html(args.output_html, panorama, note)
+    except (DataError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
 

@@ -19,7 +19,7 @@ from coop3d.visualization.scenario_page import ScenarioFrame, write_scenario_htm
 from coop3d.visualization.scene import OrientedBox, PointSet, Scene, SceneView, upright
 from coop3d.visualization.scene_page import write_scene_html
 from coop3d.visualization.selection import add_frame_arguments, select_entries
-from coop3d.visualization.video import panorama_video_frame, write_video
+from coop3d.visualization.video import frames_per_second, panorama_video_frame, video_file, write_video
 
 __all__ = [
     "ERROR_SCALE",
@@ -34,6 +34,7 @@ __all__ = [
     "add_frame_arguments",
     "caption",
     "contact_sheet",
+    "frames_per_second",
     "grid",
     "lidar_cloud",
     "look_at",
@@ -48,6 +49,7 @@ __all__ = [
     "scene_from_prediction",
     "select_entries",
     "upright",
+    "video_file",
     "write_gallery",
     "write_panorama_html",
     "write_scenario_html",

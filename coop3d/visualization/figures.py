@@ -69,34 +69,43 @@ def to_uint8(image: NDArray[np.floating]) -> RGB:
     return np.round(np.clip(np.nan_to_num(image.transpose(1, 2, 0)), 0, 1) * 255).astype(np.uint8)
 
 
-def colour_bar(height: int, scale: LogScale) -> RGB:
-    """[height, 86, 3] vertical turbo bar, small values at the bottom, with labelled ticks."""
-    bar = np.full((height, _BAR_WIDTH, 3), BACKGROUND, np.uint8)
-    margin = min(8, height // 4)  # room for half a label, where there is room
+def colour_bar(height: int, scale: LogScale, magnify: float = 1.0) -> RGB:
+    """[height, 86, 3] vertical turbo bar, small values at the bottom, with labelled ticks; ``magnify`` widens it."""
+    m = magnify
+    bar = np.full((height, round(_BAR_WIDTH * m), 3), BACKGROUND, np.uint8)
+    margin = min(round(8 * m), height // 4)  # room for half a label, where there is room
     top, bottom = margin, height - margin
     ramp = turbo_palette()[np.round(np.linspace(254, 0, bottom - top)).astype(int)]
-    bar[top:bottom, 8:26] = ramp[:, None]
-    last = height + 20.0
+    bar[top:bottom, round(8 * m) : round(26 * m)] = ramp[:, None]
+    last = height + 20.0 * m
     for tick in scale.ticks():
         y = bottom - 1 - float(scale.normalise(np.array(tick))) * (bottom - top - 1)
-        if last - y < 13:  # labels would overlap
+        if last - y < 13 * m:  # labels would overlap
             continue
         last = y
-        cv2.line(bar, (26, round(y)), (30, round(y)), INK, 1)
-        cv2.putText(bar, f"{tick:g} {scale.unit}", (33, round(y) + 4), _FONT, 0.38, INK, 1, cv2.LINE_AA)
+        cv2.line(bar, (round(26 * m), round(y)), (round(30 * m), round(y)), INK, 1)
+        _write(bar, f"{tick:g} {scale.unit}", (round(33 * m), round(y + 4 * m)), 0.38, m)
     return bar
 
 
-def with_bar(image: RGB, scale: LogScale) -> RGB:
-    """The image with its colour bar at the right: [H, W + 86, 3]."""
-    return np.concatenate([image, colour_bar(image.shape[0], scale)], axis=1)
+def _write(image: RGB, text: str, at: tuple[int, int], size: float, magnify: float) -> None:
+    """A line of text into the image."""
+    cv2.putText(image, text, at, _FONT, size * magnify, INK, max(1, round(magnify)), cv2.LINE_AA)
 
 
-def caption(image: RGB, text: str) -> RGB:
-    """The image under a line of text: [H + 24, W, 3]. OpenCV draws ASCII only; others become '?'."""
-    strip = np.full((24, image.shape[1], 3), BACKGROUND, np.uint8)
+def with_bar(image: RGB, scale: LogScale, magnify: float = 1.0) -> RGB:
+    """The image with its colour bar at the right: [H, W + 86, 3], the bar ``magnify`` times as wide."""
+    return np.concatenate([image, colour_bar(image.shape[0], scale, magnify)], axis=1)
+
+
+def caption(image: RGB, text: str, magnify: float = 1.0) -> RGB:
+    """The image under a line of text: [H + 24, W, 3], the line ``magnify`` times as high.
+
+    OpenCV draws ASCII only; others become '?'.
+    """
+    strip = np.full((round(24 * magnify), image.shape[1], 3), BACKGROUND, np.uint8)
     ascii_text = text.encode("ascii", "replace").decode()
-    cv2.putText(strip, ascii_text, (8, 17), _FONT, 0.48, INK, 1, cv2.LINE_AA)
+    _write(strip, ascii_text, (8, round(17 * magnify)), 0.48, magnify)
     return np.concatenate([strip, image], axis=0)
 
 

@@ -36,7 +36,7 @@ _METRICS = {
     "scale_ratio": "predicted / true scale",
     "mask_iou": "mask IoU",
 }
-_NO_METRICS = ("index", "step")  # numbers that measure nothing
+_NO_METRICS = ("index", "step", "version")  # numbers that measure nothing
 _FALLBACK_METRICS = 8  # numbers shown of a file with none of these keys
 
 
@@ -56,7 +56,8 @@ def write_gallery(folder: Path, title: str = "Runs", *, force: bool = False) -> 
     """Write ``index.html`` into a folder whose sub-folders are runs; links are relative, thumbnails are inside.
 
     A run is any sub-folder that holds a page (``.html``), a picture (``.png``) or numbers (``summary.json``,
-    ``metrics.json``, ``*_summary.json``). Files that cannot be read are named on its card.
+    ``metrics.json`` where there is no ``summary.json``, ``*_summary.json``). Files that cannot be read are named on
+    its card.
 
     Args:
         folder: of the runs.
@@ -96,6 +97,8 @@ def find_runs(folder: Path) -> Iterator[RunFolder]:
     """Every direct sub-folder with results; where it has no picture itself, those one level deeper count as its own."""
     for path in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         numbers = tuple(dict.fromkeys(f for pattern in _NUMBER_FILES for f in _files(path, pattern)))
+        if path / "summary.json" in numbers:  # an evaluation's metrics.json says the same, nested
+            numbers = tuple(f for f in numbers if f.name != "metrics.json")
         pages, pictures = tuple(_files(path, "*.html")), tuple(_files(path, "*.png"))
         if not pictures:
             pictures = tuple(_files(path, "*/*.png"))

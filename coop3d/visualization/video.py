@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,6 +17,24 @@ from coop3d.visualization.colour import RANGE_SCALE
 from coop3d.visualization.figures import RGB, caption, range_image, with_bar
 
 FORMATS = (".mp4", ".gif")
+
+
+def video_file(text: str) -> Path:
+    """A path with the ending of a video, or argparse's error."""
+    if Path(text).suffix.lower() not in FORMATS:
+        raise ArgumentTypeError(f"found {text!r}, expected a name that ends in {' or '.join(FORMATS)}")
+    return Path(text)
+
+
+def frames_per_second(text: str) -> float:
+    """A finite number above 0, or argparse's error."""
+    try:
+        fps = float(text)
+    except ValueError:
+        fps = math.nan
+    if not 0 < fps < math.inf:
+        raise ArgumentTypeError(f"found {text!r}, expected a number of frames per second above 0")
+    return fps
 
 
 def panorama_video_frame(panorama: Panorama) -> RGB:
@@ -33,26 +53,31 @@ def write_video(path: Path, frames: Iterable[RGB], fps: float = 10.0) -> Path:
         fps: frames per second; OPV2V records 10.
 
     Raises:
-        ValueError: another ending, no frame, or frames of different sizes.
+        ValueError: another ending, ``fps`` is no finite number above 0, no frame, or frames of different sizes.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: a video ends in one of {FORMATS}, found {path.suffix!r}")
+    if not 0 < fps < math.inf:
+        raise ValueError(f"{path}: fps is {fps}, expected a number above 0")
     write = _write_gif if path.suffix.lower() == ".gif" else _write_mp4
     with replacing(path) as temporary:
-        write(temporary, frames, fps)
+        write(temporary, frames, fps, path)
     return path
 
 
-def _write_mp4(path: Path, frames: Iterable[RGB], fps: float) -> None:
+def _write_mp4(temporary: Path, frames: Iterable[RGB], fps: float, path: Path) -> None:
+    temporary.touch()  # says why where it cannot be written; OpenCV would not
     writer, size = None, (0, 0)
     for frame in frames:
         frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]  # the codec wants even sides
         if writer is None:
             size = (frame.shape[1], frame.shape[0])
-            writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+            writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
             if not writer.isOpened():
-                raise ValueError(f"{path}: this OpenCV cannot write MP4; choose a .gif")
+                raise ValueError(
+                    f"{path}: this OpenCV cannot write MP4 at {fps:g} frames per second; choose a .gif"
+                )
         if (frame.shape[1], frame.shape[0]) != size:
             raise ValueError(f"{path}: frames of {size} and {frame.shape[1::-1]} pixels cannot share a video")
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
@@ -61,12 +86,12 @@ def _write_mp4(path: Path, frames: Iterable[RGB], fps: float) -> None:
     writer.release()
 
 
-def _write_gif(path: Path, frames: Iterable[RGB], fps: float) -> None:
+def _write_gif(temporary: Path, frames: Iterable[RGB], fps: float, path: Path) -> None:
     images = [Image.fromarray(frame).quantize(128) for frame in frames]
     if not images:
         raise ValueError(f"{path}: no frame to write")
     if len({image.size for image in images}) > 1:
         raise ValueError(f"{path}: frames of different sizes cannot share a video")
     images[0].save(
-        path, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0
+        temporary, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0
     )

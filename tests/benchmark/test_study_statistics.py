@@ -19,6 +19,7 @@ from support.doc_examples import DOCS, run_examples
 from support.scripts import run_script
 from support.study_files import finished_runs, result, small_study
 
+from coop3d.benchmark.figures import to_png
 from coop3d.benchmark.study import collect, plan_runs, read_study, study_outcome, write_study
 from coop3d.benchmark.study.commands import evaluation_identity
 from coop3d.benchmark.study.plots import _curves, arm_colours, curves_figure
@@ -356,6 +357,20 @@ def test_curves_are_means_over_seeds_of_whole_lines(written):
     np.testing.assert_allclose(first.get_ydata(), [16, 11])
     band = fig.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (10, 17)
+
+
+def test_panels_of_curves_stand_two_by_two_with_errors_on_log_scales(written):
+    fig = curves_figure(written.result)
+    titles = {ax.get_title(): ax.get_yscale() for ax in fig.axes if ax.get_visible()}
+    assert titles.pop("mask IoU", "linear") == "linear"
+    assert titles
+    assert set(titles.values()) == {"log"}
+    assert fig.axes[0].get_gridspec().ncols == min(2, len(titles) + 1)
+    assert fig.get_size_inches()[0] <= 8  # at 160 dots per inch, 9 points are 15 pixels at a width of 900
+    assert to_png(fig).startswith(b"\x89PNG")
+    ticks = [text.get_text() for ax in fig.axes if ax.get_yscale() == "log" for text in ax.get_yticklabels()]
+    assert "10" in ticks
+    assert not any("mathdefault" in text for text in ticks)  # 10, not 10^1
 
 
 def test_arms_look_different(tmp_path):

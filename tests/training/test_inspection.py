@@ -84,6 +84,16 @@ def test_lidar_and_boxes_stand_where_the_files_say(roots, dataset):
     assert inspect_sample(dataset, "test", 1, None, with_lidar=False).scene(500).views[0].lidar is None
 
 
+@pytest.mark.parametrize("max_points", [3, 2000, 20_000])
+def test_lidar_has_its_points_from_the_budget_of_all(dataset, max_points):
+    inspection = inspect_sample(dataset, "test", 0, None)
+    sweeps = {v: np.random.default_rng(v).normal(size=(9000, 3)).astype(np.float32) for v in (0, 1)}
+    around = replace(inspection.surroundings, lidar=sweeps)
+    scene = replace(inspection, surroundings=around).scene(max_points)
+    assert max_points - 2 <= sum(len(c.points) for c in scene.clouds) <= max_points
+    assert [len(view.lidar.points) for view in scene.views] == [max_points // 8] * 2
+
+
 @pytest.mark.parametrize("centre", ["lidar", "rig_centroid"])
 def test_the_way_to_lidar_and_world_is_known_wherever_the_panorama_is_centred(roots, centre):
     dataset = open_dataset(config_of(*roots, f"dataset.centre={centre}"), "test", PointSources())

@@ -12,10 +12,12 @@ from coop3d.visualization.figures import (
     MASK_NO,
     MASK_UNKNOWN,
     MASK_YES,
+    caption,
     colour_bar,
     mask_comparison_image,
     mask_image,
     range_image,
+    with_bar,
 )
 
 
@@ -26,6 +28,20 @@ def test_range_picture_and_bar_use_the_same_colours():
     bar = colour_bar(252, RANGE_SCALE)
     np.testing.assert_array_equal(bar[243, 10], palette[0])  # small at the bottom
     np.testing.assert_array_equal(bar[8, 10], palette[254])
+
+
+def test_captions_and_bars_grow_as_asked():
+    """Letters of a figure that is shown smaller: 1.8 times as high, and nothing else moves."""
+    picture = np.zeros((150, 600, 3), np.uint8)
+    heights = {}
+    for magnify in (1.0, 1.8):
+        strip = caption(picture, "HHH", magnify)[: -len(picture)]
+        ink = np.flatnonzero((strip < 100).all(axis=-1).any(axis=1))
+        heights[magnify] = np.ptp(ink) + 1
+        bar = with_bar(picture, RANGE_SCALE, magnify)[:, 600:]
+        assert bar.shape == (150, round(86 * magnify), 3)
+        assert (bar[len(bar) // 2, round(9 * magnify)] != bar[0, 0]).any()
+    assert abs(heights[1.8] / heights[1.0] - 1.8) < 0.2
 
 
 def test_masks_tell_three_states_apart():

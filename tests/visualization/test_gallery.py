@@ -71,6 +71,20 @@ def test_a_gallery_is_replaced_whole_and_is_not_its_own_run(runs):
     assert not [p for p in runs.iterdir() if p.name.startswith(".index")]
 
 
+def test_an_evaluation_shows_its_summary_only(tmp_path):
+    numbers = {
+        "summary__json": '{"mask/iou": 0.75}',
+        "metrics__json": '{"version": 1, "model": {"mask/iou": 0.5}}',
+    }
+    run(tmp_path, "evaluation", 0, **numbers)
+    run(tmp_path, "study", 1, metrics__json='{"version": 1, "loss": 0.5}')
+    text = write_gallery(tmp_path).read_text(encoding="utf-8")
+    assert "<dt>mask IoU</dt><dd>0.75</dd>" in text
+    assert text.count("metrics.json") == 1
+    assert "<dt>loss</dt><dd>0.5</dd>" in text
+    assert "<dt>version</dt>" not in text
+
+
 def test_somebody_elses_index_is_left_alone(runs):
     index = runs / "index.html"
     for text in ("<h1>Lab notes</h1>", '<meta name="generator" content="coop3d">', ""):
@@ -119,6 +133,7 @@ def test_in_a_browser_nothing_is_requested_and_nothing_runs(runs, browser):
     assert browser.run("return document.querySelectorAll('article').length") == 3
     assert browser.run("return document.querySelectorAll('img').length") == 1
     assert browser.run("return document.querySelector('img').naturalWidth") == 480
+    assert browser.run("return getComputedStyle(document.querySelector('img')).objectFit") == "contain"
     assert browser.run("return document.documentElement.scrollWidth <= window.innerWidth")
     assert browser.requests() == [page.resolve().as_uri()]
     assert browser.console() == []

@@ -141,6 +141,24 @@ def test_wrong_input_is_one_clear_line(tmp_path, roots, script):
         assert message in run_script(*command, status=1).stderr
 
 
+@pytest.mark.parametrize(
+    ("script", "options", "output", "written"),
+    [
+        ("visualize_opv2v_cyl_html.py", ("--index", 0), "--output-html", "a.html"),
+        ("opv2v_panorama_preview.py", ("--index", 0), "--output-dir", "2021_08_20_21_10_00_105_000068.png"),
+        ("opv2v_panorama_preview.py", ("--index", 0, "--video", "a.mp4"), "--output-dir", "a.mp4"),
+    ],
+)
+def test_what_cannot_be_written_is_one_clear_line(tmp_path, roots, script, options, output, written):
+    (tmp_path / "file").write_text("no folder")
+    path = tmp_path / "file" / written
+    where = path if output == "--output-html" else path.parent
+    said = run_script(script, "--images-root", roots[0], "--width", 128, *options, output, where, status=1)
+    line = said.stderr.splitlines()[-1]
+    assert f"cannot write {path} (" in line
+    assert f"choose another {output}" in line
+
+
 def test_pointcloud_page_of_a_trained_run(tmp_path, run_dir):
     page, png = tmp_path / "out" / "scene.html", tmp_path / "out" / "scene.png"
     run_script("render_pointcloud_html.py", "--checkpoint", run_dir, "--index", 2, "--cpu",
@@ -350,11 +368,29 @@ def test_a_video_of_another_kind_is_refused(tmp_path):
     frame = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match=r"ends in one of .* found '.avi'"):
         write_video(tmp_path / "drive.avi", [frame])
-    with pytest.raises(ValueError, match="no frame"):
+    with pytest.raises(ValueError, match=r"/drive\.mp4: no frame"):
         write_video(tmp_path / "drive.mp4", [])
+    for fps in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"/drive\.gif: fps is .*, expected a number above 0"):
+            write_video(tmp_path / "drive.gif", [frame], fps)
     with pytest.raises(ValueError, match="cannot share a video"):
         write_video(tmp_path / "drive.gif", [frame, frame[:4]])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["opv2v_panorama_preview.py", "render_scenario_html.py"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--video", "drive.avi"), "'drive.avi', expected a name that ends in .mp4 or .gif"),
+        (("--fps", "0"), "'0', expected a number of frames per second above 0"),
+        (("--fps", "nan"), "'nan', expected a number"),
+        (("--fps", "fast"), "'fast', expected a number"),
+    ],
+)
+def test_options_of_a_video_are_checked_before_any_work(script, options, message):
+    said = run_script(script, *options, status=2).stderr  # needs neither data nor a checkpoint to say so
+    assert f"argument {options[0]}: found {message}" in said
 
 
 def test_kinds_and_projections_reach_the_page(tmp_path, roots):

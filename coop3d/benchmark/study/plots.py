@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from coop3d.benchmark.cells import COLUMNS
@@ -27,6 +28,7 @@ CURVES = {  # of validations, on the same samples for all arms unless their data
 }
 LABELS = {**COLUMNS, "pose/sign_flip_rate": "wrong side of the vehicle", "mask/iou": "mask IoU"}
 PER_ROW = 4
+CURVES_PER_ROW, CURVE_HEIGHT = 2, 2.8  # inches
 LINES = ("-", "--", ":", "-.")
 VERDICTS = {"better": "#2f7fe0", "worse": "#e07b2f"}
 Floats = NDArray[np.float64]
@@ -45,9 +47,12 @@ def curves_figure(result: StudyResult) -> Figure | None:
     if not keys:
         return None
     with style():
-        fig, axes = figure(columns=len(keys), width=WIDE)
+        columns = min(CURVES_PER_ROW, len(keys))
+        fig, axes = figure(columns=columns, rows=math.ceil(len(keys) / columns), height=CURVE_HEIGHT)
         colours = arm_colours(result.study)
-        for ax, key in zip(axes, keys, strict=True):
+        for ax in axes[len(keys) :]:
+            ax.set_visible(False)
+        for ax, key in zip(axes, keys, strict=False):
             for arm, (steps, values) in curves[key].items():
                 colour, line = colours[arm]
                 low, mean, high = values.min(axis=0), values.mean(axis=0), values.max(axis=0)
@@ -55,9 +60,19 @@ def curves_figure(result: StudyResult) -> Figure | None:
                 ax.plot(steps, mean, color=colour, linestyle="", marker="o", markersize=3)
                 ax.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             ax.set(title=CURVES[key], xlabel="optimiser step")
+            if key != "mask/iou" and all((values > 0).all() for _, values in curves[key].values()):
+                _logarithmic(ax)
         handles, labels = axes[0].get_legend_handles_labels()
-        fig.legend(handles, labels, loc="outside lower center", ncols=min(5, len(handles)))
+        fig.legend(handles, labels, loc="outside lower center", ncols=min(4, len(handles)))
     return fig
+
+
+def _logarithmic(ax: Axes) -> None:
+    """Where one arm is far worse, the others still stand apart; ticks are plain numbers."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _curves(states: Sequence[RunState], key: str) -> dict[str, tuple[list[int], Floats]]:

@@ -63,15 +63,18 @@ class Inspection:
         return f"{reference.scenario}_{reference.frame}_{reference.agent}"
 
     def scene(self, max_points: int = 200_000, seed: int = 0) -> Scene:
-        """Clouds, poses, pictures and boxes; LiDAR sweeps of at most a quarter of ``max_points`` each."""
+        """Clouds, poses, pictures and boxes; of ``max_points`` LiDAR sweeps together take at most a quarter."""
+        lidar = self.surroundings.lidar
+        share = min(LIDAR_POINTS, max(0, max_points // 4 // max(1, len(lidar))))
+        rest = max_points - sum(min(share, len(points)) for points in lidar.values())
         scene = scene_from_prediction(
-            self.inputs, self.targets, self.shown, self.keys, max_points=max_points, seed=seed
+            self.inputs, self.targets, self.shown, self.keys, max_points=rest, seed=seed
         )
         views = list(scene.views)
-        for v, points in self.surroundings.lidar.items():
+        for v, points in lidar.items():
             T = views[v].T_ref_view_true
             if T is not None:
-                sweep = lidar_cloud(points, T, min(LIDAR_POINTS, max(1, max_points // 4)), seed)
+                sweep = lidar_cloud(points, T, share, seed)
                 views[v] = replace(views[v], lidar=sweep)
         return replace(scene, views=tuple(views), boxes=self.surroundings.boxes)
 

@@ -147,7 +147,7 @@ class CloudViewer {
     const [s, c, e, f] = [Math.sin(azimuth), Math.cos(azimuth), Math.sin(elevation), Math.cos(elevation)];
     const axes = [[c, -s, 0], [s * e, c * e, f], [-s * f, -c * f, e]]; // right, up, back
     const aspect = this.canvas.clientWidth / this.canvas.clientHeight || 1;
-    const slope = 0.85 * Math.tan(FIELD_OF_VIEW / 2);
+    const slope = 0.8 * Math.tan(FIELD_OF_VIEW / 2);
     const needed = positions.map((p) => {
       const [right, up, back] = axes.map((axis) => axis.reduce((sum, a, k) => sum + a * (p[k] - target[k]), 0));
       return back + Math.max(Math.abs(right) / aspect, Math.abs(up)) / slope;
