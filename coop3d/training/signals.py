@@ -22,6 +22,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._process = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
 
     @property
@@ -46,6 +47,8 @@ class StopRequest:
         self.received = signal.Signals(number).name
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader process, just forked, that does not ignore it yet
+            return
         self._note(number, frame)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # obeyed even where Python waits for another process
         announce_stop()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +21,7 @@ from support.toy_run import ALONE, ToyDataset, make_trainer
 
 from coop3d.training import launch, torchrun
 from coop3d.training.checkpoint import LAST, CheckpointWriteError, load_checkpoint
+from coop3d.training.signals import StopRequest
 from coop3d.training.trainer import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +131,7 @@ def test_the_launcher_takes_every_stop_signal_as_one(monkeypatch):
     monkeypatch.setattr("torch.distributed.run.main", lambda _: during.extend(map(signal.getsignal, stops)))
     monkeypatch.setattr(sys, "argv", ["torchrun", "script.py"])
     try:
+        as_from_a_terminal()
         torchrun.main()
     finally:
         for number, handler in zip(stops, before, strict=True):
@@ -149,14 +151,23 @@ def stopped_by(number: signal.Signals, folder: Path, launcher: tuple[str, ...]) 
     with (folder / "output.txt").open("w") as output:
         process = subprocess.Popen(
             [sys.executable, *launcher, str(script)], env=environment, stdout=output, stderr=subprocess.STDOUT,
-            cwd=ROOT, start_new_session=True,
+            cwd=ROOT, start_new_session=True, preexec_fn=as_from_a_terminal,
         )  # fmt: skip
-        deadline = time.monotonic() + 200  # seconds on an idle machine
-        while not (folder / "run" / LAST).exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.killpg(process.pid, number)
-        status = process.wait(60)
+        try:
+            deadline = time.monotonic() + 200  # seconds on an idle machine
+            while not (folder / "run" / LAST).exists() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            os.killpg(process.pid, number)
+            status = process.wait(60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     return status, (folder / "output.txt").read_text()
+
+
+def as_from_a_terminal() -> None:
+    """Ctrl-C counts, also where the tests themselves run in the background and ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -177,6 +188,14 @@ def test_ctrl_c_stops_like_sigterm_with_one_line_and_no_word_from_loader_process
     assert load_checkpoint(tmp_path / "run" / LAST)["step"] > 0
 
 
+def test_a_loader_process_forked_a_moment_ago_is_not_interrupted():
+    """The terminal's signal may reach it before it is told to ignore such."""
+    with StopRequest() as stop:
+        stop._process += 1
+        stop._interrupt(signal.SIGINT, None)
+    assert stop.received is None
+
+
 def test_a_second_ctrl_c_ends_the_process_at_once():
     code = (
         "import os, signal; from coop3d.training.signals import StopRequest\n"
@@ -184,7 +203,14 @@ def test_a_second_ctrl_c_ends_the_process_at_once():
         "    os.kill(os.getpid(), signal.SIGINT); print(stop.received, stop.interrupted, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('never', flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=100,
+        preexec_fn=as_from_a_terminal,
+    )
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "SIGINT True\n")
     assert done.stderr.count("Ctrl-C") == 1
 
