@@ -115,7 +115,7 @@ def test_glb_stands_upright_and_looks_along_z(tmp_path, cloud):
     assert (magic, version, length) == (b"glTF", 2, len(raw))
     size = struct.unpack("<I", raw[12:16])[0]
     names = [node.get("name") for node in json.loads(raw[20 : 20 + size])["nodes"]]
-    assert {"vehicle_0_641", "vehicle_1_650", "vehicle_2_a_b_script_.._x"} <= set(names)
+    assert {"vehicle_0_641", "vehicle_1_650", "vehicle_2_a_b_script_é_.._x"} <= set(names)
     scene = trimesh.load(path)
     for k, geometry in enumerate(scene.geometry[n] for n in sorted(scene.geometry)):
         own = cloud.of_vehicle(k)
