@@ -186,9 +186,7 @@ def _load(model: MapAnything, state: Mapping[str, Tensor], fresh: list[str]) -> 
             module.to_empty(device="cpu")
     initialise_additions(additions)
     for module in additions.values():
-        if isinstance(
-            module, MatchingHead
-        ):  # its random descriptors would find poses better than those loaded
-            module.silence()
+        if isinstance(module, MatchingHead):
+            module.silence()  # its random descriptors would outvote the loaded pose head
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trainable[name])

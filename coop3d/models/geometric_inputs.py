@@ -155,13 +155,10 @@ def fuse_geometry(tokens: Tensor, geometry: GeometricInputs, encoders: Geometric
     """
     if geometry.ray_dirs is not None:
         encoder = _required(encoders.ray_dirs, "ray_dirs")
-        given = _mask(geometry.ray_dirs_given, tokens)
-        rays = (
-            geometry.ray_dirs
-            if isinstance(given, float)
-            else torch.where(given[..., None] > 0, geometry.ray_dirs, 0.0)
-        )
-        tokens = tokens + _dense(encoder, rays) * given
+        rays, given = geometry.ray_dirs, _given(geometry.ray_dirs_given, tokens)
+        if geometry.ray_dirs_given is not None:
+            rays = torch.where(given[..., None, None, None], rays, 0.0)
+        tokens = tokens + _dense(encoder, rays) * given[..., None, None]
     if geometry.depth is not None:
         tokens = tokens + _depth_code(geometry, encoders, tokens)
     if geometry.quat_xyzw is not None:
@@ -199,10 +196,6 @@ def _pose_code(geometry: GeometricInputs, encoders: GeometricEncoders, tokens: T
 
 def _given(given: Tensor | None, tokens: Tensor) -> Tensor:
     return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if given is None else given
-
-
-def _mask(given: Tensor | None, tokens: Tensor) -> Tensor:
-    return _given(given, tokens)[..., None, None]
 
 
 def _dense(encoder: nn.Module, maps: Tensor) -> Tensor:

@@ -100,9 +100,7 @@ def _absent(path: Path) -> str:
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
-    with _without_configs(path):
-        # mapped: of a training checkpoint, the optimiser's state (twice the weights) is never read
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    loaded = _load(path)
     state, config = loaded, None
     if isinstance(loaded, Mapping) and isinstance(loaded.get("model"), Mapping):
         state = loaded.get("ema") or loaded["model"]  # as `load_run`: what validation measured
@@ -116,15 +114,19 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in state.items()}  # not tied to the file
 
 
+def _load(path: Path) -> Any:
+    """What a pickled file holds; of a training checkpoint, the optimiser's state (twice the weights) stays unread."""
+    with _without_configs(path):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+
+
 def trained_model(path: str | Path) -> str | None:
     """The name of the model in the config of a training checkpoint of this project; None for other files."""
     path = Path(path).expanduser()
     if not (path.is_file() and _is_zip(path)):
         return None
-    with _without_configs(path):
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     try:
-        return str(loaded["config"]["model"]["model_config"]["name"])
+        return str(_load(path)["config"]["model"]["model_config"]["name"])
     except (KeyError, TypeError):
         return None
 

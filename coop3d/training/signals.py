@@ -8,9 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-INTERRUPTED = (
-    128 + signal.SIGINT
-)  # exit status after Ctrl-C, at which shells do not go on to the next command
+INTERRUPTED = 128 + signal.SIGINT  # exit status at which shells do not go on to the next command
 
 
 class StopRequest:

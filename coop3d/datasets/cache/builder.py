@@ -189,9 +189,8 @@ class CacheBuilder:
                 bar.update()
 
             for record in journal.replay():
-                if (
-                    record.meta["row"] in missing and "problem" not in record.meta
-                ):  # a bad file may be mended now
+                may_be_mended = "problem" in record.meta
+                if record.meta["row"] in missing and not may_be_mended:
                     take(record)
             if done := bar.n:
                 log.info("%s: %d of %d frames were done before", self.path, done, len(self.entries))

@@ -32,6 +32,9 @@ DENSE_FRACTION = 0.2
 FAR_PLANE_M = np.float32(999.9)
 ROUNDED_NEAREST_M = 10  # nearer depth in whole metres is no supervision
 
+# What numpy raises, depending on which byte of a file or its header is wrong.
+_UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError)
+
 
 def load_rig_frame(
     entry: FrameEntry,
@@ -114,16 +117,15 @@ def _depth_images(
                 "machine.opv2v_depth_root (--depth-root), or use depth_source=auto, lidar or fused"
             )
         return None
-    sizes = [view.image.shape[:2] for view in views]
+    files = list(zip(entry.depth_paths, (view.image.shape[:2] for view in views), strict=True))
     prefers_cloud = depth_source == "auto" and entry.has_cloud
-    if entry.depth_is_rounded:
-        if prefers_cloud:
-            return None  # a cloud is 25 times as accurate
-        return [read_rounded_depth(*file) for file in zip(entry.depth_paths, sizes, strict=True)]
+    if prefers_cloud and entry.depth_is_rounded:
+        return None  # a cloud is 25 times as accurate
     if not prefers_cloud:
-        return [read_depth(*file) for file in zip(entry.depth_paths, sizes, strict=True)]
+        read = read_rounded_depth if entry.depth_is_rounded else read_depth
+        return [read(*file) for file in files]
     z_m: list[NDArray[np.float32]] = []
-    for path, size in zip(entry.depth_paths, sizes, strict=True):
+    for path, size in files:
         z_m.append(read_depth(path, size, may_be_empty=not z_m))  # beside dense files, an empty one is broken
         if not _is_dense(z_m[-1]):
             return None  # the cloud instead; the other files need not be read
@@ -153,14 +155,7 @@ def read_depth(path: Path, size: tuple[int, int], *, may_be_empty: bool = False)
     """
     try:
         z = np.load(path, allow_pickle=False)
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        SyntaxError,
-        TokenError,
-        MemoryError,
-    ) as error:  # of a damaged header
+    except _UNREADABLE as error:
         raise DataError(f"{path}: not a readable .npy array ({error}); expected float32 z-depth") from error
     if z.shape != size or not np.issubdtype(z.dtype, np.floating):
         raise DataError(
