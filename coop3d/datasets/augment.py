@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.datasets.light import camera_gains, curves_of_gains, look_up_by_camera
+from coop3d.datasets.light import camera_gains, curves_of_gains
 from coop3d.geometry.cameras import PanoramaCamera
 from coop3d.geometry.mounted import MountedCamera
 from coop3d.geometry.transforms import yaw_rotation
+from coop3d.stitching.colour import look_up_by_camera
 from coop3d.types import Panorama
 
 MOST_STOPS = 4.0

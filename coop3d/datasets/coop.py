@@ -162,7 +162,8 @@ def make_batch(vehicles: Sequence[tuple[Panorama, ...]]) -> CoopBatch:
     origins = _stack([v.origin_map() for v in views])[None]
     is_synthetic = all(_is_dense(v) for v in views)
     inputs = ViewInputs(
-        image=_stack([v.rgb for v in views]).permute(0, 3, 1, 2).float().div(255.0)[None],
+        # contiguous while it is small: bytes are a quarter of floats
+        image=_stack([v.rgb for v in views]).permute(0, 3, 1, 2).contiguous().float().div_(255.0)[None],
         rays=rays,
         origins=origins,
     )
@@ -215,8 +216,8 @@ def _concat(batches: list[CoopBatch]) -> CoopBatch:
 
     def cat(tensors: list[Tensor]) -> Tensor:
         which = tuple(map(id, tensors))
-        if which not in joined:
-            joined[which] = torch.cat(tensors)
+        if which not in joined:  # one sample is a batch already: nothing to copy
+            joined[which] = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         return joined[which]
 
     def join(parts: list, shared: tuple[str, ...] = ()) -> dict[str, Tensor]:

@@ -44,12 +44,3 @@ def curves_of_gains(gains: NDArray[np.float64]) -> NDArray[np.uint8]:
     """[K, 256, 3] level in, level out, for light of each camera and channel times ``gains`` [K, 3]."""
     light = np.clip(LIGHT_OF_LEVEL[None, :, None] * gains[:, None, :], 0, 1)
     return np.rint(255 * srgb_encode(light)).astype(np.uint8)
-
-
-def look_up_by_camera(
-    rgb: NDArray[np.uint8], source: NDArray[np.uint8], curves: NDArray[np.uint8]
-) -> NDArray[np.uint8]:
-    """[H, W, 3] levels through the curves [K, 256, 3] of the camera [H, W] each pixel is of; 0 where there is none."""
-    table = np.zeros((256, 256, 3), np.uint8)
-    table[: len(curves)] = curves
-    return table[source[..., None], rgb, np.arange(3)]

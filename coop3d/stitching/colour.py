@@ -84,9 +84,8 @@ def match_exposure(rgb: NDArray[np.uint8], source: NDArray[np.uint8], cameras: i
     """
     log_gain = _log_gains(_seam_ratios(rgb, source, cameras), cameras)
     levels = np.arange(256.0)[None] * np.exp(log_gain)[:, None]
-    tables = np.zeros((256, 256), np.uint8)
-    tables[:cameras] = np.clip(np.rint(levels), 0, 255)
-    return _apply(rgb, source, tables)
+    curves = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return look_up_by_camera(rgb, source, np.repeat(curves[..., None], 3, axis=2))
 
 
 def _seam_ratios(
@@ -125,11 +124,20 @@ def _log_gains(ratios: dict[tuple[int, int], tuple[float, int]], cameras: int) -
     return np.clip(solution, -np.log(LARGEST_GAIN), np.log(LARGEST_GAIN))
 
 
+def look_up_by_camera(
+    rgb: NDArray[np.uint8], source: NDArray[np.uint8], curves: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """[H, W, 3] levels through the curves [K, 256, 3] of the camera [H, W] each pixel is of; 0 where there is none."""
+    table = np.zeros((256, 256, 3), np.uint8)
+    table[: len(curves)] = curves
+    return _look_up(rgb, source, table)
+
+
 @njit(cache=True)
-def _apply(rgb, source, tables):
+def _look_up(rgb, source, table):
     out = np.empty_like(rgb)
     for i in range(rgb.shape[0]):
         for j in range(rgb.shape[1]):
             for c in range(3):
-                out[i, j, c] = tables[source[i, j], rgb[i, j, c]]
+                out[i, j, c] = table[source[i, j], rgb[i, j, c], c]
     return out

@@ -49,6 +49,21 @@ def test_batch_has_the_documented_shapes_and_the_reference_first(roots):
     assert 0 <= batch.inputs.image.min() < batch.inputs.image.max() <= 1
 
 
+def test_one_sample_is_a_batch_already_and_two_are_put_together(roots):
+    """In workers, where the copy of a sample of seven vehicles takes as long as reading it."""
+    one, two = (dataset(roots, vehicles=3)[i] for i in range(2))
+    alone, both = collate_coop([one]).batch, collate_coop([one, two]).batch
+    assert alone.inputs.image is one.batch.inputs.image
+    assert alone.inputs.rays is alone.targets.rays
+    assert both.inputs.rays is both.targets.rays
+    for i, sample in enumerate((one, two)):
+        assert torch.equal(both.inputs.image[i], sample.batch.inputs.image[0])
+        assert torch.equal(both.targets.T_ref_view[i], sample.batch.targets.T_ref_view[0])
+    # the layout in memory decides which kernels a network runs
+    assert alone.inputs.image.is_contiguous()
+    assert both.inputs.image.is_contiguous()
+
+
 def test_points_of_all_vehicles_agree_in_the_reference_frame(roots):
     """Every vehicle's points, moved by its true pose, lie on the analytic ground or boxes of one world."""
     ds = dataset(roots, vehicles=3)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from coop3d.datasets.disturb.base import Disturbance
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.light import camera_gains, curves_of_gains, look_up_by_camera
+from coop3d.datasets.light import camera_gains, curves_of_gains
 from coop3d.geometry.cameras import PanoramaCamera
+from coop3d.stitching.colour import look_up_by_camera
 from coop3d.types import Panorama, RigFrame, SampleKey
 
 SIDES = {
