@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import yaml
 from support import mistakes
+from support.analytic import DEFAULT_KEY, Scene
 from support.scripts import run_script
 
 from coop3d.datasets import CooperativeDataset, DataError, PinholeViews, StitchedPanoramas, VehicleSampling
 from coop3d.datasets.doctor import examine, examine_all
+from coop3d.datasets.doctor.clouds import confirmed_nearby, near_points, not_seen_through
 from coop3d.datasets.opv2v import OPV2VIndex
 from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
-from coop3d.geometry import CylindricalCamera, EquirectangularCamera, carla
+from coop3d.geometry import CylindricalCamera, EquirectangularCamera, carla, invert_rigid, transform_points
+from coop3d.types import Panorama
 
 # Seed 4: two vehicles 16 m apart on slopes of 3 and 2 degrees, one at a right angle to the other.
 CONFIG = SyntheticConfig(
@@ -247,6 +250,36 @@ def test_wrong_pose_between_vehicles_is_caught(copy, depth_source):
     names = failed(copy, depth_source)
     assert "LiDAR of one vehicle to another's, worst" in names
     assert depth_source == "fused" or PAIRS[depth_source] in names
+
+
+def panorama_at(z, scene, width):
+    """What one camera 1.9 m above the ground sees all around, 38 deg up and down."""
+    camera = EquirectangularCamera(width, width // 4, 76.0)
+    T = np.eye(4)
+    T[1, 3], T[2, 3] = -1.9, z
+    range_m = scene.trace(T[:3, 3], camera.rays()).astype(np.float32)
+    hit = np.isfinite(range_m)
+    return Panorama(
+        key=DEFAULT_KEY, camera=camera, kind="central", rgb=np.zeros((*hit.shape, 3), np.uint8),
+        range_m=np.where(hit, range_m, np.float32(np.nan)), source=np.zeros(hit.shape, np.uint8),
+        origins=np.zeros((1, 3), np.float32), covered=np.ones_like(hit), valid=hit, non_ambiguous=hit,
+        mask_known=np.ones_like(hit), T_world_pano=T,
+    )  # fmt: skip
+
+
+def test_panoramas_are_compared_near_both_vehicles():
+    """From 36 m away, posts beside one vehicle fall between the centres of the other's coarse pixels."""
+    ground, wall = (np.zeros(3), np.array([0.0, -1.0, 0.0])), (np.array([0, 0, -35.0]), np.array([0, 0, 1.0]))
+    between = 42 * np.tan(np.radians(360 / 126) * np.arange(-2, 3))
+    posts = [(np.array([x, -4.0, -6.0]), np.eye(3), np.array([0.4, 5.0, 0.4])) for x in between]
+    scene = Scene(planes=[ground, wall], boxes=posts)
+    a, far, near = (panorama_at(z, scene, width) for z, width in ((0.0, 1008), (36.0, 126), (12.0, 126)))
+    points = transform_points(invert_rigid(far.T_world_pano) @ a.T_world_pano, near_points(a))
+    assert not_seen_through(np.asarray(points), far) < 0.95
+    assert confirmed_nearby(a, far) > 0.99
+    assert confirmed_nearby(a, near) > 0.95
+    near.T_world_pano[1, 3] += 2.0
+    assert confirmed_nearby(a, near) < 0.5
 
 
 def test_unreadable_frames_and_missing_splits_are_reported_not_raised(copy):

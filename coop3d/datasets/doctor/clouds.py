@@ -140,6 +140,16 @@ def not_seen_through(points_pano: Points, panorama: Panorama) -> float:
     return float(confirmed.sum() / total) if total >= ENOUGH else float("nan")
 
 
+def confirmed_nearby(a: Panorama, b: Panorama) -> float:
+    """Share of the points of ``a`` that ``b`` confirms, see `not_seen_through`, among those near both vehicles.
+
+    From afar a pixel covers a post and what is behind it, whatever the poses.
+    """
+    T = invert_rigid(b.T_world_pano) @ a.T_world_pano
+    points = np.asarray(transform_points(T, near_points(a)))
+    return not_seen_through(points[np.linalg.norm(points, axis=1) < NEAR_M], b)
+
+
 def _off_its_points(frame: RigFrame, panorama: Panorama, clouds_rig: list[NDArray[np.float32]]) -> float:
     """Distance to the nearest LiDAR point as a share of the distance from the vehicle, 90 % of the pixels."""
     points = near_points(panorama)

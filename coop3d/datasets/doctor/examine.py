@@ -10,14 +10,13 @@ import numpy as np
 from coop3d.datasets.coop import CooperativeDataset
 from coop3d.datasets.doctor.bands import BANDS
 from coop3d.datasets.doctor.calibration import coverage, extrinsics
-from coop3d.datasets.doctor.clouds import NEAR_M, cloud_checks, near_points, not_seen_through
+from coop3d.datasets.doctor.clouds import cloud_checks, confirmed_nearby
 from coop3d.datasets.doctor.masks import mask_checks
 from coop3d.datasets.doctor.report import Measured, Report, judge
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v import FrameEntry, load_sweeps
 from coop3d.datasets.sources import StitchedPanoramas
-from coop3d.geometry.transforms import invert_rigid, transform_points
-from coop3d.types import LidarSweep, Panorama, RigFrame
+from coop3d.types import LidarSweep, RigFrame
 
 VEHICLES_PER_INSTANT = 3  # looked at; the clouds of all others are used too
 
@@ -124,7 +123,7 @@ def _of_an_instant(source: StitchedPanoramas, entries: Sequence[FrameEntry]) -> 
             name = (
                 "points of one panorama in another" if dense else "points of one sparse panorama in another"
             )
-            found.append(Measured(name, not_seen_through(_moved(a, b), b)))
+            found.append(Measured(name, confirmed_nearby(a, b)))
     return found
 
 
@@ -134,10 +133,3 @@ def _sweeps(source: StitchedPanoramas, entry: FrameEntry, frame: RigFrame) -> tu
         return ()
     partners = [p for p in source.index.partners_of(entry) if p.pcd_path is not None]
     return load_sweeps(entry, partners, frame.T_world_rig)
-
-
-def _moved(panorama: Panorama, into: Panorama) -> np.ndarray:
-    """Points near both vehicles: from afar a pixel covers a post and what is behind it, whatever the poses."""
-    T = invert_rigid(into.T_world_pano) @ panorama.T_world_pano
-    points = np.asarray(transform_points(T, near_points(panorama)))
-    return points[np.linalg.norm(points, axis=1) < NEAR_M]
