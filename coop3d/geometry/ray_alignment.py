@@ -68,9 +68,9 @@ def align(
     for _ in range(ITERATIONS):
         bundle.step()
     support = bundle.agreement() @ weights
-    winner = int(support.argmax())
+    winner = int(support.nan_to_num(nan=-1.0).argmax())  # argmax would prefer NaN
     T = make_rigid(bundle.R[winner], bundle.t[winner])
-    return Alignment(T, support[winner], torch.linalg.inv(bundle.information()[winner]))
+    return Alignment(T, support[winner], torch.linalg.inv_ex(bundle.information()[winner]).inverse)
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ class Bundle:
 
     A match's latent point X, in the frame of a, is compared with what each vehicle measured: the direction from
     the ray's origin and the logarithm of the range. The points are eliminated by the Schur complement, so that a
-    step solves 6 x 6 systems only.
+    step solves 6 x 6 systems only. Nobody asks whether a matrix is singular (none is, by sound numbers): a GPU would
+    have to wait for the answer in every step.
 
     Args:
         a, b: M points each.
@@ -129,7 +130,7 @@ class Bundle:
         """Gauss-Newton on poses and points."""
         points = self._linearise()
         poses = self._eliminate(points)
-        change = -torch.linalg.solve(poses.S, poses.g)
+        change = -torch.linalg.solve_ex(poses.S, poses.g).result
         follow = poses.coupling @ change[:, None, :, None]
         self._move(-(points.inverse @ (points.toward + follow))[..., 0])
         self.R = torch.linalg.matrix_exp(skew(change[:, :3])) @ self.R
@@ -154,7 +155,7 @@ class Bundle:
         b = b._replace(by_point=b.by_point @ self.R.mT[:, None])
         V = a.by_point.mT @ a.by_point + b.by_point.mT @ b.by_point
         toward = a.by_point.mT @ a.value[..., None] + b.by_point.mT @ b.value[..., None]
-        return _Points(a, b, torch.linalg.inv(V + 1e-9 * eye_like(3, V)), toward)
+        return _Points(a, b, torch.linalg.inv_ex(V + 1e-9 * eye_like(3, V)).inverse, toward)
 
     def _eliminate(self, points: _Points) -> _Poses:
         b = points.b

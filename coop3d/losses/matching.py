@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from coop3d.geometry.cells import at_cells, cell_angle, cell_walls
-from coop3d.losses.scene import Scene
+from coop3d.losses.scene import SAME_POSE, Scene
 from coop3d.losses.term import Term, TermValue
 from coop3d.types import ViewTargets
 
@@ -101,8 +101,7 @@ def photographs_per_pose(targets: ViewTargets) -> int:
     if K == 1 or vehicle != [n for n in range(len(vehicle) // K) for _ in range(K)]:
         return 1
     poses = targets.T_ref_view.unflatten(1, (-1, K))
-    # Poses are chained from the world in float64: equal ones differ by its round-off at most.
-    return K if bool((poses - poses[:, :, :1]).abs().max() < 1e-6) else 1
+    return K if bool((poses - poses[:, :, :1]).abs().max() < SAME_POSE) else 1
 
 
 def _odds_of(partners: Tensor, odds: Tensor) -> Tensor:

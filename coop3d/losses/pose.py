@@ -8,34 +8,31 @@ import torch
 from torch import Tensor
 
 from coop3d.geometry import quat_conjugate, quat_multiply, quat_to_matrix
+from coop3d.geometry.transforms import eye_like
 from coop3d.losses.robust import check_robust, log_map, masked_mean, robust, squared_distance
 from coop3d.losses.scene import Scene
 from coop3d.losses.term import Term, TermValue
 
 
-def off_diagonal(views: int, device: torch.device) -> Tensor:
-    """[V, V] bool, True for ordered pairs of different views."""
-    return ~torch.eye(views, dtype=torch.bool, device=device)
-
-
-def pair_poses(quat_xyzw: Tensor, trans: Tensor) -> tuple[Tensor, Tensor]:
-    """``T_i^-1 T_j`` in row i and column j; on the diagonal the pose ``T_i`` itself.
+def pair_poses(quat_xyzw: Tensor, trans: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
+    """``T_i^-1 T_j`` in row i and column j; where these are not ``apart``, the pose ``T_i`` itself.
 
     Args:
         quat_xyzw: [B, V, 4] view to reference; inverted as a quaternion of any length.
         trans: [B, V, 3].
+        apart: [B, V, V] bool, see `Scene.apart`.
 
     Returns:
         [B, V, V, 4] and [B, V, V, 3].
     """
-    pair = off_diagonal(trans.shape[1], trans.device)[..., None]
+    pair = apart[..., None]
     inverse = quat_conjugate(quat_xyzw) / quat_xyzw.square().sum(dim=-1, keepdim=True).clamp_min(1e-16)
-    identity = quat_xyzw.new_zeros(4)  # made where it is needed: copying it there would make a GPU wait
-    identity[3] = 1.0
+    identity = eye_like(4, quat_xyzw)[3]
     to_base = torch.where(pair, inverse[:, :, None], identity)
-    offset = trans[:, None] - torch.where(pair, trans[:, :, None], 0.0)
+    offset = torch.where(pair, trans[:, None] - trans[:, :, None], trans[:, :, None])
     rotated = quat_to_matrix(to_base) @ offset[..., None]
-    return quat_multiply(to_base, quat_xyzw[:, None].expand_as(to_base)), rotated[..., 0]
+    moved = torch.where(pair, quat_xyzw[:, None], quat_xyzw[:, :, None])
+    return quat_multiply(to_base, moved), rotated[..., 0]
 
 
 def squared_rotation(a_xyzw: Tensor, b_xyzw: Tensor) -> Tensor:
@@ -47,8 +44,9 @@ class _PoseBase(Term):
     """Rotation and translation of every view, the reference included; with ``pairwise`` of every pair too.
 
     Rotation: ``min(rho(q - q*), rho(q + q*))``. A view's mean runs over its absolute pose and, with
-    ``pairwise``, over the poses of all other views relative to it. Both parts are logged unweighted as
-    ``rotation`` and ``translation``.
+    ``pairwise``, over the poses of all other views relative to it. Between photographs that share their vehicle's pose
+    there is none to find: for each of them the absolute pose counts once, so that n fused vehicles weigh
+    absolute and relative poses as n panoramas do. Both parts are logged unweighted as ``rotation`` and ``translation``.
     """
 
     def __init__(
@@ -77,9 +75,9 @@ class _PoseBase(Term):
         pred_trans, true_trans, counts = self.translations(scene)
         pred_quat, true_quat = scene.prediction.quat_xyzw, scene.true_quat
         if self.pairwise:
-            pred_quat, pred_trans = pair_poses(pred_quat, pred_trans)
-            true_quat, true_trans = pair_poses(true_quat, true_trans)
-            counts = counts[:, :, None] & counts[:, None]
+            pred_quat, pred_trans = pair_poses(pred_quat, pred_trans, scene.apart)
+            true_quat, true_trans = pair_poses(true_quat, true_trans, scene.apart)
+            counts = counts[:, :, None] & (counts[:, None] | ~scene.apart)
         rotations = robust(squared_rotation(pred_quat, true_quat), self.c, self.alpha)
         rotation = TermValue.over(rotations, torch.ones_like(counts))
         squared = squared_distance(pred_trans, true_trans)
@@ -144,8 +142,8 @@ class SignedPairTerm(Term):
     ``t_ij`` is the translation of ``T_i^-1 T_j`` in metres and ``l(t) = t / |t| log(1 + |t|)``: direction kept,
     length compressed, so 1 m of error counts more near than far. The sign is kept on purpose: with distances
     or undirected axes a car 20 m behind would equal one 20 m in front. Nowhere but at the truth does the
-    gradient vanish; from the mirrored place it pulls back through the origin. Ordered pairs of different
-    views of metric samples; needs no range.
+    gradient vanish; from the mirrored place it pulls back through the origin. Ordered pairs of views
+    with different poses, of metric samples; needs no range.
 
     Logs ``wrong_side``: the share of pairs more than ``clear_m`` metres in front or behind that are predicted
     on the other side.
@@ -157,9 +155,9 @@ class SignedPairTerm(Term):
         self.c, self.clear_m = c, clear_m
 
     def __call__(self, scene: Scene) -> TermValue:
-        _, pred = pair_poses(scene.prediction.quat_xyzw, scene.pred_trans)
-        _, true = pair_poses(scene.true_quat, scene.true_trans)  # [B, V, V, 3]
-        pairs = off_diagonal(true.shape[1], true.device) & scene.targets.is_metric[:, None, None]
+        _, pred = pair_poses(scene.prediction.quat_xyzw, scene.pred_trans, scene.apart)
+        _, true = pair_poses(scene.true_quat, scene.true_trans, scene.apart)  # [B, V, V, 3]
+        pairs = scene.apart & scene.targets.is_metric[:, None, None]
         penalty = robust(squared_distance(log_map(pred), log_map(true)), self.c, alpha=1.0)
         ahead = true[..., 2]  # z is forward
         clear = pairs & (ahead.abs() > self.clear_m)

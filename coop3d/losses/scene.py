@@ -11,6 +11,8 @@ from coop3d.geometry import matrix_to_quat
 from coop3d.losses.robust import masked_mean
 from coop3d.types import FactoredPrediction, ViewTargets
 
+SAME_POSE = 1e-6  # poses are chained from the world in float64: equal ones differ by its round-off at most
+
 
 def per_pixel(x: Tensor) -> Tensor:
     """[B] to [B, 1, 1, 1]."""
@@ -139,3 +141,13 @@ class Scene:
     def true_quat(self) -> Tensor:
         """[B, V, 4] unit, xyzw, view to reference."""
         return matrix_to_quat(self.targets.T_ref_view[..., :3, :3])
+
+    @cached_property
+    def apart(self) -> Tensor:
+        """[B, V, V] bool: pairs of views with a pose between them to find.
+
+        A vehicle's photographs in its own frame have one pose, as a view and itself have.
+        """
+        T, vehicle = self.targets.T_ref_view, self.targets.vehicle
+        equal = (T[:, :, None] - T[:, None]).abs().amax(dim=(-2, -1)) < SAME_POSE
+        return ~(equal & (vehicle[:, None] == vehicle))

@@ -108,10 +108,12 @@ def _align(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | None:
     similarity = a.descriptors @ b.descriptors.mT  # [Na, Nb]
     odds = similarity.softmax(dim=1) * similarity.softmax(dim=0) * a.weight[:, None] * b.weight
     weights, pairs = odds.sqrt().flatten().topk(min(MOST_MATCHES, odds.numel()))
-    kept = weights > LEAST_PROBABILITY
-    weights, pairs = weights[kept], pairs[kept]
-    if len(weights) < LEAST_MATCHES:
+    kept = int(
+        (weights > LEAST_PROBABILITY).sum()
+    )  # heaviest first; a mask as index would make a GPU wait twice more
+    if kept < LEAST_MATCHES:
         return None
+    weights, pairs = weights[:kept], pairs[:kept]
     first, second = pairs // odds.shape[1], pairs % odds.shape[1]
     angle = _coarser(a.angle, first, b.angle, second)
     noise = PointNoise(angle=config.angle_noise * angle, log_range=config.range_noise)
@@ -136,18 +138,15 @@ def _reach_from_reference(
         edges: pose of view j in view i by (i, j), i < j.
         min_support: pairs below are not used.
     """
-    good = {pair: e for pair, e in edges.items() if e is not None and float(e.support) >= min_support}
-    if not good:
+    found = {pair: e for pair, e in edges.items() if e is not None}
+    if not found:
         return {}
-    some = next(iter(good.values()))
-    reached = {
-        0: (
-            eye_like(4, some.T_a_b),
-            torch.full_like(some.support, torch.inf),
-        )
-    }
+    supports = torch.stack([e.support for e in found.values()])
+    strength = dict(zip(found, supports.tolist(), strict=True))
+    good = {pair: e for pair, e in found.items() if strength[pair] >= min_support}
+    reached = {0: (eye_like(4, supports), supports.new_tensor(torch.inf))}
     while border := [pair for pair in good if (pair[0] in reached) != (pair[1] in reached)]:
-        i, j = max(border, key=lambda pair: float(good[pair].support))
+        i, j = max(border, key=strength.__getitem__)
         edge = good[i, j]
         known, new, step = (i, j, edge.T_a_b) if i in reached else (j, i, invert_rigid(edge.T_a_b))
         T, agreed = reached[known]

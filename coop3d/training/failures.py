@@ -187,7 +187,7 @@ def _replay_one(path: Path, model: nn.Module, objective: Objective, device: str)
     return Replay(
         path=path,
         samples=tuple(" + ".join(map(str, keys)) for keys in batch.keys),
-        scalars=read_scalars(output),
+        scalars=read_scalars(output.scalars()),
         first_bad_module=bad[0] if bad else None,
         bad_gradients=tuple(n for n, g in gradients.items() if not bool(torch.isfinite(g).all())),
         grad_norm=float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)),

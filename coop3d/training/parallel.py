@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from coop3d.conf import ConfigError
 from coop3d.training.distributed import Processes
 
 BLOCK_LISTS = "blocks"  # lists whose name ends so hold the layers of a transformer
@@ -22,18 +22,9 @@ def shard(model: nn.Module, processes: Processes, bf16: bool) -> nn.Module:
     Each transformer block is gathered when it runs and let go again; what is left (embeddings, heads) is one
     more unit. Weights stay float32; blocks are gathered as bfloat16 where the forward pass computes in it anyway.
     Gradients are added up in float32. Does nothing on one process.
-
-    Raises:
-        ConfigError: if this torch is too old.
     """
     if not processes.sharded:
         return model.to(processes.device)
-    try:
-        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-    except ImportError as error:
-        raise ConfigError(
-            f"distributed=fsdp needs torch >= 2.6 (fully_shard); this is {torch.__version__}. Use distributed=ddp."
-        ) from error
     mesh = torch.distributed.init_device_mesh(processes.device.type, (processes.world_size,))
     # Inputs are not cast: autocast does that, and the residual stream stays float32 as without sharding.
     blocks = MixedPrecisionPolicy(

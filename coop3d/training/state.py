@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import FSDPModule
 
 from coop3d.training.parallel import local
 
@@ -128,6 +129,10 @@ class MovingAverage:
             kept = weights.clone()
             weights.copy_(average)
             average.copy_(kept)
+        if isinstance(
+            self.model, FSDPModule
+        ):  # a pass without gradients leaves the root's old weights gathered
+            self.model.reshard()
 
     def state(self) -> dict[str, Any]:
         """Averages beside what does not train, as :func:`model_state`."""

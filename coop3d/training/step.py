@@ -8,7 +8,7 @@ own samples, and DDP and FSDP average over processes, so a micro-batch of n samp
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -132,17 +132,19 @@ class OptimiserStep:
         """
         self.optimizer.zero_grad(set_to_none=True)
         factor = self.processes.world_size / good
-        losses: list[float] = []
-        for i, (batch, network) in enumerate(self._passes(batches, everyone_has_some)):
-            mine = i < len(batches)
-            scalars = self._backward(batch, network, len(batch.keys) * factor if mine else 0.0)
-            if mine:
-                sums.add(scalars, len(batch.keys))
-                losses.append(scalars["total"])
+        reports = [
+            self._backward(batch, network, len(batch.keys) * factor if i < len(batches) else 0.0)
+            for i, (batch, network) in enumerate(self._passes(batches, everyone_has_some))
+        ]
         if not everyone_has_some and not self.processes.sharded:
             self.processes.average_gradients(self.model)
         with self._phase("gradient clipping", None):
             grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)))
+        # Read after the last pass: a GPU that is asked in between runs dry before the next micro-batch reaches it.
+        values = [read_scalars(report) for report in reports[: len(batches)]]
+        for scalars, batch in zip(values, batches, strict=True):
+            sums.add(scalars, len(batch.keys))
+        losses = [scalars["total"] for scalars in values]
         weighted = sum(loss * len(b.keys) for loss, b in zip(losses, batches, strict=True))
         loss = self.processes.sum([weighted])[0] / good
         if (complaint := self.guard.complaint(loss, grad_norm)) is not None:
@@ -172,7 +174,8 @@ class OptimiserStep:
         for i in range(passes):
             yield batches[i] if i < len(batches) else spare, self.model
 
-    def _backward(self, batch: CoopBatch, network: nn.Module, weight: float) -> dict[str, float]:
+    def _backward(self, batch: CoopBatch, network: nn.Module, weight: float) -> Mapping[str, Tensor]:
+        """Add to the gradients; returns what the loss reports, still on the device."""
         with self._phase("moving the batch to the device", batch):
             batch = batch.to(self.processes.device, non_blocking=True)
         with self._phase("the forward pass", batch):
@@ -181,7 +184,7 @@ class OptimiserStep:
             output = self.objective.loss(prediction, batch)
         with self._phase("the backward pass", batch):
             (output.total * weight).backward()
-        return read_scalars(output)
+        return output.scalars()
 
     def _phase(self, name: str, batch: CoopBatch | None) -> AbstractContextManager[None]:
         return phase(name, self.processes.device, batch)
@@ -213,9 +216,8 @@ class OptimiserStep:
         )
 
 
-def read_scalars(output: LossOutput) -> dict[str, float]:
+def read_scalars(scalars: Mapping[str, Tensor]) -> dict[str, float]:
     """Every reported number, copied from the device at once."""
-    scalars = output.scalars()
     values = torch.stack([v.detach().double().reshape(()) for v in scalars.values()]).tolist()
     return dict(zip(scalars, values, strict=True))
 

@@ -133,7 +133,7 @@ class Validation:
                 continue
             if cooperative:
                 single.update(prediction_alone, alone.targets, alone.keys)
-            sums.add(read_scalars(output), len(batch.keys))
+            sums.add(read_scalars(output.scalars()), len(batch.keys))
             evaluator.update(prediction, batch.targets, batch.keys)
             if picture is None and self.processes.is_main:
                 picture = prediction_figure(batch.inputs, batch.targets, prediction, batch.keys)

@@ -22,6 +22,7 @@ from coop3d.losses import (
     MetricPoseTerm,
     MetricRangeTerm,
     PiecewiseLinear,
+    PoseTerm,
     Scene,
     SignedPairTerm,
     WeightedSum,
@@ -45,13 +46,43 @@ def two_vehicles(ahead_m: float = 20.0, vehicles: tuple[int, int] = (0, 1)) -> V
 def test_pair_poses_are_those_of_the_matrices():
     targets = random_targets(B=2, V=3)
     T = targets.T_ref_view
-    quat, trans = pair_poses(matrix_to_quat(T[..., :3, :3]) * 1.7, T[..., :3, 3])  # quaternion of any length
+    apart = ~torch.eye(3, dtype=torch.bool)
+    quat, trans = pair_poses(matrix_to_quat(T[..., :3, :3]) * 1.7, T[..., :3, 3], apart)  # of any length
     for i in range(3):
         for j in range(3):
             expected = T[:, i] if i == j else torch.from_numpy(invert_rigid(T[:, i].numpy())) @ T[:, j]
             torch.testing.assert_close(transform_from_quat_trans(quat[:, i, j], trans[:, i, j]), expected)
             length = torch.full((2,), 1.7 if i == j else 1.0).double()  # an inverse, not just a conjugate
             torch.testing.assert_close(quat[:, i, j].norm(dim=-1), length)
+
+
+def photographed(record, K: int):
+    """Every view K times, as the photographs of a vehicle that has one pose."""
+    views = {
+        k: v.repeat_interleave(K, dim=1) for k, v in vars(record).items() if v is not None and v.ndim > 1
+    }
+    return replace(record, **views)
+
+
+@pytest.mark.parametrize("reduction", ["sample_mean", "view_sum"])
+@pytest.mark.parametrize("term", [MetricPoseTerm(pairwise=True), PoseTerm(pairwise=True), SignedPairTerm()])
+def test_fused_vehicles_weigh_poses_as_panoramas_do(term, reduction):
+    """Photographs of one pose say nothing about each other; a perfect guess of that must not dilute the rest."""
+    targets = random_targets(V=3)
+    fused = replace(photographed(targets, 4), vehicle=targets.vehicle.repeat_interleave(4))
+    predicted = random_prediction(targets)
+    expected = term(Scene(predicted, targets)).reduced(reduction)
+    found = term(Scene(photographed(predicted, 4), fused)).reduced(reduction)
+    torch.testing.assert_close(found, expected * (4 if reduction == "view_sum" else 1))  # views are added
+
+
+def test_photographs_with_poses_of_their_own_are_pairs():
+    targets = random_targets(B=1, V=4)
+    by_camera = replace(targets, vehicle=torch.tensor([0, 0, 1, 1]))
+    other = ~torch.eye(4, dtype=torch.bool)[None]
+    assert torch.equal(Scene(perfect_prediction(targets), by_camera).apart, other)
+    alike = replace(targets, T_ref_view=torch.eye(4).double().repeat(1, 4, 1, 1))  # yet of four vehicles
+    assert torch.equal(Scene(perfect_prediction(alike), alike).apart, other)
 
 
 def signed_pair(predicted_m: float, ahead_m: float = 20.0) -> tuple[float, float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from support.analytic_panoramas import batch, prediction
 from support.matched import position_errors, with_place_codes
 from support.small_model import PANORAMA, small_model, small_values
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from coop3d.geometry import EquirectangularCamera, invert_rigid
 from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
@@ -147,13 +149,13 @@ def test_matches_replace_wrong_poses():
 def test_poses_from_matches_know_no_half_precision(monkeypatch):
     """A 3x3 inverse in bfloat16 does not exist on a GPU, where evaluation runs under autocast."""
     _, p = seen_world(("641", "650"))
-    inverse, seen = torch.linalg.inv, set()
+    inverse, seen = torch.linalg.inv_ex, set()
 
     def watched(x):
         seen.add((x.dtype, torch.get_float32_matmul_precision()))
         return inverse(x)
 
-    monkeypatch.setattr(torch.linalg, "inv", watched)
+    monkeypatch.setattr(torch.linalg, "inv_ex", watched)
     expected = pose_from_matches(p, MatchingConfig())
     set_backend_flags(tf32=True)
     try:
@@ -164,6 +166,33 @@ def test_poses_from_matches_know_no_half_precision(monkeypatch):
         set_backend_flags(tf32=False)
     assert seen == {(torch.float32, "highest")}
     torch.testing.assert_close(found.T_ref_view, expected.T_ref_view, rtol=0, atol=0)
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations whose answer a GPU's host waits for."""
+
+    ASKING = ("_local_scalar_dense", "nonzero", "_linalg_check_errors", "masked_select")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(x is not None and x.dtype == torch.bool for x in args[1])
+        self.count[name] += name in self.ASKING or by_mask
+        return func(*args, **(kwargs or {}))
+
+
+def test_aligning_two_views_asks_the_device_for_three_numbers():
+    """How many matches count, how many have a weight, which hypothesis wins; beside that each view's size of a cell."""
+    _, p = seen_world(("641", "650", "659"))
+    with Waits() as waits:
+        found = pose_from_matches(p, MatchingConfig())
+    assert bool((found.pose_support[0, 1:] > 3).all())  # all three pairs were refined
+    on_host = waits.count.pop("index")  # the pairs drawn, by a mask of the host's own
+    assert on_host == 2 * 3
+    assert +waits.count == {"_local_scalar_dense": 3 * 3 + 3}
 
 
 def test_a_vehicle_without_matches_keeps_its_regressed_pose():

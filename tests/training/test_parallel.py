@@ -17,7 +17,8 @@ from coop3d.models import Preset
 from coop3d.training.distributed import processes
 from coop3d.training.flops import FlopCounter
 from coop3d.training.parallel import replicate, shard, transformer_blocks, whole
-from coop3d.training.state import model_state
+from coop3d.training.state import MovingAverage, model_state
+from coop3d.types import ViewInputs
 
 CHECKPOINTED = {"gradient_checkpointing": True}
 PRESETS = {"full": None, "frozen": Preset(name="frozen", freeze=("encoder.*",))}
@@ -62,6 +63,20 @@ def _work(rank: int, folder: str) -> None:
                 save_file(
                     {k: v.clone() for k, v in weights.items()}, f"{folder}/{preset}_weights.safetensors"
                 )
+        _averages_count_inside_only(model, mine)
+
+
+def _averages_count_inside_only(model: torch.nn.Module, inputs: ViewInputs) -> None:
+    """Also of what lies outside of all blocks, whose gathered weights FSDP keeps after a pass without gradients."""
+    average = MovingAverage(model, 0.5)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    for name, part in zip(trained, average._averages, strict=True):
+        part.mul_(1.0 if "blocks" in name else 0.9)
+    with torch.no_grad():
+        before = model(inputs).distance
+        with average.applied():
+            assert not torch.allclose(model(inputs).distance, before)
+        assert torch.equal(model(inputs).distance, before)
 
 
 @pytest.fixture(scope="module")
