@@ -27,10 +27,6 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validate", "test", "test_culver_city")
 DEFAULT_CAMERAS = ("camera0", "camera1", "camera2", "camera3")
-_SET_DEPTH = (
-    "set the depth root (machine.opv2v_depth_root, --depth-root) to the folder of "
-    "{split}/{scenario}/{agent}/{frame}_camera{i}_depth.npy, or to null (no --depth-root) to take range from LiDAR."
-)
 
 
 @dataclass
@@ -105,7 +101,10 @@ class OPV2VIndex:
         refuse_layout(split_dir)
         if self.depth_root is not None and not (self.depth_root / self.split).is_dir():
             raise DataError(
-                f"{self.depth_root / self.split}: depth root has no such split folder; {_SET_DEPTH}"
+                f"{self.depth_root / self.split}: depth root has no such split folder; set the depth root "
+                "(machine.opv2v_depth_root, --depth-root) to the folder of "
+                "{split}/{scenario}/{agent}/{frame}_camera{i}_depth.npy, or to null (no --depth-root) to take range "
+                "from LiDAR."
             )
         return split_dir
 
@@ -152,7 +151,8 @@ class OPV2VIndex:
         if without and len(without) == len(self.frames):
             raise DataError(
                 f"{self.images_root / self.split}: depth_source=dense needs depth files, but none of {len(without)} "
-                f"frames has any ({self._depth_found()}); {_SET_DEPTH}"
+                f"frames has any ({self._depth_found()}); set the depth root (machine.opv2v_depth_root, --depth-root), "
+                "or use depth_source=auto, lidar or fused"
             )
         self.skipped += [Skipped(entry.key, "no depth files (depth_source=dense)") for entry in without]
         for entry in without:
