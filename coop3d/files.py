@@ -39,7 +39,7 @@ def writing(path: Path, option: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
+        reason = os.strerror(error.errno) if error.errno else error
         raise OSError(f"cannot write {path} ({reason}); choose another {option}") from error
 
 

@@ -16,6 +16,7 @@ from coop3d.datasets.cache import COMPRESSIONS, DEFAULT_COMPRESSION, BuildSummar
 from coop3d.datasets.errors import DataError
 from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
 from coop3d.environment import git_revision
+from coop3d.files import writing
 
 EXAMPLES = """examples:
   # every split that training reads, then train from them
@@ -86,7 +87,8 @@ def main() -> int:
             args.output, index, recipe, shard=args.shard, compression=args.compression,
             provenance={"git": git_revision()},
         )  # fmt: skip
-        summary = builder.build(args.workers)
+        with writing(builder.path, "--output, or repeat the command, which keeps what is finished"):
+            summary = builder.build(args.workers)
         status = _report(summary)
         if args.verify:
             outcome = verify(summary.path, index, recipe, args.verify_samples, args.seed)
@@ -94,7 +96,7 @@ def main() -> int:
                 log.error("%s differs from what stitching gives now: %s", key, what)
             log.info("verified: %d of %d panoramas differ", len(outcome.differing), outcome.checked)
             status = status if outcome.ok else 1
-    except (DataError, ValueError) as error:
+    except (DataError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues")

@@ -11,6 +11,7 @@ from coop3d.benchmark.compare import WEIGHTS, compare_results
 from coop3d.benchmark.compare_page import comparison_text, write_comparison
 from coop3d.evaluation import HEADLINE
 from coop3d.evaluation.contracts import ContractError
+from coop3d.files import writing
 
 EXAMPLES = """examples:
   python scripts/compare_runs.py eval_runs/panoramas eval_runs/pinholes
@@ -57,8 +58,9 @@ def main() -> None:
         found = compare_results(
             results, args.keys, dict(args.weights), args.allow_different_contracts, args.baselines
         )
-        path = write_comparison(found, results, args.output)
-    except (ResultError, ContractError, ValueError) as error:
+        with writing(args.output, "--output"):
+            path = write_comparison(found, results, args.output)
+    except (ResultError, ContractError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{comparison_text(found)}\n\nWritten to {args.output}/; open {path}")
 

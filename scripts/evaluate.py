@@ -42,7 +42,7 @@ def main(cfg: DictConfig) -> None:
         ContractError,
         FolderError,
         ResultError,
-        FileNotFoundError,
+        OSError,
         ValueError,
     ) as error:
         logging.getLogger(__name__).debug("where it happened", exc_info=True)

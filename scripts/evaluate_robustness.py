@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         options = options_of(cfg)
         found = evaluate_robustness(cfg.checkpoint, cfg.output_dir, options, list(cfg.overrides))
         page = write_robustness_page(found) if options.report and is_main else None
-    except (*EXPECTED_ERRORS, ContractError, FolderError, FileNotFoundError, ValueError) as error:
+    except (*EXPECTED_ERRORS, ContractError, FolderError, OSError, ValueError) as error:
         logging.getLogger(__name__).debug("where it happened", exc_info=True)
         sys.exit(f"{type(error).__name__}: {error}")
     if is_main:

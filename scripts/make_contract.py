@@ -12,6 +12,7 @@ from coop3d.datasets import DataError, VehicleSampling
 from coop3d.datasets.options import positive_int
 from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, LayoutIndex, OPV2VIndex, is_layout_only
 from coop3d.evaluation.contracts import PAIR_POLICIES, ContractError
+from coop3d.files import writing
 
 EXAMPLES = """examples:
   # 500 frames of the test split, pairs of nearest vehicles within 60 m, even over distances and scenarios
@@ -68,8 +69,9 @@ def main() -> None:
             index = OPV2VIndex(args.images_root, args.split, None, cameras)
         contract = make_contract(index, args.name, sampling, args.count, args.seed)
         output = args.output or Path("configs/contracts") / f"{args.name}.json"
-        contract.write(output)
-    except (DataError, ContractError, ValueError) as error:
+        with writing(output, "--output"):
+            contract.write(output)
+    except (DataError, ContractError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     print(f"{output}: {contract.describe()}")
     for bucket, count in contract.buckets().items():

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.errors import InstantiationException
@@ -14,7 +15,7 @@ from hydra.errors import InstantiationException
 from coop3d.conf import ConfigError, compose
 from coop3d.datasets import CooperativeDataset, DataError
 from coop3d.datasets.doctor import examine_all
-from coop3d.files import write_text
+from coop3d.files import write_text, writing
 from coop3d.training.launch import prepare_machine
 from coop3d.visualization.doctor_page import write_doctor_html
 
@@ -65,12 +66,21 @@ def main() -> int:
 
     reports = examine_all(make_dataset, args.splits, args.num_samples)
     print("\n".join(report.to_table() for report in reports))
+    try:
+        write_reports(args, [report.to_json() for report in reports])
+    except OSError as error:
+        sys.exit(f"OSError: {error}")
+    return 0 if all(report.ok for report in reports) else 1
+
+
+def write_reports(args: argparse.Namespace, reports: list[dict[str, Any]]) -> None:
     if args.output is not None:
-        write_text(args.output, json.dumps([r.to_json() for r in reports], indent=2) + "\n")
+        with writing(args.output, "--output"):
+            write_text(args.output, json.dumps(reports, indent=2) + "\n")
     if args.output_html is not None:
         note = " ".join([*args.hydra_overrides, f"({args.num_samples} instants per split)"])
-        write_doctor_html(args.output_html, [r.to_json() for r in reports], note)
-    return 0 if all(report.ok for report in reports) else 1
+        with writing(args.output_html, "--output-html"):
+            write_doctor_html(args.output_html, reports, note)
 
 
 if __name__ == "__main__":

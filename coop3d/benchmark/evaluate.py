@@ -35,7 +35,7 @@ from coop3d.benchmark.scenes import extremes, write_scenes
 from coop3d.benchmark.views import Views, described_views, scored_split
 from coop3d.conf import ConfigError, DistributedConf, Precision, Strategy
 from coop3d.evaluation.contracts import ContractError
-from coop3d.files import write_text
+from coop3d.files import write_text, writing
 from coop3d.training.data import BadRecord
 from coop3d.training.distributed import Processes, processes, set_backend_flags
 from coop3d.training.run import Run, load_run
@@ -203,8 +203,9 @@ def _claim(me: Processes, folder: Path, plan: _Plan, restart: bool) -> None:
     error: BaseException | None = None
     if me.is_main:
         try:
-            claim_folder(folder, plan.identity, restart)
-            plan.samples.contract.write(folder / "contract.json")
+            with writing(folder, "output_dir"):
+                claim_folder(folder, plan.identity, restart)
+                plan.samples.contract.write(folder / "contract.json")
         except (ValueError, OSError) as caught:
             error = caught
     me.together(error)

@@ -17,6 +17,11 @@ from coop3d.conf.errors import ConfigError, suggest
 
 INPUT_ROOTS = ("opv2v_images_root", "opv2v_depth_root")  # must exist where a dataset reads them
 CACHE_ROOTS = ("panorama_cache_root",)  # the only one that must exist where it reads a panorama cache
+_WITHOUT = {
+    "opv2v_images_root": "machine=demo needs no data",
+    "opv2v_depth_root": "Where there are no depth files: null, which takes range from the LiDAR clouds",
+    "panorama_cache_root": "scripts/build_panorama_cache.py makes what belongs there; dataset.panoramas=raw needs none",
+}
 
 
 def require_complete(cfg: DictConfig) -> None:
@@ -109,14 +114,9 @@ def require_paths(cfg: DictConfig, how: str = "{key}=/path/to/it") -> None:
             continue
         variables = re.findall(r"\$\{oc\.env:(\w+)", str(raw["machine"][name]))
         variable = f"set the environment variable {' or '.join(variables)}, or " if variables else ""
-        other = (
-            "scripts/build_panorama_cache.py makes what belongs there; dataset.panoramas=raw needs none"
-            if reads_cache(cfg)
-            else "machine=demo needs no data"
-        )
         raise ConfigError(
             f"machine.{name}={os.path.abspath(value)} does not exist: {variable}pass "
-            f"{how.format(key=f'machine.{name}')}. ({other}.)"
+            f"{how.format(key=f'machine.{name}')}. ({_WITHOUT[name]}.)"
         )
 
 

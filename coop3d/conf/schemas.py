@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from coop3d.conf.errors import ConfigError
 
@@ -214,7 +214,11 @@ class RobustnessConf(ScoredSamplesConf):
 
 
 def register_schemas() -> None:
-    """Make the schemas known to Hydra under the names that ``configs/*.yaml`` use."""
+    """Make the schemas, and the resolver ``or_null``, known under the names that ``configs/*.yaml`` use."""
+    # Environment variables are text: of a path that may be absent, an empty one and "null" say that it is.
+    OmegaConf.register_new_resolver(
+        "or_null", lambda path: None if path in ("", "null") else path, replace=True
+    )
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConf)
     store.store(name="evaluate_schema", node=EvaluateConf)

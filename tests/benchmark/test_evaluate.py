@@ -170,6 +170,14 @@ def test_new_baselines_join_an_evaluation_and_the_model_is_not_asked_again(toy_r
     assert lines.count("model") == lines.count("ground truth")
 
 
+def test_a_folder_that_cannot_be_made_is_named(toy_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"cannot write .*file/x \(Not a directory\); choose another output_dir"
+    ):
+        evaluate_run(toy_run, tmp_path / "file" / "x", options(max_samples=1, baselines=()))
+
+
 def test_files_of_unknown_origin_are_not_overwritten(toy_run, tmp_path):
     (tmp_path / "config.yaml").write_text("mine")
     with pytest.raises(FolderError, match=r"holds config\.yaml, which no evaluation wrote"):

@@ -24,6 +24,7 @@ from coop3d.datasets.cache import CacheBuilder, CachedPanoramas
 from coop3d.datasets.cache import journal as journal_module
 from coop3d.datasets.cache import writer as writer_module
 from coop3d.datasets.cache.journal import Journal, Part, Record
+from coop3d.datasets.cache.writer import CacheWriter
 from coop3d.datasets.opv2v import OPV2VIndex
 from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.geometry import EquirectangularCamera
@@ -287,6 +288,23 @@ def test_a_broken_frame_of_one_shard_does_not_end_the_others(data, tmp_path, mon
     run_script(SCRIPT, *arguments(data, tmp_path / "t.h5"))
     assert "000070_camera1.png" in caplog.text
     assert "1 frames could not be used" in caplog.text
+
+
+def test_a_full_disk_is_one_line_and_the_build_goes_on(data, tmp_path, monkeypatch, caplog):
+    def write(self, record, write=CacheWriter.write):
+        if record.meta["row"] == 3:
+            raise OSError(errno.ENOSPC, "Can't write unprocessed chunk data (long)")  # as h5py says it
+        write(self, record)
+
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "t.h5"
+    with monkeypatch.context() as patch:
+        patch.setattr(CacheWriter, "write", write)
+        said = run_script(SCRIPT, *arguments(data, path), "--workers", "1", status=1).stderr
+    assert f"cannot write {path} (No space left on device)" in said
+    assert "repeat the command, which keeps what is finished" in said
+    run_script(SCRIPT, *arguments(data, path), "--workers", "1", status=3)  # one photograph is broken
+    assert "of 12 frames were done before" in caplog.text
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, caplog):

@@ -303,6 +303,12 @@ def test_many_skipped_frames_are_caught(copy):
     assert [c.name for c in found.checks if c.ok is False] == ["frames that are complete"]
 
 
+def test_a_depth_root_without_depth_is_caught(copy):
+    source = StitchedPanoramas(copy / "images", "train", CAMERA, copy / "images")
+    found = examine(CooperativeDataset(source, VehicleSampling(1)), num_samples=1)
+    assert [c.name for c in found.checks if c.ok is False] == ["frames with depth files"]
+
+
 def test_a_report_survives_json(sound):
     found = report(
         sound, change=lambda p, f: p.__class__(**{**vars(p), "origins": p.origins[:3]}), depth_source="none"

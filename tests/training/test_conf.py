@@ -137,6 +137,12 @@ def test_missing_roots_name_key_variable_and_path(tmp_path, monkeypatch):
     assert f"machine.opv2v_images_root={tmp_path / 'absent'} does not exist" in message
     assert "OPV2V_ROOT" in message
     assert "pass machine.opv2v_images_root=" in message
+    monkeypatch.setenv("OPV2V_ROOT", str(tmp_path))
+    monkeypatch.setenv("OPV2V_DEPTH_ROOT", str(tmp_path / "absent"))
+    with pytest.raises(ConfigError, match=r"OPV2V_DEPTH_ROOT.*null, which takes range from the LiDAR"):
+        require_paths(
+            compose("train", ["machine=local3090", *(o for o in DEMO if not o.startswith("machine="))])
+        )
 
 
 def test_present_roots_and_absent_depth_pass(tmp_path):
@@ -166,6 +172,12 @@ def test_demo_roots_follow_the_environment(monkeypatch):
     cfg = compose("train", DEMO)
     assert cfg.machine.opv2v_images_root == "/somewhere/demo"
     assert cfg.machine.opv2v_depth_root == "/somewhere/demo_depth"
+
+
+@pytest.mark.parametrize(("value", "root"), [("", None), ("null", None), ("/mnt/深度, 1", "/mnt/深度, 1")])
+def test_the_environment_can_say_that_there_is_no_depth(monkeypatch, value, root):
+    monkeypatch.setenv("OPV2V_DEPTH_ROOT", value)
+    assert compose("train", ["machine=local3090"]).machine.opv2v_depth_root == root
 
 
 def test_flags_are_another_spelling_of_overrides():

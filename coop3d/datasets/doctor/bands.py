@@ -19,7 +19,10 @@ _FLOATING = (
 BANDS: dict[str, Band] = {
     "frames that are complete": Band(
         0.9, 1.0, "", np.min, "many frames lack a photograph or depth: a copy stopped half-way, or the rig has other "
-        "cameras (dataset.cameras=auto); --verbose names them"),
+        "cameras (dataset.cameras=auto); --verbose says which scenarios lack what"),
+    "frames with depth files": Band(
+        1e-6, 1.0, "", np.min, "the depth root belongs to other data, or its files have other names; set it "
+        "(machine.opv2v_depth_root), or null to take range from LiDAR"),
     "sampled instants that can be read": Band(1.0, 1.0, "", np.min, "files are broken; they are named below"),
     "samples with as many views as asked for": Band(1.0, 1.0, "", np.min, "sampling.vehicles is not respected"),
     "references that are road-side units": Band(0.0, 0.0, "", np.max, "a unit at the road cannot be the reference"),

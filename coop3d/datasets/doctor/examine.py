@@ -88,6 +88,9 @@ def _of_the_split(dataset: CooperativeDataset, source: StitchedPanoramas) -> Ite
     """Layout, views per sample, distances between vehicles: from the index alone."""
     index = source.index
     yield Measured("frames that are complete", len(index) / (len(index) + len(index.skipped)))
+    if index.depth_root is not None:
+        with_depth = sum(e.depth_paths is not None for e in index.frames)
+        yield Measured("frames with depth files", with_depth / len(index))
     low, high = (n * source.views_per_vehicle for n in dataset.sampling.limits)
     views = [dataset.num_views_of(0, i) for i in range(len(dataset))]
     yield Measured(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -91,24 +92,28 @@ class OPV2VIndex:
     def _split_folder(self) -> Path:
         split_dir = self.images_root / self.split
         if not split_dir.is_dir():
-            there = sorted(p.name for p in self.images_root.iterdir()) if self.images_root.is_dir() else []
+            there = _folders(self.images_root)
             found = f"this root holds {there[:8]}" if there else "the images root itself is missing or empty"
             raise DataError(
-                f"{split_dir}: no such split folder ({found}); expected {{root}}/{{split}}/{{scenario}}/..."
-                f"{'{agent}'}. Set the images root (machine.opv2v_images_root) to the folder holding {SPLITS}."
+                f"{split_dir}: no such split folder ({found}); expected {{root}}/{{split}}/{{scenario}}/{{agent}}. Set "
+                f"the images root (machine.opv2v_images_root, --images-root) to the folder holding {SPLITS}."
             )
         refuse_layout(split_dir)
         if self.depth_root is not None and not (self.depth_root / self.split).is_dir():
             raise DataError(
-                f"{self.depth_root / self.split}: depth root has no such split folder; set "
-                "machine.opv2v_depth_root to the folder of {split}/{scenario}/{agent}/*_depth.npy, or to null "
-                "to work without depth."
+                f"{self.depth_root / self.split}: depth root has no such split folder; set the depth root "
+                "(machine.opv2v_depth_root, --depth-root) to the folder of "
+                "{split}/{scenario}/{agent}/{frame}_camera{i}_depth.npy, or to null (no --depth-root) to take range "
+                "from LiDAR."
             )
         return split_dir
 
     def _report(self, split_dir: Path) -> None:
         if self.skipped:
-            reasons = Counter(s.reason for s in self.skipped)
+            reasons = Counter(
+                s.reason if s.key.scenario in s.reason else f"{s.reason} in {s.key.scenario}"
+                for s in self.skipped
+            )
             listing = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(5))
             log.warning(
                 "%s: skipped %d of %d frames (%s); first: %s",
@@ -116,15 +121,19 @@ class OPV2VIndex:
                 self.skipped[0].key,
             )  # fmt: skip
         if not self.frames:
+            found = (
+                f"{len(self.skipped)} skipped, e.g. {self.skipped[0].key}: {self.skipped[0].reason}"
+                if self.skipped
+                else _found_in(split_dir)
+            )
             raise DataError(
-                f"{split_dir}: no usable frame ({len(self.skipped)} skipped"
-                + (f", e.g. {self.skipped[0].key}: {self.skipped[0].reason}" if self.skipped else "")
-                + "); expected {scenario}/{agent}/{frame:06d}.yaml with _camera0.png .. _camera3.png beside it"
+                f"{split_dir}: no usable frame ({found}); expected "
+                "{scenario}/{agent}/{frame:06d}.yaml with _camera0.png .. _camera3.png beside it"
             )
         if self.depth_root is not None and (bare := sum(e.depth_paths is None for e in self.frames)):
             log.warning(
-                "%s: %d of %d frames have no depth files; their range is taken from LiDAR clouds.",
-                split_dir, bare, len(self.frames),
+                "%s: %d of %d frames have no depth files%s; their range is taken from LiDAR clouds.",
+                split_dir, bare, len(self.frames), "" if bare < len(self.frames) else f" ({self._depth_found()})",
             )  # fmt: skip
         rounded = sum(entry.depth_is_rounded for entry in self.frames)
         if rounded:
@@ -134,8 +143,17 @@ class OPV2VIndex:
                 "(depth_source=fused).", split_dir, rounded,
             )  # fmt: skip
 
+    def _depth_found(self) -> str:
+        return "no depth root is set" if self.depth_root is None else _found_in(self.depth_root / self.split)
+
     def _require_depth(self) -> None:
         without = [entry for entry in self.frames if entry.depth_paths is None]
+        if without and len(without) == len(self.frames):
+            raise DataError(
+                f"{self.images_root / self.split}: depth_source=dense needs depth files, but none of {len(without)} "
+                f"frames has any ({self._depth_found()}); set the depth root (machine.opv2v_depth_root, --depth-root), "
+                "or use depth_source=auto, lidar or fused"
+            )
         self.skipped += [Skipped(entry.key, "no depth files (depth_source=dense)") for entry in without]
         for entry in without:
             del self.T_world_rig[entry.key]
@@ -167,3 +185,14 @@ class OPV2VIndex:
     @cached_property
     def _by_instant(self) -> dict[tuple[str, str], tuple[FrameEntry, ...]]:
         return {(i.scenario, i.frame): i.entries for i in self.instants}
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+
+
+def _found_in(folder: Path) -> str:
+    """What lies below a folder that holds nothing of use: the first file tells swapped roots and one level too many."""
+    files = (Path(here, name) for here, _, names in os.walk(folder) for name in names if name[0] != ".")
+    first = next(files, None)
+    return f"{folder} holds no file" if first is None else f"found e.g. {first}"

@@ -97,7 +97,10 @@ def number_array(path: Path, data: dict[str, Any], key: str, shape: tuple[int, .
     value: Any = data
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise DataError(f"{path}: key {key!r} is missing; expected {shape} numbers")
+            raise DataError(
+                f"{path}: key {key!r} is missing, expected numbers of shape {shape}. Is the file cut off? Copy it "
+                "again."
+            )
         value = value[part]
     try:
         array = np.asarray(value, dtype=np.float64)

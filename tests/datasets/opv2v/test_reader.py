@@ -85,7 +85,7 @@ def test_a_frame_without_a_camera_is_skipped_with_its_reason(tmp_path, caplog):
         ("000070", "no photograph of camera3"),
         ("000072", "no depth of camera1, and no cloud"),
     ]
-    assert "skipped 2 of 6 frames" in caplog.text
+    assert "skipped 2 of 6 frames (1 x no photograph of camera3 in 2021_08_20_21_10_00; " in caplog.text
 
 
 def test_where_depth_files_are_missing_range_comes_from_the_cloud(tmp_path, caplog):
@@ -121,8 +121,21 @@ def test_missing_images_root_and_empty_split(tmp_path):
     with pytest.raises(DataError, match="images root itself is missing"):
         OPV2VIndex(tmp_path / "nowhere", "train")
     (tmp_path / "train" / "scenario" / "12").mkdir(parents=True)
-    with pytest.raises(DataError, match="no usable frame"):
+    with pytest.raises(DataError, match=r"no usable frame .*train holds no file"):
         OPV2VIndex(tmp_path, "train")
+
+
+def test_a_wrong_depth_root_says_what_it_holds(tmp_path, caplog):
+    images, depth = write_dataset(tmp_path, frames=1)
+    with pytest.raises(DataError, match=r"no usable frame \(found e.g. .*_depth.npy\)"):  # swapped
+        OPV2VIndex(depth, "train", images)
+    assert len(OPV2VIndex(images, "train", images)) == 2
+    assert "2 of 2 frames have no depth files (found e.g." in caplog.text
+    for root, found in ((None, "no depth root is set"), (images, r"found e\.g\.")):
+        with pytest.raises(
+            DataError, match=rf"depth_source=dense .* none of 2 frames .*{found}.*--depth-root"
+        ):
+            OPV2VIndex(images, "train", root, needs_depth=True)
 
 
 def damage(entry, what):
