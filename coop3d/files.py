@@ -109,6 +109,16 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text).strip(".") or "_"
 
 
+def without_common_end(paths: Sequence[Path]) -> list[Path]:
+    """The paths without the last folders that all of them share, which would lengthen every name."""
+    shorter = list(paths)
+    while (
+        len(set(shorter)) > 1 and len({p.name for p in shorter}) == 1 and all(p.parent.name for p in shorter)
+    ):
+        shorter = [p.parent for p in shorter]
+    return shorter
+
+
 def names_apart(paths: Sequence[Path]) -> list[str]:
     """The last parts of each path, as many as tell all of them apart.
 

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from coop3d.files import csv_text, names_apart, replacing, safe_name, write_bytes, write_json, write_text
+from coop3d.files import (
+    csv_text,
+    names_apart,
+    replacing,
+    safe_name,
+    without_common_end,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -63,6 +72,16 @@ def test_csv_reads_back_to_the_same_bits():
     head, first, second = csv.reader(text.splitlines())
     assert (head, first[0], float(first[1])) == (["name", "value"], "a,b", 0.1 + 0.2)
     assert second == ["c", "nan"]
+
+
+def test_an_end_that_all_paths_share_is_cut_off():
+    paths = [Path("/x/base/seed0/evaluation/test"), Path("/x/other/seed0/evaluation/test")]
+    assert without_common_end(paths) == [Path("/x/base"), Path("/x/other")]
+    assert without_common_end(paths[:1]) == paths[:1]
+    assert without_common_end([paths[0]] * 2) == [paths[0]] * 2
+    assert without_common_end([Path("/a"), Path("/b/a")]) == [Path("/a"), Path("/b/a")]
+    mixed = [Path("/x/a/test"), Path("/x/b/val")]
+    assert without_common_end(mixed) == mixed
 
 
 def test_names_have_as_many_folders_as_tell_them_apart():

@@ -32,11 +32,16 @@ KINDS = {"better": "win", "worse": "loss", "": ""}  # class of a cell with a dif
 SHARES = ("recall", "delta")  # shown in per cent
 
 
+def is_share(key: str) -> bool:
+    """Whether a score is shown in per cent."""
+    return key.rsplit("/", 1)[-1].startswith(SHARES)
+
+
 def number(key: str, value: float) -> str:
     """A score as text: shares in per cent, three digits elsewhere; a dash for what does not apply."""
     if not math.isfinite(value):
         return "–"
-    if key.rsplit("/", 1)[-1].startswith(SHARES):
+    if is_share(key):
         return f"{100 * value:.0f} %"
     if abs(value) < 5e-4:
         return "0"

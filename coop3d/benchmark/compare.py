@@ -22,7 +22,7 @@ from coop3d.evaluation import (
     views_per_vehicle,
 )
 from coop3d.evaluation.contracts import ContractError
-from coop3d.files import names_apart
+from coop3d.files import names_apart, without_common_end
 
 WEIGHTS = {
     "pose/translation_m/median": 1.0,
@@ -176,7 +176,7 @@ def _named(results: Sequence[Result], baselines: bool) -> list[EntrantResult]:
     if any(not r.models for r in results):
         empty = next(r.folder for r in results if not r.models)
         raise ValueError(f"{empty}: holds no trained model's scores")
-    labels = names_apart([r.folder.resolve() for r in results])
+    labels = names_apart(without_common_end([r.folder.resolve() for r in results]))
     named = [
         replace(e, name=label if len(r.models) == 1 else f"{label}/{e.name}" if len(results) > 1 else e.name)
         for label, r in zip(labels, results, strict=True)

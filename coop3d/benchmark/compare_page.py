@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from coop3d.benchmark.cells import KINDS, cell, number
+from coop3d.benchmark.cells import KINDS, cell, is_share, number
 from coop3d.benchmark.compare import RunComparison
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
@@ -119,8 +119,10 @@ def _difference(found: RunComparison, key: str, name: str) -> str:
     if not math.isfinite(pair.difference):
         return "<td>–</td>"
     kind = KINDS[verdict(key, pair, survives_permutation)] if key in found.judged else ""
-    low, high, p = (escape(f"{v:.3g}") for v in (pair.low, pair.high, pair.p_permutation))
-    return f'<td class="{kind}">{escape(f"{pair.difference:+.3g}")}<small>{low} to {high}, p {p}</small></td>'
+    factor, unit = (100.0, " %") if is_share(key) else (1.0, "")
+    low, high = (escape(f"{factor * v:.3g}{unit}") for v in (pair.low, pair.high))
+    difference, p = escape(f"{factor * pair.difference:+.3g}{unit}"), escape(f"{pair.p_permutation:.3g}")
+    return f'<td class="{kind}">{difference}<small>{low} to {high}, p {p}</small></td>'
 
 
 def _choice(found: RunComparison) -> Markup:

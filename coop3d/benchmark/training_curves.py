@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from coop3d.benchmark.figures import MODEL_COLOURS, figure, style, to_png
-from coop3d.files import write_bytes
+from coop3d.files import names_apart, without_common_end, write_bytes
 from coop3d.training.run_log import read_log
 
 PANELS = {
@@ -23,14 +24,14 @@ PANELS = {
     "mask/iou": "mask IoU",
     "confidence/ause": "confidence, AUSE (1: chance)",
 }
-PER_ROW, PANEL_WIDTH = 4, 3.6  # inches
+PER_ROW, PANEL_WIDTH = 3, 3.3  # inches: letters can be read where a page shows the picture 900 pixels wide
 
 
 def plot_training(runs: Sequence[Path], output: Path, keys: Sequence[str] | None = None) -> tuple[str, ...]:
     """Draw training (thin) and validation (dots) of every run over optimiser steps.
 
     Args:
-        runs: run directories, told apart by their names.
+        runs: run directories, named by the last parts of their paths that differ.
         output: PNG file; replaced.
         keys: metrics, a panel each; None: those of `PANELS` that some run has.
 
@@ -38,7 +39,7 @@ def plot_training(runs: Sequence[Path], output: Path, keys: Sequence[str] | None
         The keys drawn.
 
     Raises:
-        ValueError: a run has no log, or no run has one of the keys.
+        ValueError: a run has no log or is given twice, or no run has one of the keys.
     """
     logs = {run: {kind: list(read_log(run / "log.jsonl", kind)) for kind in ("train", "val")} for run in runs}
     for run, log in logs.items():
@@ -50,17 +51,27 @@ def plot_training(runs: Sequence[Path], output: Path, keys: Sequence[str] | None
         found = ", ".join(sorted(k for k in known if "/" in k or k == "loss"))
         raise ValueError(f"no run has {', '.join(missing)}; there are: {found}")
     keys = tuple(key for key in (keys or PANELS) if key in known)
+    names = names_apart(without_common_end([run.resolve() for run in runs]))
+    colours = [MODEL_COLOURS[i % len(MODEL_COLOURS)] for i in range(len(runs))]
+    last = max(r["step"] for log in logs.values() for records in log.values() for r in records)
     with style():
         columns = min(PER_ROW, len(keys))
         fig, axes = figure(columns, rows=math.ceil(len(keys) / columns), width=PANEL_WIDTH * columns)
         for ax in axes[len(keys) :]:
             ax.set_visible(False)
         for ax, key in zip(axes, keys, strict=False):
-            for i, (run, log) in enumerate(logs.items()):
-                _draw(ax, log, key, MODEL_COLOURS[i % len(MODEL_COLOURS)], run.resolve().name)
-            ax.set(title=PANELS.get(key, key), xlabel="optimiser step")
-        if len(runs) > 1:
-            fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+            for log, colour, name in zip(logs.values(), colours, names, strict=True):
+                _draw(ax, log, key, colour, name)
+            ax.set(title=PANELS.get(key, key), xlabel="optimiser step", xlim=(0, 1.03 * last))
+        handles = [
+            Line2D([], [], color=colour, label=name) for colour, name in zip(colours, names, strict=True)
+        ]
+        fig.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=columns,
+            title="thin: training, dots: validation",
+        )
     write_bytes(output, to_png(fig))
     return keys
 
@@ -72,5 +83,4 @@ def _draw(ax: Axes, log: dict[str, list[dict[str, Any]]], key: str, colour: str,
     ):
         points = [(r["step"], r[key]) for r in log[kind] if isinstance(r.get(key), (int, float))]
         if points:
-            label = name if kind == "val" else None
-            ax.plot(*zip(*points, strict=True), color=colour, label=label, **look)
+            ax.plot(*zip(*points, strict=True), color=colour, label=name, **look)

@@ -28,6 +28,8 @@ INK = (30, 30, 30)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _BAR_WIDTH = 86
 _GAP = 8  # pixels between pictures of a grid
+_SHOWN_WIDTH = 720  # pixels: about as wide as a README or a window on a laptop shows a figure
+_EVERY_SCRIPT = int(cv2.__version__.split(".")[0]) >= 5
 
 # A mask's three states: yes, no, and "nobody knows".
 MASK_YES, MASK_NO, MASK_UNKNOWN = (76, 175, 80), (60, 60, 70), (200, 200, 205)
@@ -89,23 +91,34 @@ def colour_bar(height: int, scale: LogScale, magnify: float = 1.0) -> RGB:
 
 
 def _write(image: RGB, text: str, at: tuple[int, int], size: float, magnify: float) -> None:
-    """A line of text into the image."""
-    cv2.putText(image, text, at, _FONT, size * magnify, INK, max(1, round(magnify)), cv2.LINE_AA)
+    """A line of text into the image, smaller where it would not fit."""
+    if not _EVERY_SCRIPT:
+        text = text.encode("ascii", "replace").decode()
+    thickness = max(1, round(magnify))
+    (width, _), _ = cv2.getTextSize(text, _FONT, size * magnify, thickness)
+    fitting = min(1.0, (image.shape[1] - at[0]) / max(width, 1))
+    cv2.putText(image, text, at, _FONT, size * magnify * fitting, INK, thickness, cv2.LINE_AA)
 
 
-def with_bar(image: RGB, scale: LogScale, magnify: float = 1.0) -> RGB:
-    """The image with its colour bar at the right: [H, W + 86, 3], the bar ``magnify`` times as wide."""
-    return np.concatenate([image, colour_bar(image.shape[0], scale, magnify)], axis=1)
+def readable(width: int) -> float:
+    """How many times as high letters of a figure this wide must be, to be read where a page shows it narrower."""
+    return max(1.0, width / _SHOWN_WIDTH)
 
 
-def caption(image: RGB, text: str, magnify: float = 1.0) -> RGB:
-    """The image under a line of text: [H + 24, W, 3], the line ``magnify`` times as high.
+def with_bar(image: RGB, scale: LogScale, magnify: float | None = None) -> RGB:
+    """The image with its colour bar at the right: [H, W + 86 magnify, 3]; None: `readable` by itself."""
+    m = readable(image.shape[1]) if magnify is None else magnify
+    return np.concatenate([image, colour_bar(image.shape[0], scale, m)], axis=1)
 
-    OpenCV draws ASCII only; others become '?'.
+
+def caption(image: RGB, text: str, magnify: float | None = None) -> RGB:
+    """The image under a line of text: [H + 24 magnify, W, 3]; None: `readable` by itself.
+
+    OpenCV 5 has letters of every script; before, those beyond ASCII become '?'.
     """
-    strip = np.full((round(24 * magnify), image.shape[1], 3), BACKGROUND, np.uint8)
-    ascii_text = text.encode("ascii", "replace").decode()
-    _write(strip, ascii_text, (8, round(17 * magnify)), 0.48, magnify)
+    m = readable(image.shape[1]) if magnify is None else magnify
+    strip = np.full((round(24 * m), image.shape[1], 3), BACKGROUND, np.uint8)
+    _write(strip, text, (8, round(17 * m)), 0.48, m)
     return np.concatenate([strip, image], axis=0)
 
 
@@ -126,34 +139,33 @@ def grid(images: Sequence[RGB], columns: int) -> RGB:
     return np.concatenate(rows, axis=0)
 
 
-def panorama_figure(panorama: Panorama, columns: int = 2) -> RGB:
+def panorama_figure(panorama: Panorama) -> RGB:
     """Everything one panorama carries, side by side: colour, range, source camera and each mask."""
-    p = panorama
+    p, magnify = panorama, readable(2 * panorama.camera.width)
     seen = p.range_m[np.isfinite(p.range_m)]
     spread = f"{seen.min():.1f} to {seen.max():.1f} m" if len(seen) else "nowhere known"
-    panels = [
-        caption(p.rgb, f"colour  {p.key}  ({p.kind}, {p.camera.width} x {p.camera.height})"),
-        caption(with_bar(range_image(p.range_m), RANGE_SCALE), f"range along the ray, {spread}"),
-        caption(source_image(p.source), f"source camera, {len(p.origins)} ray origins"),
-        *(
-            caption(mask_image(mask, known), f"{name}: {100 * mask.mean():.1f} % of pixels")
-            for name, mask, known in (
-                ("covered", p.covered, None),
-                ("valid range", p.valid, None),
-                ("non-ambiguous (grey = not known)", p.non_ambiguous & p.mask_known, p.mask_known),
-            )
-        ),
-    ]
-    return grid(panels, columns)
+    panels = {
+        f"colour  {p.key}  ({p.kind}, {p.camera.width} x {p.camera.height})": p.rgb,
+        f"range along the ray, {spread}": with_bar(range_image(p.range_m), RANGE_SCALE, magnify),
+        f"source camera, {len(p.origins)} ray origins": source_image(p.source),
+    }
+    for name, mask, known in (
+        ("covered", p.covered, None),
+        ("valid range", p.valid, None),
+        ("non-ambiguous (grey = not known)", p.non_ambiguous & p.mask_known, p.mask_known),
+    ):
+        panels[f"{name}: {100 * mask.mean():.1f} % of pixels"] = mask_image(mask, known)
+    return grid([caption(panel, title, magnify) for title, panel in panels.items()], columns=2)
 
 
 def contact_sheet(panoramas: Sequence[Panorama]) -> RGB:
     """Colour and range of several panoramas, one below the other."""
     rows = []
     for p in panoramas:
+        magnify = readable(2 * p.camera.width)
         known = f"range known at {100 * np.isfinite(p.range_m).mean():.0f} % of pixels"
-        rows.append(caption(p.rgb, f"{p.key}, {p.kind}"))
-        rows.append(caption(with_bar(range_image(p.range_m), RANGE_SCALE), known))
+        ranges = with_bar(range_image(p.range_m), RANGE_SCALE, magnify)
+        rows += [caption(p.rgb, f"{p.key}, {p.kind}", magnify), caption(ranges, known, magnify)]
     return grid(rows, columns=2)
 
 
@@ -196,8 +208,8 @@ _FILE_NAMES = {
 _BARS = {"Predicted range": RANGE_SCALE, "True range": RANGE_SCALE, "Range error": ERROR_SCALE}
 
 
-def _with_own_bar(title: str, picture: RGB) -> RGB:
-    return with_bar(picture, _BARS[title]) if title in _BARS else picture
+def _with_own_bar(title: str, picture: RGB, magnify: float | None = None) -> RGB:
+    return with_bar(picture, _BARS[title], magnify) if title in _BARS else picture
 
 
 def save_view_pictures(
@@ -235,21 +247,33 @@ def prediction_figure(
     prediction: FactoredPrediction | None,
     keys: Sequence[Sequence[SampleKey]] | None = None,
 ) -> RGB:
-    """Per vehicle of the first sample: photographs, predicted and true range, range error, mask, in rows of three."""
+    """Below one another per vehicle of the first sample: photographs, predicted and true range, range error, mask.
+
+    Vehicles stand side by side, two in a row.
+    """
+    columns = min(2, inputs.shape[1])
+    magnify = readable(columns * inputs.shape[-1])
     vehicles: list[RGB] = []
     for view in range(inputs.shape[1]):
-        name = f"view {view}" if keys is None else str(keys[0][view])
-        layers = view_layers(inputs, targets, prediction, view)
-        panels = []
-        for title, picture in layers.items():
-            framed = _with_own_bar(title, picture)
-            panels.append(caption(framed, f"{title}  {name}" if title == "Photographs" else title))
-        vehicles.append(grid(panels, columns=3))
-    return grid(vehicles, columns=1)
+        titles = {
+            "Photographs": f"Photographs  {f'view {view}' if keys is None else keys[0][view]}",
+            "Mask": "Mask: green surface, red missed, blue invented",
+        }
+        panels = [
+            caption(
+                _with_own_bar(title, picture, magnify),
+                titles.get(title, title),
+                magnify,
+            )
+            for title, picture in view_layers(inputs, targets, prediction, view).items()
+        ]
+        vehicles.append(grid(panels, columns=1))
+    return grid(vehicles, columns)
 
 
 def save_png(path: Path, image: RGB) -> None:
     """Write [H, W, 3] RGB atomically: a reader sees the old picture or the new one, never half of one."""
-    done, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+    smaller = [cv2.IMWRITE_PNG_COMPRESSION, 6]  # by a third than OpenCV's default, for a second of work
+    done, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]), smaller)
     assert done, "PNG encoding of a uint8 RGB image cannot fail"
     write_bytes(path, data.tobytes())

@@ -20,7 +20,7 @@ from coop3d.visualization.scene import PointSet, Scene
 _GRID = (205, 210, 217)
 _BOX = (90, 90, 100)
 _BEHIND = 0.15, 0.02  # metres, and share of the distance: what lies so little behind points is drawn on them
-_LARGEST_SPLAT = 13  # pixels
+_LARGEST_SPLAT = 13  # pixels, in a picture up to 1300 wide; in a wider one a hundredth of its width
 _NEAREST_M = 0.2  # lines nearer to the eye are not drawn
 # The 8 corners of a car in the view frame (the sensor sits 1.9 m above the road on the middle of the roof), in the
 # order of `OrientedBox.corners`: bits 0, 1, 2 of the index say right, down, forward.
@@ -152,8 +152,9 @@ def _splat(image: RGB, depth: NDArray[np.float32], cloud: PointSet, rgb: RGB, vi
     column, row = np.floor(uv[inside]).astype(np.int64).T
     colours = rgb[cloud.kept][inside]
     side = 1.8 * cloud.spacing_m()[cloud.kept][inside] * viewpoint.camera.fx / z
-    reach = np.clip(np.round((side - 1) / 2), 0, _LARGEST_SPLAT // 2).astype(np.int64)
     height, width = depth.shape
+    largest = max(_LARGEST_SPLAT, width // 100)
+    reach = np.clip(np.round((side - 1) / 2), 0, largest // 2).astype(np.int64)
     for dy in range(-int(reach.max(initial=0)), int(reach.max(initial=0)) + 1):
         for dx in range(-int(reach.max(initial=0)), int(reach.max(initial=0)) + 1):
             r, c = row + dy, column + dx

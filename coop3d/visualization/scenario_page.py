@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from coop3d.files import write_text
 from coop3d.geometry import invert_rigid, transform_points
-from coop3d.visualization.colour import RANGE_SCALE, quantise_colours, turbo_palette, vehicle_rgb
+from coop3d.visualization.colour import RANGE_SCALE, vehicle_rgb
 from coop3d.visualization.pages import asset, embed_json, fill, page, typed_array
+from coop3d.visualization.payloads import points_payload, pose_payload, view_payload
 from coop3d.visualization.scene import PointSet, Scene, SceneView, upright
-from coop3d.visualization.scene_page import points_payload, pose_payload
-from coop3d.visualization.subsample import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M
 
 _SCRIPTS = ("common.js", "gl.js", "cloud.js", "scene_lines.js", "scenario.js")
 _MOST_PER_FRAME = 60_000  # points: what a laptop's GPU draws between two frames
@@ -80,10 +79,7 @@ def scenario_payload(frames: Sequence[ScenarioFrame], max_points: int, fps: floa
         )
     T_first_world = np.asarray(invert_rigid(frames[0].T_world_ref))
     placed = [_placed(f.scene, T_first_world @ f.T_world_ref, budget) for f in frames]
-    colours, palette = quantise_colours(
-        np.concatenate([np.zeros((0, 3), np.uint8), *(c.rgb for scene in placed for c in scene.clouds)])
-    )
-    photo = iter(np.split(colours, np.cumsum([len(c.points) for s in placed for c in s.clouds])))
+    shared, photo = view_payload(placed)
     names = list(dict.fromkeys(view.name for scene in placed for view in scene.views))
     payload = []
     for frame, scene in zip(frames, placed, strict=True):
@@ -103,13 +99,8 @@ def scenario_payload(frames: Sequence[ScenarioFrame], max_points: int, fps: floa
     return {
         "frames": payload,
         "vehicles": [{"name": name, "colour": list(vehicle_rgb(k))} for k, name in enumerate(names)],
-        "photoPalette": typed_array(palette),
-        "turbo": typed_array(turbo_palette()),
-        "rangeLimits": [RANGE_SCALE.low, RANGE_SCALE.high],
-        "weightLimits": [NEAREST_WEIGHT_M, FARTHEST_WEIGHT_M],
-        "ground": placed[0].ground_height(),
         "fps": fps,
-        **_extent(placed),
+        **shared,
     }
 
 
@@ -156,13 +147,3 @@ def _cloud_payload(cloud: PointSet, photo: NDArray[np.uint8]) -> dict[str, Any]:
         "pixelAngle": cloud.pixel_angle_rad,
         "density": cloud.density,
     }
-
-
-def _extent(scenes: Sequence[Scene]) -> dict[str, Any]:
-    """The middle of all trajectories, and a radius that holds them."""
-    positions = np.array([T[:3, 3] for scene in scenes for T in scene.poses]).reshape(-1, 3)
-    if not len(positions):
-        return {"centre": [0.0, 0.0, 0.0], "radius": 30.0}
-    centre = (positions.min(axis=0) + positions.max(axis=0)) / 2
-    reach = float(np.linalg.norm(positions - centre, axis=-1).max())
-    return {"centre": upright(centre).tolist(), "radius": min(max(reach + 10.0, 30.0), 500.0)}

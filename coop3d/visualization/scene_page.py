@@ -13,10 +13,7 @@ from coop3d.files import write_text
 from coop3d.visualization.colour import (
     ERROR_SCALE,
     RANGE_SCALE,
-    UNKNOWN_INDEX,
     LogScale,
-    quantise_colours,
-    turbo_palette,
     vehicle_rgb,
 )
 from coop3d.visualization.pages import (
@@ -30,8 +27,8 @@ from coop3d.visualization.pages import (
     page,
     typed_array,
 )
+from coop3d.visualization.payloads import points_payload, pose_payload, scale_payload, view_payload
 from coop3d.visualization.scene import PointSet, Scene, SceneView, upright
-from coop3d.visualization.subsample import FARTHEST_WEIGHT_M, NEAREST_WEIGHT_M
 
 Numbers = Mapping[str, object]
 
@@ -47,8 +44,6 @@ _SCRIPTS = (
     "scene_link.js",
     "scene.js",
 )
-_LARGEST_RADIUS_M = 500.0  # of what is shown at first
-_COARSEST_STEP_M = 0.01  # clouds too large for 16-bit steps of this size keep their floats
 _FLAT = {"Mask", "Predicted mask"}  # PNG; pictures with gradients or noise are WebP
 
 
@@ -81,11 +76,7 @@ def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, n
 def scene_payload(scene: Scene) -> dict[str, Any]:
     """Everything the 3D viewer needs, in upright axes and JSON types (see ``assets/scene.js``)."""
     confidence = _confidence_scale(scene)
-    photo_index, palette = quantise_colours(
-        np.concatenate([np.zeros((0, 3), np.uint8), *(cloud.rgb for cloud in scene.clouds)])
-    )
-    splits = np.cumsum([len(cloud.points) for cloud in scene.clouds])[:-1]
-    photo = iter(np.split(photo_index, splits))  # same order as scene.clouds
+    shared, photo = view_payload([scene])
     vehicles = []
     for k, view in enumerate(scene.views):
         clouds = {
@@ -108,16 +99,12 @@ def scene_payload(scene: Scene) -> dict[str, Any]:
     return {
         "vehicles": vehicles,
         "boxes": [{"name": b.name, "corners": upright(b.corners()).round(3).tolist()} for b in scene.boxes],
-        "photoPalette": typed_array(palette),
-        "turbo": typed_array(turbo_palette()),
+        **shared,
         "scales": {
-            "range": _scale_payload(RANGE_SCALE),
-            "error": _scale_payload(ERROR_SCALE),
-            "confidence": _scale_payload(confidence),
+            **shared["scales"],
+            "error": scale_payload(ERROR_SCALE),
+            "confidence": scale_payload(confidence),
         },
-        "weightLimits": [NEAREST_WEIGHT_M, FARTHEST_WEIGHT_M],
-        "ground": scene.ground_height(),
-        **_extent(scene),
     }
 
 
@@ -147,41 +134,9 @@ def _cloud_payload(cloud: PointSet, photo: NDArray[np.uint8], confidence: LogSca
     return payload
 
 
-def points_payload(points: NDArray[np.float32]) -> dict[str, Any]:
-    """[N, 3] as 16-bit steps from the cloud's corner, at most 5 mm off; as floats where steps would be coarser."""
-    if len(points) == 0:
-        return {"xyz": typed_array(points)}
-    low, high = points.min(axis=0).astype(np.float64), points.max(axis=0).astype(np.float64)
-    step = np.maximum((high - low) / 65535, 1e-6)
-    if step.max() > _COARSEST_STEP_M:
-        return {"xyz": typed_array(points)}
-    steps = np.round((points - low) / step).astype(np.uint16)
-    return {"xyz": typed_array(steps), "low": low.tolist(), "step": step.tolist()}
-
-
 def _image_size(view: SceneView) -> list[int] | None:
     """Width and height of a vehicle's pictures, which all show the same pixels."""
     return next(([image.shape[1], image.shape[0]] for image in view.images.values()), None)
-
-
-def pose_payload(T_ref_view: NDArray[np.float64] | None) -> list[list[float]] | None:
-    """Upright-from-upright [4, 4]: the same change of axes on both sides."""
-    if T_ref_view is None:
-        return None
-    change = np.eye(4)
-    change[:3, :3] = upright(np.eye(3)).T
-    return (change @ T_ref_view @ change.T).round(6).tolist()
-
-
-def _scale_payload(scale: LogScale) -> dict[str, Any]:
-    ticks = scale.ticks()
-    return {
-        "ticks": [[float(p), f"{t:g}"] for p, t in zip(scale.normalise(np.array(ticks)), ticks, strict=True)],
-        "low": scale.low,
-        "high": scale.high,
-        "unit": scale.unit,
-        "unknown": UNKNOWN_INDEX,
-    }
 
 
 def _confidence_scale(scene: Scene) -> LogScale:
@@ -189,26 +144,6 @@ def _confidence_scale(scene: Scene) -> LogScale:
     values = np.concatenate([[1.0], *(c.confidence for c in scene.clouds if c.confidence is not None)])
     values = values[np.isfinite(values)]
     return LogScale(1.0, max(float(np.percentile(values, 99)), 2.0), unit="")
-
-
-def _extent(scene: Scene) -> dict[str, Any]:
-    """Where to look first: the vehicles, their middle, and a radius that holds them and most of the surfaces.
-
-    Vehicles count where they are and where they are predicted, unless that is nowhere near.
-    """
-    poses = [T for view in scene.views for T in (view.T_ref_view_pred, view.T_ref_view_true) if T is not None]
-    positions = np.array([T[:3, 3] for T in poses]).reshape(-1, 3)
-    positions = positions[np.linalg.norm(positions, axis=-1) < _LARGEST_RADIUS_M]
-    centre = (positions.min(axis=0) + positions.max(axis=0)) / 2 if len(positions) else np.zeros(3)
-    reach = [30.0, *np.linalg.norm(positions - centre, axis=-1)]
-    points = np.concatenate([np.zeros((0, 3)), *(c.points[c.kept] for c in scene.clouds)])
-    if len(points):
-        reach.append(min(120.0, float(np.percentile(np.linalg.norm(points - centre, axis=-1), 75))))
-    return {
-        "centre": upright(centre).tolist(),
-        "radius": min(max(reach), _LARGEST_RADIUS_M),
-        "positions": upright(positions).round(3).tolist(),
-    }
 
 
 def _numbers_html(numbers: Numbers) -> Markup:

@@ -15,7 +15,7 @@ from coop3d.benchmark.training_curves import plot_training
 
 
 def make_run(folder: Path, scale: float = 1.0) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     records = [{"kind": "train", "step": s, "loss": scale / s, "lr/rest": 0.1} for s in (10, 20, 30)]
     records += [{"kind": "val", "step": 30, "loss": 2 * scale, "range/abs_rel": 0.25 * scale}]
     lines = [json.dumps(r) for r in records]
@@ -55,6 +55,22 @@ def test_training_and_validation_of_every_run_are_drawn(tmp_path, drawn):
     assert [(label, y) for title, label, _, y in drawn if title == "range, AbsRel"] == [
         ("a", [0.25]), ("b", [0.75])
     ]  # fmt: skip
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    """As of the quickstart and of studies, whose runs are all called train; one has not been validated yet."""
+    figures = []
+    monkeypatch.setattr(training_curves, "to_png", lambda fig: figures.append(fig) or b"")
+    runs = [make_run(tmp_path / name / "train") for name in ("base", "other")]
+    log = runs[1] / "log.jsonl"
+    log.write_text("\n".join(log.read_text().splitlines()[:3]))
+    plot_training(runs, tmp_path / "curves.png")
+    (figure,) = figures
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["base", "other"]
+    assert all(ax.get_xlim() == pytest.approx((0, 30.9)) for ax in figure.axes)  # panels share their steps
+    with pytest.raises(ValueError, match="given twice"):
+        plot_training([runs[0], runs[0]], tmp_path / "x.png")
 
 
 def test_any_metric_of_the_log_can_be_asked_for(tmp_path, drawn):

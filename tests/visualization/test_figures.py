@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+import pytest
 from support.analytic_panoramas import POSES, batch, panorama, prediction
 
 from coop3d.visualization import RANGE_SCALE, contact_sheet, panorama_figure, prediction_figure, save_png
@@ -44,6 +45,29 @@ def test_captions_and_bars_grow_as_asked():
     assert abs(heights[1.8] / heights[1.0] - 1.8) < 0.2
 
 
+def test_a_caption_too_long_becomes_smaller_instead_of_being_cut():
+    strip = caption(np.full((1, 300, 3), 255, np.uint8), "a long name " * 5 + "END")[:-1]
+    ink = np.flatnonzero((strip < 200).all(axis=-1).any(axis=0))
+    assert 250 < ink.max() < 300 - 1
+
+
+@pytest.mark.skipif(cv2.__version__ < "5", reason="OpenCV 4 draws ASCII only")
+def test_names_keep_their_script():
+    picture = np.zeros((1, 300, 3), np.uint8)
+    assert not np.array_equal(caption(picture, "路口"), caption(picture, "??"))
+
+
+@pytest.mark.parametrize("width", [512, 1008])
+def test_letters_of_a_wide_figure_can_be_read_at_the_width_of_a_page(width):
+    """Shown 880 pixels wide, as a README does, capitals are at least 7 pixels high."""
+    sample = batch(width=width)
+    figure = prediction_figure(sample.inputs, sample.targets, prediction(sample), sample.keys)
+    assert figure.shape[1] > 880
+    strip = figure[: round(24 * 2 * width / 720), :width]
+    ink = np.flatnonzero((strip < 100).all(axis=-1)[:, :20].any(axis=1))  # the P of Photographs
+    assert np.ptp(ink) * 880 / figure.shape[1] >= 7
+
+
 def test_masks_tell_three_states_apart():
     image = mask_image(np.array([[True, False, True]]), known=np.array([[True, True, False]]))
     assert [tuple(p) for p in image[0]] == [MASK_YES, MASK_NO, MASK_UNKNOWN]
@@ -81,7 +105,11 @@ def test_prediction_figure_has_a_block_per_vehicle():
     both = prediction_figure(sample.inputs, sample.targets, prediction(sample), sample.keys)
     alone = batch(("641",))
     one = prediction_figure(alone.inputs, alone.targets, prediction(alone))
-    assert both.shape[0] - 2 * one.shape[0] in (0, -8)  # but for a gap
+    assert both.shape == (
+        one.shape[0],
+        2 * one.shape[1],
+        3,
+    )  # side by side, one picture of each kind in a row
     assert prediction_figure(alone.inputs, None, prediction(alone)).any()
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.analytic_panoramas import BOXES, ROAD_Y, batch, panorama, pose, prediction
 from support.browser import CHROMEDRIVER, CHROMIUM, MISSING
+from support.page_actions import press, project, set_value
 
 from coop3d.datasets import make_batch
 from coop3d.types import FactoredPrediction
@@ -182,8 +183,7 @@ def test_slider_shows_each_frame(browser, tmp_path):
 def test_play_runs_to_the_end_and_stops(browser, tmp_path):
     page = write_scenario_html(tmp_path / "page.html", "street", drive(), max_points=4000, fps=40.0)
     open_page(browser, page)
-    browser.run("byId('play').click()")
-    assert browser.run("return byId('play').textContent") == "Pause"
+    assert browser.run("byId('play').click(); return byId('play').textContent") == "Pause"
     browser.wait("byId('play').textContent === 'Play'", 20)
     assert browser.run("return current") == 3
     browser.run("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: ',', bubbles: true}))")
@@ -206,3 +206,41 @@ def test_hard_frames_show_without_errors(browser, tmp_path):
     assert browser.run("return document.querySelectorAll('#vehicles label').length") == 7
     assert browser.console() == []
     assert browser.requests() == [page.resolve().as_uri()]
+
+
+def wide_drive() -> list[ScenarioFrame]:
+    """No points; the reference drives 200 m ahead, who is 60 m to its left is predicted 150 m to its right."""
+    frames = []
+    for k in range(3):
+        other = {"T_ref_view_true": pose(-60.0, 0.0, 0), "T_ref_view_pred": pose(150.0, 0.0, 0)}
+        here = {"T_ref_view_true": np.eye(4), "T_ref_view_pred": np.eye(4)}
+        scene = Scene(title="t", views=(SceneView(name="a", **here), SceneView(name="b", **other)))
+        frames.append(ScenarioFrame.lean(str(k), scene, pose(0.0, 100.0 * k, 0)))
+    return frames
+
+
+@needs_browser
+@pytest.mark.parametrize("size", [(1400, 900), (900, 700), (500, 900)])
+def test_every_side_sees_all_ways_in_a_window_that_fits(browser, tmp_path, size):
+    browser.resize(*size)
+    open_page(browser, write_scenario_html(tmp_path / "page.html", "wide", wide_drive()))
+    places = np.array([[x, y, 0.0] for x in (-60, 0, 150) for y in (0, 100, 200)])
+    for side in ("", "o", "u", "s"):
+        if side:
+            press(browser, side)
+        at = project(browser, places)
+        view = browser.run("return [viewer.canvas.clientWidth, viewer.canvas.clientHeight]")
+        assert ((at > 0) & (at < view)).all(), side
+    below = "document.querySelector('.timeline').getBoundingClientRect().top"
+    gap = browser.run(f"return {below} - byId('cloud').getBoundingClientRect().bottom")
+    assert gap == pytest.approx(0, abs=1.5)
+    if size[0] > 620:  # else controls stand below
+        assert browser.run("return document.documentElement.scrollHeight - innerHeight") <= 0
+
+
+@needs_browser
+def test_colours_by_metres_have_their_bar(browser, tmp_path):
+    open_page(browser, write_scenario_html(tmp_path / "page.html", "street", drive()))
+    for colour, bar in (("range", "1 m"), ("height", "0 m"), ("photo", "as photographed")):
+        set_value(browser, "colour", colour)
+        assert browser.run("return byId('scale').textContent").startswith(bar), colour

@@ -81,12 +81,13 @@ class Outputs:
             return
         scene = inspection.scene(max(self.max_points, PICTURE_POINTS), self.seed)
         kind: Kind = "truth" if inspection.shown is None else "predicted"
-        oblique = render_scene(scene, preset(scene, "oblique"), kind)
         sample = (inspection.inputs, inspection.targets, inspection.shown)
         if self.picture is not None:
             panels = prediction_figure(*sample, inspection.keys)
-            render = caption(oblique, f"{kind} points of all vehicles")
-            save_png(self.picture, grid([panels, render], columns=1))
+            width = max(1280, panels.shape[1])
+            render = render_scene(scene, preset(scene, "oblique", (width, width * 9 // 16)), kind)
+            named = caption(render, f"{kind} points of all vehicles".capitalize())
+            save_png(self.picture, grid([panels, named], columns=1))
             log.info("wrote %s", self.picture)
         if views is not None:
             written = save_view_pictures(views, *sample, inspection.keys)
@@ -94,6 +95,7 @@ class Outputs:
                 remove_view_pictures(views, but=written)
             log.info("wrote %d pictures to %s", len(written), views)
         if self.folder is not None:
+            oblique = render_scene(scene, preset(scene, "oblique"), kind)
             save_png(self.folder / f"{stem}_oblique.png", oblique)
             top = render_scene(scene, preset(scene, "top"), kind, "vehicle")
             save_png(self.folder / f"{stem}_top.png", top)

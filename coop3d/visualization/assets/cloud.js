@@ -96,11 +96,55 @@ const SHADE_SHADER = [
   }`,
 ];
 const FIELD_OF_VIEW = (50 * Math.PI) / 180;
+/* From where everything is seen; `nearest` times the scene's radius away at least, that surfaces are in the picture. */
+const SIDES = {
+  Oblique: { key: "O", hint: "From behind and above", azimuth: 0.5, elevation: 0.75, nearest: 1.5 },
+  Top: { key: "U", hint: "From straight above, forward is up", azimuth: 0, elevation: Math.PI / 2 - 0.001, nearest: 2.4 },
+  Side: { key: "S", hint: "From the right", azimuth: -Math.PI / 2, elevation: 0.3, nearest: 1.5 },
+};
+
+/* [N, 4] one byte each of photograph, range, confidence, error per point; unknown where the cloud has none. The base64
+ * is dropped: the decoded copy is enough. */
+function decodeScalars(cloud) {
+  const scalars = new Uint8Array(4 * cloud.xyz.shape[0]).fill(255);
+  ["photo", "range", "confidence", "error"].forEach((name, k) => {
+    if (!cloud[name]) return;
+    decodeArray(cloud[name]).forEach((value, i) => (scalars[4 * i + k] = value));
+    cloud[name].bdata = null;
+  });
+  return scalars;
+}
+
+/* Points that are not predicted are paler; colours are bytes on the page and 0..1 on the GPU. */
+function vehicleColour({ colour }, predicted = true) {
+  return colour.map((c) => c / 255).map((c) => (predicted ? c : 0.45 * c + 0.4));
+}
+
+/* Under the choice of colour: its bar, or what `texts` say of it. */
+function showScale(host, colour, texts, { scales, turbo }) {
+  if (texts[colour]) return host.replaceChildren(texts[colour]);
+  const heights = { ticks: [0, 2, 4, 6, 8].map((h) => [(h + 0.5) / 10, `${h}`]), unit: "m" };
+  const { ticks, unit } = colour === "height" ? heights : scales[colour];
+  const bar = element("div", { className: "bar", id: "bar" });
+  host.replaceChildren(bar);
+  colourBar(bar, decodeArray(turbo), ticks, unit);
+}
+
+/* A button per view of {name: {key, hint}}, which calls `look(name)`. */
+function viewButtons(views, look) {
+  return Object.entries(views).map(([name, { key, hint }]) => {
+    const button = element("button", { type: "button", title: hint, onclick: () => look(name) }, `${name} `, element("kbd", {}, key));
+    button.dataset.view = name;
+    return button;
+  });
+}
 
 class CloudViewer {
-  /* `beforeDraw()` returns {clouds: [{cloud, mode, flatColour, ...uniforms, count}], lines: [...]} */
-  constructor(canvas, shared, beforeDraw) {
+  /* `data` are the page's, of coop3d.visualization.payloads.view_payload; `beforeDraw()` returns
+   * {clouds: [{cloud, mode, flatColour, ...uniforms, count}], lines: [...]}. */
+  constructor(canvas, data, beforeDraw) {
     this.canvas = canvas;
+    this.data = data;
     this.gl = canvas.getContext("webgl2", { antialias: false, preserveDrawingBuffer: false });
     if (!this.gl) throw new Error("This browser has no WebGL2");
     this.points = createProgram(this.gl, POINT_SHADER);
@@ -108,9 +152,11 @@ class CloudViewer {
     this.shade = createProgram(this.gl, SHADE_SHADER);
     this.screenTriangle = { handle: this.gl.createVertexArray(), count: 3 };
     this.shared = {
-      ...shared,
-      photoPalette: createTexture(this.gl, 256, 1, shared.photoPalette),
-      turbo: createTexture(this.gl, 256, 1, shared.turbo),
+      rangeLimits: [data.scales.range.low, data.scales.range.high],
+      weightLimits: data.weightLimits,
+      heights: [data.ground - 0.5, data.ground + 9.5],
+      photoPalette: createTexture(this.gl, 256, 1, decodeArray(data.photoPalette)),
+      turbo: createTexture(this.gl, 256, 1, decodeArray(data.turbo)),
     };
     this.beforeDraw = beforeDraw;
     this.camera = { target: [0, 0, 0], distance: 60, azimuth: 0, elevation: 0.6 };
@@ -140,6 +186,16 @@ class CloudViewer {
     const c = Math.cos(elevation);
     const back = [-Math.sin(azimuth) * c, -Math.cos(azimuth) * c, Math.sin(elevation)];
     return back.map((b, k) => target[k] + distance * b);
+  }
+
+  /* Look from one of SIDES, so far away that every vehicle is in the picture, whatever the shape of the window. */
+  look(side) {
+    const { centre, ground, radius, positions } = this.data;
+    const { azimuth, elevation, nearest } = SIDES[side];
+    const target = [centre[0], centre[1], ground];
+    const distance = Math.max(nearest * radius, this.distanceToSee(positions, { target, azimuth, elevation }));
+    this.camera = { target, distance, azimuth, elevation };
+    this.redraw();
   }
 
   /* How far from its target a camera must be, at least, to see these positions with a margin in today's window. */

@@ -17,9 +17,11 @@ function decodePoints({ xyz, low, step }) {
   return points;
 }
 
+const byId = (id) => document.getElementById(id);
+
 /* The page's data, embedded as JSON. */
 function pageData() {
-  return JSON.parse(document.getElementById("data").textContent);
+  return JSON.parse(byId("data").textContent);
 }
 
 /* A CSS variable of the current theme as [r, g, b] in 0..1. */
@@ -34,7 +36,7 @@ function themeSwitch() {
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
   const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-  const button = document.getElementById("theme");
+  const button = byId("theme");
   const show = () => {
     button.textContent = dark() ? "☀ Light" : "☾ Dark";
     document.dispatchEvent(new Event("themechange"));
@@ -59,6 +61,19 @@ function element(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...children);
   return node;
+}
+
+/* Run the page in 3D; where it cannot, say why and what stands `instead`. */
+function startOrExplain(start, instead) {
+  themeSwitch();
+  try {
+    start();
+  } catch (error) {
+    byId("failure").style.display = "grid";
+    byId("failure").textContent = `${error.message}: the 3D view cannot be shown here. ${instead}`;
+    document.documentElement.dataset.ready = "failed"; // for tests
+    if (!(error.message || "").includes("WebGL2")) throw error;
+  }
 }
 
 /* A horizontal colour bar with ticks [[position 0..1, text], ...] into `host`; palette: 256 RGB triples. */

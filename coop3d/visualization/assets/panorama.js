@@ -89,7 +89,7 @@ function redraw() {
     layers.forEach(drawLayer);
     const inside = pointer && pointer[1] >= 0 && pointer[1] < height;
     const text = inside ? describe(Math.floor(pointer[0]), Math.floor(pointer[1])) : [field("Point at a pixel", "")];
-    document.getElementById("readout").replaceChildren(...text);
+    byId("readout").replaceChildren(...text);
   });
 }
 
@@ -128,13 +128,13 @@ function listen(canvas) {
 
 async function start() {
   themeSwitch();
-  document.getElementById("facts").textContent = data.facts;
+  byId("facts").textContent = data.facts;
   for (const { title, src } of data.layers) {
     const canvas = element("canvas", {});
     const image = element("img", { src });
     await image.decode();
     const heading = element("h3", {}, title);
-    document.getElementById("layers").append(element("div", { className: "layer" }, heading, canvas));
+    byId("layers").append(element("div", { className: "layer" }, heading, canvas));
     if (title.startsWith("Range")) {
       const bar = element("div", { className: "bar" });
       canvas.after(bar);

@@ -2,10 +2,9 @@
  * play and pause. Data come from coop3d.visualization.scenario_page.scenario_payload. */
 
 const data = pageData();
-const byId = (id) => document.getElementById(id);
 const KINDS = ["predicted", "truth"];
 const MODES = { photo: 0, range: 1, height: 4, vehicle: 5 };
-const HEIGHTS = [data.ground - 0.5, data.ground + 9.5];
+const TEXTS = { photo: "as photographed", vehicle: "as the swatches below; true points paler" };
 const SPEEDS = { "-3": 1 / 8, "-2": 1 / 4, "-1": 1 / 2, 0: 1, 1: 2 };
 const TOGGLES = [...KINDS, "trails", "boxes", "grid", "history", "follow"];
 let viewer;
@@ -28,22 +27,18 @@ function settings() {
 
 /* The cloud on the GPU; its base64 is dropped once decoded. */
 function uploaded(cloud) {
-  if (cloud.gpu) return cloud.gpu;
-  const xyz = decodePoints(cloud);
-  const [photo, range] = [decodeArray(cloud.photo), decodeArray(cloud.range)];
-  const scalars = new Uint8Array(4 * photo.length).fill(255);
-  for (let i = 0; i < photo.length; i++) scalars.set([photo[i], range[i]], 4 * i);
-  for (const packed of [cloud.xyz, cloud.photo, cloud.range]) packed.bdata = null;
-  cloud.gpu = viewer.addCloud(xyz, scalars);
+  if (!cloud.gpu) {
+    cloud.gpu = viewer.addCloud(decodePoints(cloud), decodeScalars(cloud));
+    cloud.xyz.bdata = null;
+  }
   return cloud.gpu;
 }
 
 /* `frames` are drawn at once: the more, the closer their points lie, and the smaller they may be. */
 function drawOf(cloud, s, frames) {
-  const base = data.vehicles[cloud.vehicle].colour.map((c) => c / 255);
-  const flatColour = cloud.kind === "predicted" ? base : base.map((c) => 0.45 * c + 0.4); // true points paler
+  const flatColour = vehicleColour(data.vehicles[cloud.vehicle], cloud.kind === "predicted");
   const { pixelAngle, density } = cloud;
-  const limits = { minConfidence: 0, maxRange: 255, heights: HEIGHTS };
+  const limits = { minConfidence: 0, maxRange: 255 };
   const [count, size] = [cloud.xyz.shape[0], s.size / Math.sqrt(Math.min(frames, 6))];
   return { cloud: uploaded(cloud), count, mode: MODES[s.colour], flatColour, size, pixelAngle, density, ...limits };
 }
@@ -70,8 +65,7 @@ function carOf(frame, k, kind) {
   if (!pose) return null;
   frame.cars ||= {};
   if (!frame.cars[k + kind]) {
-    const colour = data.vehicles[k].colour.map((c) => c / 255);
-    const segments = carSegments(colour).map(([a, b, c]) => [apply(pose, a), apply(pose, b), c]);
+    const segments = carSegments(vehicleColour(data.vehicles[k])).map(([a, b, c]) => [apply(pose, a), apply(pose, b), c]);
     frame.cars[k + kind] = viewer.addLines(kind === "truth" ? dashed(segments) : segments);
   }
   return frame.cars[k + kind];
@@ -86,7 +80,7 @@ function boxesOf(frame) {
 
 /* A vehicle's way through all frames where it has a pose; broken where it has none. */
 function trailOf(k, kind) {
-  const colour = data.vehicles[k].colour.map((c) => c / 255);
+  const colour = vehicleColour(data.vehicles[k]);
   const places = data.frames.map((frame) => frame.poses[k]?.[kind] && apply(frame.poses[k][kind], [0, 0, 0]));
   const segments = places.slice(1).flatMap((b, i) => (places[i] && b ? [[places[i], b, colour]] : []));
   return viewer.addLines(kind === "truth" ? dashed(segments) : segments);
@@ -155,16 +149,15 @@ function play(playing) {
 
 function update() {
   byId("sizetext").textContent = `× ${Number(byId("size").value).toFixed(1)}`;
+  showScale(byId("scale"), byId("colour").value, TEXTS, data);
   byId("speedtext").textContent = `× ${SPEEDS[byId("speed").value]}`;
   if (byId("follow").checked) follow();
   viewer.redraw();
 }
 
-function lookFrom(name) {
-  const distance = data.radius * 1.9;
-  const [azimuth, elevation] = name === "Top" ? [0, Math.PI / 2 - 0.001] : [0.5, 0.75];
-  viewer.camera = { target: [...data.centre.slice(0, 2), data.ground], distance, azimuth, elevation };
-  update();
+function look(side) {
+  viewer.look(side);
+  if (byId("follow").checked) follow();
 }
 
 function afterDraw() {
@@ -198,9 +191,7 @@ function buildControls() {
     Object.assign(byId(kind), { disabled: !there, checked: there && (kind === "predicted" || !byId("predicted").checked) });
   }
   byId("boxes").disabled = !data.frames.some((frame) => frame.boxes.length);
-  for (const name of ["Oblique", "Top"]) {
-    byId("cameras").append(element("button", { type: "button", textContent: name, onclick: () => lookFrom(name) }));
-  }
+  byId("cameras").append(...viewButtons(SIDES, look));
   byId("frame").max = data.frames.length - 1;
 }
 
@@ -215,29 +206,22 @@ function listen() {
     if (event.target.matches("select, input, button") || event.ctrlKey || event.metaKey || event.altKey) return;
     const id = { " ": "play", ",": "back", ".": "next" }[event.key];
     if (id) (event.preventDefault(), byId(id).click());
+    const side = Object.keys(SIDES).find((name) => SIDES[name].key === event.key.toUpperCase());
+    if (side) look(side);
   });
 }
 
 function start() {
   buildControls();
-  const shared = { photoPalette: decodeArray(data.photoPalette), turbo: decodeArray(data.turbo) };
-  const { rangeLimits, weightLimits } = data;
-  viewer = new CloudViewer(byId("cloud"), { ...shared, rangeLimits, weightLimits }, frameToDraw);
+  viewer = new CloudViewer(byId("cloud"), data, frameToDraw);
   trails = data.vehicles.map((_, k) => Object.fromEntries(KINDS.map((kind) => [kind, trailOf(k, kind)])));
   grid = gridLines(viewer, data);
   viewer.afterDraw = afterDraw;
   listen();
-  lookFrom("Oblique");
+  look("Oblique");
+  update();
   show(0);
   viewer.whenIdle(() => (document.documentElement.dataset.ready = String(Math.round(performance.now())))); // for tests
 }
 
-themeSwitch();
-try {
-  start();
-} catch (error) {
-  byId("failure").style.display = "grid";
-  byId("failure").textContent = `${error.message}: the 3D view cannot be shown here.`;
-  document.documentElement.dataset.ready = "failed";
-  if (!(error.message || "").includes("WebGL2")) throw error;
-}
+startOrExplain(start, "A video of the same is made with --video.");

@@ -3,8 +3,12 @@
 
 const data = pageData();
 const turbo = decodeArray(data.turbo);
+const TEXTS = {
+  photo: "as photographed; LiDAR in its vehicle's colour",
+  kind: "as the swatches below",
+  vehicle: "as the swatches below; true points paler",
+};
 const MODES = { photo: 0, range: 1, confidence: 2, error: 3, height: 4, vehicle: 5, kind: 5 };
-const HEIGHTS = [data.ground - 0.5, data.ground + 9.5];
 let viewer;
 let lines = {};
 let labels = [];
@@ -12,24 +16,12 @@ let firstState = "";
 
 /* ---- clouds ---- */
 
-/* One byte each of photograph, range, confidence, error per point; unknown where the cloud has none. */
-function interleave(cloud, count) {
-  const scalars = new Uint8Array(4 * count).fill(255);
-  ["photo", "range", "confidence", "error"].forEach((name, k) => {
-    if (!cloud[name]) return;
-    const values = decodeArray(cloud[name]);
-    for (let i = 0; i < count; i++) scalars[4 * i + k] = values[i];
-    cloud[name].bdata = null; // the decoded copy is enough
-  });
-  return scalars;
-}
-
 /* The cloud as the viewer knows it; those at the true pose are made of predicted ones when first asked for. */
 function gpuCloud(vehicle, kind) {
   const cloud = vehicle[kind];
   if (!cloud) return null;
   if (!cloud.gpu) {
-    const [xyz, scalars] = kind === "placed" ? atTruePose(vehicle) : [decodePoints(cloud), interleave(cloud, cloud.xyz.shape[0])];
+    const [xyz, scalars] = kind === "placed" ? atTruePose(vehicle) : [decodePoints(cloud), decodeScalars(cloud)];
     const pixels = kind === "placed" ? vehicle.predicted.gpu.pixels : cloud.pixel && decodeArray(cloud.pixel);
     cloud.gpu = { ...viewer.addCloud(xyz, scalars), pixels, kept: cloud.kept };
     cloud.xyz.bdata = null;
@@ -56,8 +48,7 @@ function atTruePose(vehicle) {
 
 function flatColour(vehicle, kind, colour) {
   if (colour === "kind") return KINDS[kind].colour;
-  const base = vehicle.colour.map((c) => c / 255);
-  return kind === "predicted" || kind === "placed" ? base : base.map((c) => 0.45 * c + 0.4); // measured points paler
+  return vehicleColour(vehicle, kind === "predicted" || kind === "placed");
 }
 
 /* A vehicle's lines, but for those around the eye: nobody looks out of a cage. */
@@ -78,7 +69,7 @@ function frameToDraw() {
       const { kept, xyz, pixelAngle, density } = vehicle[kind];
       const { size, minConfidence, maxRange } = s;
       const mode = kind === "lidar" && s.colour === "photo" ? MODES.vehicle : MODES[s.colour];
-      const uniforms = { mode, flatColour: flatColour(vehicle, kind, s.colour), pixelAngle, density, heights: HEIGHTS };
+      const uniforms = { mode, flatColour: flatColour(vehicle, kind, s.colour), pixelAngle, density };
       const count = s.masked ? kept : xyz.shape[0];
       clouds.push({ cloud: gpuCloud(vehicle, kind), count, vehicle, kind, size, minConfidence, maxRange, ...uniforms });
     }
@@ -89,21 +80,11 @@ function frameToDraw() {
 /* ---- what stands around the view ---- */
 
 function lookFrom(name, vehicle = data.vehicles[0]) {
+  if (SIDES[name]) return viewer.look(name);
   const pose = vehicle && (vehicle.poses.predicted || vehicle.poses.truth);
-  const target = [data.centre[0], data.centre[1], data.ground];
-  const quarter = Math.PI / 2;
-  const around = (azimuth, elevation, nearest) => {
-    const distance = Math.max(nearest * data.radius, viewer.distanceToSee(data.positions, { target, azimuth, elevation }));
-    viewer.camera = { target, distance, azimuth, elevation };
-  };
-  if (name === "Top") around(0, quarter - 0.001, 2.4);
-  if (name === "Side") around(-quarter, 0.3, 1.5);
-  if (name === "Oblique") around(0.5, 0.75, 1.5);
-  if (name === "Driver" && pose) {
-    const forward = [pose[0][1], pose[1][1], pose[2][1]];
-    const azimuth = Math.atan2(forward[0], forward[1]);
-    viewer.camera = { target: apply(pose, [0, 6, 0]), distance: 6, azimuth, elevation: 0.0 };
-  }
+  if (!pose) return;
+  const azimuth = Math.atan2(pose[0][1], pose[1][1]); // of its forward direction
+  viewer.camera = { target: apply(pose, [0, 6, 0]), distance: 6, azimuth, elevation: 0.0 };
   viewer.redraw();
 }
 
@@ -162,23 +143,11 @@ function update() {
     range: s.maxRange === 255 ? "all" : `${valueOf(range, s.maxRange).toFixed(1)} m`,
   };
   for (const [id, text] of Object.entries(texts)) byId(id).previousElementSibling.textContent = text;
-  showScale(s.colour);
+  showScale(byId("scale"), s.colour, TEXTS, data);
+  byId("kinds").classList.toggle("plain", s.colour !== "kind"); // else their colours could be taken for vehicles'
   showChosenPictures();
   setMark(null);
   viewer.redraw();
-}
-
-/* Under the choice of colour: its bar, or where its colours are explained. */
-function showScale(colour) {
-  const host = byId("scale");
-  const below = "as the swatches below";
-  const text = { photo: "as photographed; LiDAR in its vehicle's colour", kind: below, vehicle: `${below}; true points paler` }[colour];
-  if (text) return host.replaceChildren(text);
-  const heights = { ticks: [0, 2, 4, 6, 8].map((h) => [(h + 0.5) / 10, `${h}`]), unit: "m" };
-  const { ticks, unit } = colour === "height" ? heights : data.scales[colour];
-  const bar = element("div", { className: "bar", id: "bar" });
-  host.replaceChildren(bar);
-  colourBar(bar, turbo, ticks, unit);
 }
 
 function hover(event) {
@@ -219,14 +188,7 @@ function start() {
   buildChips();
   pictureLegends();
   listenToPictures();
-  const { range } = data.scales;
-  const shared = {
-    photoPalette: decodeArray(data.photoPalette),
-    turbo,
-    rangeLimits: [range.low, range.high],
-    weightLimits: data.weightLimits,
-  };
-  viewer = new CloudViewer(byId("cloud"), shared, frameToDraw);
+  viewer = new CloudViewer(byId("cloud"), data, frameToDraw);
   for (const vehicle of data.vehicles) vehicle.lines = vehicleLines(viewer, vehicle);
   lines = { boxes: boxLines(viewer, data.boxes), grid: gridLines(viewer, data) };
   labels = buildLabels(data);
@@ -240,12 +202,4 @@ function start() {
   viewer.whenIdle(() => (document.documentElement.dataset.ready = String(Math.round(performance.now())))); // for tests
 }
 
-themeSwitch();
-try {
-  start();
-} catch (error) {
-  byId("failure").style.display = "grid";
-  byId("failure").textContent = `${error.message}: the 3D view cannot be shown here. Pictures and numbers stand beside it.`;
-  document.documentElement.dataset.ready = "failed";
-  if (!(error.message || "").includes("WebGL2")) throw error;
-}
+startOrExplain(start, "Pictures and numbers stand beside it.");

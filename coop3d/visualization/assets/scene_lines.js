@@ -51,7 +51,7 @@ function cameraSegments(cameras, colour) {
 
 /* Solid where the vehicle is predicted, dashed where it is; a red line joins both. */
 function vehicleLines(viewer, vehicle) {
-  const colour = vehicle.colour.map((c) => c / 255);
+  const colour = vehicleColour(vehicle);
   const local = [...carSegments(colour), ...axisSegments(), ...cameraSegments(vehicle.cameras, colour)];
   const { predicted, truth } = vehicle.poses;
   const placed = (pose) => local.map(([a, b, c]) => [apply(pose, a), apply(pose, b), c]);

@@ -13,14 +13,8 @@ const TOGGLES = {
   masked: { title: "Mask", key: "M", hint: "Only points where the mask sees a surface" },
   shaded: { title: "Edges", key: "E", hint: "Points darker where something nearer hides them" },
 };
-const VIEWS = {
-  Oblique: { key: "O", hint: "From behind and above" },
-  Top: { key: "U", hint: "From straight above, forward is up" },
-  Side: { key: "S", hint: "From the right" },
-  Driver: { key: "D", hint: "From the first vehicle's sensor" },
-};
+const VIEWS = { ...SIDES, Driver: { key: "D", hint: "From the first vehicle's sensor" } };
 const SLIDERS = ["size", "confidence", "range"];
-const byId = (id) => document.getElementById(id);
 
 /* Toggles and sliders as one object. */
 function settings() {
@@ -45,17 +39,12 @@ function checkbox(id, title, { key, hint, colour }) {
 
 /* Fill the panel; `look(view, vehicle)` moves the camera. */
 function buildControls(look) {
-  for (const [name, { key, hint }] of Object.entries(VIEWS)) {
-    const button = element("button", { type: "button", title: hint, onclick: () => look(name) }, `${name} `, element("kbd", {}, key));
-    button.dataset.view = name;
-    byId("cameras").append(button);
-  }
+  byId("cameras").append(...viewButtons(VIEWS, look));
   for (const [id, kind] of Object.entries(KINDS)) byId("kinds").append(checkbox(id, kind.title, kind));
   for (const [id, toggle] of Object.entries(TOGGLES)) byId("toggles").append(checkbox(id, toggle.title, toggle));
   data.vehicles.forEach((vehicle, k) => {
     const key = k < 9 ? String(k + 1) : "";
-    const colour = vehicle.colour.map((c) => c / 255);
-    const label = checkbox(`vehicle${k}`, vehicle.name, { key, hint: vehicle.name, colour });
+    const label = checkbox(`vehicle${k}`, vehicle.name, { key, hint: vehicle.name, colour: vehicleColour(vehicle) });
     const button = element("button", { type: "button", textContent: "view", title: "From this vehicle" });
     button.onclick = () => look("Driver", vehicle);
     byId("vehicles").append(element("div", { className: "row" }, label, button));
