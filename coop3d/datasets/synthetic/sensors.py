@@ -68,7 +68,7 @@ def render_camera(
     focal = float(world.domain.rig.intrinsic(image_size)[0, 0])
     shading.shade(
         z_m, hit, np.ascontiguousarray(T_world_camera[:3, :3]), np.ascontiguousarray(T_world_camera[:3, 3]),
-        focal, instant.surface, atlas.texels, atlas.offset, world.light_numbers, shadows, world.shade_origin,
+        focal, *instant.surface, atlas.texels, atlas.offset, world.light_numbers, *shadows, world.shade_origin,
         float(gain), _VIGNETTE, _DISPLAY, bgr,
     )  # fmt: skip
     return bgr, np.where(hit >= 0, z_m, 0.0).astype(np.float32)

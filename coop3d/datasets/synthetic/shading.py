@@ -79,15 +79,11 @@ def pack_light(light: Light) -> NDArray[np.float64]:
                            [light.exposure, 0.0]])  # fmt: skip
 
 
+# Arrays are arguments of `shade`, not fields of a tuple, and mostly numbers go to the inlined functions: otherwise
+# numba counts references anew for every pixel, which costs a third more time.
 @njit(cache=True, inline="always")
 def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
-
-
-@njit(cache=True, inline="always")
-def _row(matrix, i, k=0):
-    """Three numbers of a row, from column ``k``."""
-    return float(matrix[i, k]), float(matrix[i, k + 1]), float(matrix[i, k + 2])
 
 
 @njit(cache=True, inline="always")
@@ -105,7 +101,8 @@ def _ground_pixel_m(right, up):
 
 @njit(cache=True, fastmath=FAST)
 def shade(
-    z_m, hit, R, position, focal, surface, texels, offset, light, shadows, shade_origin, gain, vignette, display, out
+    z_m, hit, R, position, focal, normals, uv_map, kind, layer, tints, tag, texels, offset, light, height,
+    shadow_origin, shear, shade_origin, gain, vignette, display, out,
 ):  # fmt: skip
     """Fill ``out`` [H, W, 3] uint8 BGR from planar depth ``z_m`` [H, W] and triangle numbers ``hit`` [H, W].
 
@@ -114,16 +111,16 @@ def shade(
         R: [3, 3]: columns are the camera's forward, right and up in the world (UE axes).
         position: [3] of the camera, world.
         focal: pixels.
-        surface: `Surface` of all triangles, as a tuple.
+        normals, uv_map, kind, layer, tints, tag: the `Surface` of all triangles.
         texels, offset: of the atlas.
         light: from `pack_light`.
-        shadows: height, origin and shear of the shadow map.
+        height, shadow_origin, shear: of the shadow map.
         shade_origin: [3] world, what the surface's texture coordinates count from.
         gain, vignette: exposure of this camera, and how much of it is lost towards the corners.
         display: from `display_table`.
     """
-    normals, uv_map, kind, layer, tints, tag = surface
-    height, shadow_origin, shear = shadows
+    grid = shadow_origin[0], shadow_origin[1], shear[0], shear[1]
+    origin, sun_at = (shade_origin[0], shade_origin[1], shade_origin[2]), (light[0], light[1], light[2])
     H, W = hit.shape
     inv_f = 1.0 / focal
     right, up = (R[0, 1], R[1, 1], R[2, 1]), (R[0, 2], R[1, 2], R[2, 2])
@@ -149,10 +146,12 @@ def shade(
             else:
                 z = z_m[i, j]
                 point = rel_x + z * dx, rel_y + z * dy, rel_z + z * dz
-                normal, tint, what = _row(normals, t), _row(tints, t), kind[t]
+                normal = float(normals[t, 0]), float(normals[t, 1]), float(normals[t, 2])
+                tint, what = (float(tints[t, 0]), float(tints[t, 1]), float(tints[t, 2])), kind[t]
                 right_m = _step_on_plane(right, (dx, dy, dz), normal, z * inv_f)
                 up_m = _step_on_plane(up, (dx, dy, dz), normal, z * inv_f)
-                u_map, v_map = _row(uv_map, t), _row(uv_map, t, 4)
+                u_map = uv_map[t, 0], uv_map[t, 1], uv_map[t, 2]
+                v_map = uv_map[t, 4], uv_map[t, 5], uv_map[t, 6]
                 u, v = _dot(u_map, point) + uv_map[t, 3], _dot(v_map, point) + uv_map[t, 7]
                 fu = abs(_dot(u_map, right_m)) + abs(_dot(u_map, up_m))
                 fv = abs(_dot(v_map, right_m)) + abs(_dot(v_map, up_m))
@@ -164,7 +163,7 @@ def shade(
                     r, g, b, shine = _facade(texels, offset, layer[t], tag[t], tint, u, v, fu, fv)
                 else:
                     r, g, b, shine, emit = _plain(texels, offset, layer[t], what, tint, point, u, v, fu, fv)
-                sun = _sunlight(height, shadow_origin, shear, what, point, normal, light, shade_origin)
+                sun = _sunlight(height, grid, what, point, normal, sun_at, origin)
                 sky_part = 0.5 + 0.5 * normal[2]
                 r *= emit + sun * light[3] + light[6] * sky_part + light[9] * (1.0 - sky_part)
                 g *= emit + sun * light[4] + light[7] * sky_part + light[10] * (1.0 - sky_part)
@@ -268,9 +267,9 @@ def _plain(texels, offset, layer, what, tint, point, u, v, fu, fv):
 
 
 @njit(cache=True, inline="always")
-def _sunlight(height, origin, shear, what, point, normal, light, shade_origin):
+def _sunlight(height, grid, what, point, normal, sun_at, shade_origin):
     """Share of the sun's light that a surface point receives."""
-    facing = _dot(normal, (light[0], light[1], light[2]))
+    facing = _dot(normal, sun_at)
     if what == _LEAVES:  # light scatters around and through foliage
         facing = 0.35 + 0.65 * facing
     sun = 0.0
@@ -278,7 +277,7 @@ def _sunlight(height, origin, shear, what, point, normal, light, shade_origin):
         x, y, z = point[0] + shade_origin[0], point[1] + shade_origin[1], point[2] + shade_origin[2]
         off, bias = 0.16, 0.12 + 0.2 * (1.0 - abs(normal[2])) + (0.9 if what == _LEAVES else 0.0)
         x, y, z = x + off * normal[0], y + off * normal[1], z + off * normal[2]
-        ox, oy, hx, hy = origin[0], origin[1], shear[0], shear[1]
+        ox, oy, hx, hy = grid
         if what == _FACADE:
             # Seen from the sun a wall is narrow: a wider filter hides the steps of the ray grid.
             c = SHADOW_CELL_M
