@@ -2,37 +2,25 @@
 # From nothing to a point cloud in the browser: set up, make synthetic OPV2V, check it, look at a panorama, train the
 # small model, evaluate it on towns it never saw, render the page; and the page of the published weights, which have
 # trained longer. A quarter of an hour to half an hour on two CPU cores.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+#
+# usage: bash bash_scripts/quickstart.sh [overrides...]
+#
+# Extra arguments are passed to the training script, for example a shorter run:
+#   bash bash_scripts/quickstart.sh train_params.epochs=1
+#
+# environment:
+#   COOP3D_QUICKSTART_DIR  where run and pictures go (default: outputs/quickstart)
+#   COOP3D_DEMO_ROOT       where the synthetic data go (default: data/demo_opv2v)
 
-usage() {
-  cat <<'EOF'
-usage: bash bash_scripts/quickstart.sh [overrides...]
-
-Extra arguments are passed to the training script, for example a shorter run:
-  bash bash_scripts/quickstart.sh train_params.epochs=1
-
-environment:
-  COOP3D_QUICKSTART_DIR  where run and pictures go (default: outputs/quickstart)
-  COOP3D_DEMO_ROOT       where the synthetic data go (default: data/demo_opv2v)
-EOF
-}
-if [[ "${1:-}" == "-h" || "${1:-}" == "--help" ]]; then
-  usage
-  exit 0
-fi
-
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 out="${COOP3D_QUICKSTART_DIR:-outputs/quickstart}"
 run="$out/train"
 demo=(machine=demo dataset=opv2v_cyl_coop_small dataset.panoramas=raw dataset.train.sampling.vehicles=2
   model=small loss=match_loss train_params=small train_params.epochs=2)
 published=weights/coop3d_small_synth_v1.pth
 
-step() { printf '\n== %s (%d s since the start)\n' "$1" "$SECONDS"; }
-
 step "1/6 environment"
-bash bash_scripts/setup_env.sh
-export PATH="$PWD/.venv/bin:$PATH" # not its activate, which names the place where it was made
+source bash_scripts/setup_env.sh
 
 step "2/6 make and check synthetic OPV2V (training, validation and test towns differ)"
 python scripts/validate_opv2v_cyl_setup.py --num-samples 3 --output "$out/validation.json" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up the project's own virtual environment in .venv, once; instant when it is already set up.
-# Run it, or source it and use "$COOP3D_PYTHON" afterwards.
+# Run it, or source it: then python is the one of .venv, and "$COOP3D_PYTHON" its path.
 #
 # torch is chosen to suit the machine: a torch that the invoking Python already has is used as it is; without a
 # GPU, COOP3D_TORCH_SPEC (default torch==2.13.0) is installed; with one, a torch for it (default torch>=2.6).
@@ -164,3 +164,4 @@ if ! _coop3d_setup; then
   # shellcheck disable=SC2317
   return 1 2>/dev/null || exit 1
 fi
+export PATH="${COOP3D_PYTHON%/*}:$PATH" # not its activate, which names the place where it was made

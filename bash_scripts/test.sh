@@ -3,19 +3,16 @@
 #   bash bash_scripts/test.sh                  all fast tests, two at a time
 #   bash bash_scripts/test.sh -n 0 -k resume   some of them
 #   bash bash_scripts/test.sh --help           print this and do nothing else
-set -euo pipefail
-case "${1:-}" in
-  -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
-esac
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 source bash_scripts/setup_env.sh
 
-step() { echo "== $*"; "$COOP3D_PYTHON" -m "$@"; }
+check() { echo "== $*"; python -m "$@"; }
 
-step ruff check .
-step ruff format --check .
-step mypy
+check ruff check .
+check ruff format --check .
+check mypy
 case " $* " in
-  *" -n"* | *" --numprocesses"*) step pytest "$@" ;;
-  *) step pytest -n 2 "$@" ;;
+  *" -n"* | *" --numprocesses"*) check pytest "$@" ;;
+  *) check pytest -n 2 "$@" ;;
 esac

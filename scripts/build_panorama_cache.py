@@ -1,4 +1,4 @@
-"""Build a panorama cache: every panorama of a split in one HDF5 file, stitched once, lossless.
+"""Build panorama caches: every panorama of a split in one HDF5 file, stitched once, lossless.
 
 A build that was interrupted, even by kill -9, is continued by the same command. On a finished file the command does
 nothing and says so. Under torchrun every process builds its own shard.
@@ -14,16 +14,20 @@ from pathlib import Path
 
 from coop3d.datasets.cache import COMPRESSIONS, DEFAULT_COMPRESSION, BuildSummary, CacheBuilder, verify
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
+from coop3d.datasets.options import (
+    add_panorama_options,
+    add_root_options,
+    open_index,
+    positive_int,
+    recipe_of,
+)
 from coop3d.environment import git_revision
 from coop3d.files import writing
 
 EXAMPLES = """examples:
   # every split that training reads, then train from them
-  for s in train validate test; do
-    python scripts/build_panorama_cache.py --images-root /data/opv2v --depth-root /data/opv2v_depth --split $s \\
-        --output /ssd/panoramas/$s.h5 --workers 16
-  done
+  python scripts/build_panorama_cache.py --images-root /data/opv2v --depth-root /data/opv2v_depth \\
+      --split train validate test --output /ssd/panoramas --workers 16
   python scripts/train.py dataset.panoramas=cache machine.panorama_cache_root=/ssd/panoramas
 
   # is it still what stitching gives? (builds first what is not finished)
@@ -61,10 +65,10 @@ def parse_args() -> argparse.Namespace:
     )
     cores = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     add = parser.add_argument
-    add("--images-root", type=Path, required=True, help="folder that holds the splits")
-    add("--depth-root", type=Path, help="folder of *_depth.npy files, if there are any")
-    add("--split", required=True, help="sub-folder of the roots")
-    add("--output", type=Path, required=True, help="file to write, e.g. panoramas/train.h5")
+    add_root_options(parser)
+    add("--split", nargs="+", required=True, help="sub-folders of the roots")
+    add("--output", type=Path, required=True,
+        help="file to write, e.g. panoramas/train.h5; or a folder, e.g. panoramas, of SPLIT.h5")  # fmt: skip
     add_panorama_options(parser)
     add("--workers", type=positive_int, default=cores, help="stitching processes (default: one per core)")
     add("--compression", choices=COMPRESSIONS, default=DEFAULT_COMPRESSION, metavar="C",
@@ -75,31 +79,46 @@ def parse_args() -> argparse.Namespace:
         help="afterwards stitch a random sample again and compare bit by bit")  # fmt: skip
     add("--verify-samples", type=positive_int, default=16, help="size of that sample (default: %(default)s)")
     add("--seed", type=int, default=0, help="of that sample (default: %(default)s)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.output.suffix == ".h5" and len(args.split) > 1:
+        parser.error(
+            f"--output {args.output} is one file, but there are {len(args.split)} splits; name a folder"
+        )
+    return args
 
 
 def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        index, recipe = open_index(args), recipe_of(args)
-        builder = CacheBuilder(
-            args.output, index, recipe, shard=args.shard, compression=args.compression,
-            provenance={"git": git_revision()},
-        )  # fmt: skip
-        with writing(builder.path, "--output, or repeat the command, which keeps what is finished"):
-            summary = builder.build(args.workers)
-        status = _report(summary)
-        if args.verify:
-            outcome = verify(summary.path, index, recipe, args.verify_samples, args.seed)
-            for key, what in outcome.differing.items():
-                log.error("%s differs from what stitching gives now: %s", key, what)
-            log.info("verified: %d of %d panoramas differ", len(outcome.differing), outcome.checked)
-            status = status if outcome.ok else 1
+        builders = [_builder(args, split) for split in args.split]  # all, before the first slow step
+        statuses = [_build(builder, args) for builder in builders]
     except (DataError, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues")
+    return 1 if 1 in statuses else max(statuses)
+
+
+def _builder(args: argparse.Namespace, split: str) -> CacheBuilder:
+    path = args.output if args.output.suffix == ".h5" else args.output / f"{split}.h5"
+    return CacheBuilder(
+        path, open_index(args, split), recipe_of(args), shard=args.shard, compression=args.compression,
+        provenance={"git": git_revision()},
+    )  # fmt: skip
+
+
+def _build(builder: CacheBuilder, args: argparse.Namespace) -> int:
+    """Build one file, and verify it if wanted; its exit status."""
+    with writing(builder.path, "--output, or repeat the command, which keeps what is finished"):
+        summary = builder.build(args.workers)
+    status = _report(summary)
+    if args.verify:
+        outcome = verify(summary.path, builder.index, builder.recipe, args.verify_samples, args.seed)
+        for key, what in outcome.differing.items():
+            log.error("%s differs from what stitching gives now: %s", key, what)
+        log.info("verified: %d of %d panoramas differ", len(outcome.differing), outcome.checked)
+        status = status if outcome.ok else 1
     return status
 
 

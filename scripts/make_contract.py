@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--images-root", type=Path, required=True, help="holds train/, validate/, test/")
+    add("--images-root", type=Path, required=True, help="folder that holds the splits")
     add("--split", default="test", help="folder under the images root (default: %(default)s)")
     add("--name", required=True, help="of the contract; end it in a version, e.g. -v1")
     add("--output", type=Path, help="file (default: configs/contracts/NAME.json)")

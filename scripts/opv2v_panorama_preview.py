@@ -12,19 +12,24 @@ from pathlib import Path
 from tqdm import tqdm
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.options import add_panorama_options, open_index, positive_int, recipe_of
+from coop3d.datasets.options import (
+    add_frame_options,
+    add_panorama_options,
+    open_index,
+    positive_int,
+    recipe_of,
+)
 from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex
 from coop3d.datasets.recipe import PanoramaRecipe
+from coop3d.datasets.selection import select_entries
 from coop3d.files import writing
 from coop3d.types import Panorama
 from coop3d.visualization import (
-    add_frame_arguments,
     contact_sheet,
     frames_per_second,
     panorama_figure,
     panorama_video_frame,
     save_png,
-    select_entries,
     video_file,
     write_video,
 )
@@ -52,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_frame_arguments(parser)
+    add_frame_options(parser)
     add_panorama_options(parser)
     parser.add_argument("--max-frames", type=positive_int, default=6,
                         help="matching frames to draw, spread evenly (default: %(default)s)")  # fmt: skip
@@ -110,7 +115,7 @@ def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        index = open_index(args)
+        index = open_index(args, args.split)
         names = (args.scenario, args.agent, args.frame)
         entries = select_entries(index.frames, *names, index=args.index, at_most=args.max_frames)
         panoramas = Stitched(index, entries, recipe_of(args))

@@ -25,6 +25,7 @@ from coop3d.benchmark.study import (
     write_study,
 )
 from coop3d.benchmark.study.state import RunState
+from coop3d.datasets.options import positive_int
 from coop3d.evaluation.contracts import ContractError
 
 EXAMPLES = """examples:
@@ -58,8 +59,14 @@ def parse_args() -> argparse.Namespace:
     add("--seeds", type=seed_list, metavar="N,...",
         help="run these seeds of the study now, e.g. the first of every study before the second of any")  # fmt: skip
     add("--dry-run", action="store_true", help="print the commands and start nothing")
-    add("--jobs", type=positive, default=1, metavar="N", help="runs at the same time (default: %(default)s)")
-    add("--processes", type=positive, default=1, metavar="N",
+    add(
+        "--jobs",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="runs at the same time (default: %(default)s)",
+    )
+    add("--processes", type=positive_int, default=1, metavar="N",
         help="processes of each run, one per GPU where there are GPUs (default: %(default)s)")  # fmt: skip
     args = parser.parse_intermixed_args()
     args.overrides = []
@@ -74,12 +81,6 @@ def parse_args() -> argparse.Namespace:
         if getattr(args, key) is None:
             parser.error(f"{key}=... is missing; see --help")
     return args
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
-    return int(text)
 
 
 def seed_list(text: str) -> list[int]:

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from coop3d.datasets.errors import DataError
-from coop3d.datasets.options import add_panorama_options, open_index, recipe_of
+from coop3d.datasets.options import add_frame_options, add_panorama_options, open_index, recipe_of
+from coop3d.datasets.selection import select_entries
 from coop3d.files import writing
-from coop3d.visualization import add_frame_arguments, select_entries, write_panorama_html
+from coop3d.visualization import write_panorama_html
 
 EXAMPLES = """examples:
   python scripts/visualize_opv2v_cyl_html.py --images-root data/synthetic_opv2v \\
@@ -33,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_frame_arguments(parser)
+    add_frame_options(parser)
     add_panorama_options(parser)
     parser.add_argument(
         "--output-html", type=Path, default=Path("panorama.html"), help="(default: %(default)s)"
@@ -45,7 +46,7 @@ def main() -> None:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        index = open_index(args)
+        index = open_index(args, args.split)
         (entry,) = select_entries(index.frames, args.scenario, args.agent, args.frame, args.index)
         recipe = recipe_of(args)
         panorama = recipe.stitcher()(recipe.load_frame(entry, index.partners_of(entry)))

@@ -1,8 +1,9 @@
-"""Command-line options that describe a panorama, the same for every script."""
+"""Command-line options that name frames and describe a panorama, the same for every script."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
 
 from coop3d.datasets.opv2v import AUTO, DEFAULT_CAMERAS, DEPTH_SOURCES, OPV2VIndex
 from coop3d.datasets.recipe import PanoramaRecipe
@@ -15,6 +16,23 @@ def positive_int(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
     return int(text)
+
+
+def add_root_options(parser: ArgumentParser) -> None:
+    """Where a dataset lies."""
+    parser.add_argument("--images-root", type=Path, required=True, help="folder that holds the splits")
+    parser.add_argument("--depth-root", type=Path, help="folder of *_depth.npy files, if there are any")
+
+
+def add_frame_options(parser: ArgumentParser) -> None:
+    """Frames of a split; find them with `select_entries`."""
+    add_root_options(parser)
+    add = parser.add_argument
+    add("--split", default="train", help="sub-folder of the roots (default: %(default)s)")
+    add("--scenario", help="only this scenario")
+    add("--agent", help="only this vehicle")
+    add("--frame", help="only this frame, e.g. 000069")
+    add("--index", type=int, help="the N-th frame of the split instead of names")
 
 
 def add_panorama_options(parser: ArgumentParser) -> None:
@@ -37,15 +55,15 @@ def add_panorama_options(parser: ArgumentParser) -> None:
         help="matched: brightness evened out across seams (default: %(default)s)")  # fmt: skip
 
 
-def open_index(args: Namespace) -> OPV2VIndex:
-    """The split that ``--images-root --depth-root --split --cameras`` name.
+def open_index(args: Namespace, split: str) -> OPV2VIndex:
+    """A split of what ``--images-root --depth-root --cameras`` name.
 
     Raises:
         DataError: there is no such split, or no usable frame in it.
     """
     cameras = AUTO if args.cameras == [AUTO] else tuple(args.cameras)
     needs_depth = args.depth_source == "dense"
-    return OPV2VIndex(args.images_root, args.split, args.depth_root, cameras, needs_depth=needs_depth)
+    return OPV2VIndex(args.images_root, split, args.depth_root, cameras, needs_depth=needs_depth)
 
 
 def recipe_of(args: Namespace) -> PanoramaRecipe:

@@ -18,7 +18,6 @@ from coop3d.visualization.render import Viewpoint, look_at, preset, render_scene
 from coop3d.visualization.scenario_page import ScenarioFrame, write_scenario_html
 from coop3d.visualization.scene import OrientedBox, PointSet, Scene, SceneView, upright
 from coop3d.visualization.scene_page import write_scene_html
-from coop3d.visualization.selection import add_frame_arguments, select_entries
 from coop3d.visualization.video import frames_per_second, panorama_video_frame, video_file, write_video
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "Scene",
     "SceneView",
     "Viewpoint",
-    "add_frame_arguments",
     "caption",
     "contact_sheet",
     "frames_per_second",
@@ -47,7 +45,6 @@ __all__ = [
     "save_png",
     "save_view_pictures",
     "scene_from_prediction",
-    "select_entries",
     "upright",
     "video_file",
     "write_gallery",

@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +270,25 @@ def test_script_killed_with_workers_leaves_no_process_and_resumes(data, undistur
     found, expected = contents(path), dict(undisturbed)
     assert found.pop("@config") != expected.pop("@config")  # the script records the git revision
     assert found == expected
+
+
+def test_script_builds_several_splits_into_a_folder(data, tmp_path):
+    """Each file is the one that it would be alone; of a misspelt split nothing is made; the worst status remains."""
+    shutil.copytree(data[0] / "train", tmp_path / "images" / "validate")
+    (tmp_path / "images" / "train").symlink_to(data[0] / "train")
+    for photograph in (tmp_path / "images" / "validate").rglob("000070_camera1.png"):
+        shutil.copy(photograph.with_name("000068_camera1.png"), photograph)  # whole, unlike that of train
+    common = ["--images-root", tmp_path / "images", "--width", 112, "--workers", 1, "--output"]
+    refused = run_script(SCRIPT, *common, tmp_path / "x", "--split", "train", "tset", status=1)
+    assert "tset" in refused.stderr
+    assert not (tmp_path / "x").exists()
+    refused = run_script(SCRIPT, *common, tmp_path / "x.h5", "--split", "train", "validate", status=2)
+    assert "x.h5 is one file, but there are 2 splits; name a folder" in refused.stderr
+    run_script(SCRIPT, *common, tmp_path / "x", "--split", "train", "validate", status=3)
+    assert sorted(os.listdir(tmp_path / "x")) == ["train.h5", "validate.h5"]
+    assert len(CachedPanoramas(tmp_path / "x" / "train.h5").files[0].problems) == 1
+    assert CachedPanoramas(tmp_path / "x" / "validate.h5").files[0].problems == {}
+    run_script(SCRIPT, *common, tmp_path / "x", "--split", "validate")
 
 
 def test_script_takes_its_shard_from_torchrun(data, tmp_path, monkeypatch):

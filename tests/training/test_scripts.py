@@ -32,10 +32,88 @@ def test_syntax(path):
     assert bash("-n", path).stderr == ""
 
 
-def test_help_needs_no_environment():
-    result = bash(TRAIN, "--help")
-    assert result.returncode == 0
-    assert "NUM_GPUS" in result.stdout
+WITH_HELP = [p for p in SCRIPTS if "lib.sh" in p.read_text() and p.name not in ("lib.sh", "plan.sh")]
+
+
+@pytest.mark.parametrize("path", WITH_HELP, ids=lambda p: p.name)
+def test_help_is_the_comment_at_the_top_and_needs_no_environment(path):
+    result = bash(path, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"bash bash_scripts/{path.relative_to(BASH_SCRIPTS)}" in result.stdout
+    assert "source" not in result.stdout
+
+
+@pytest.fixture
+def started(tmp_path):
+    """What a script starts: python, sbatch and the set-up are replaced by ones that write their arguments down."""
+    root, programs = tmp_path / "checkout", tmp_path / "bin"
+    shutil.copytree(BASH_SCRIPTS, root / "bash_scripts")
+    (root / "bash_scripts" / SETUP.name).write_text("")
+    (root / "bash_scripts" / "train" / TRAIN.name).write_text('exec python TRAIN "$@"\n')
+    programs.mkdir()
+    for name in ("python", "sbatch"):
+        (programs / name).write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/started\necho 7{name[0]}\n')
+        (programs / name).chmod(0o755)
+    for name in ("outputs/cpu_proof/evaluation", "outputs/quickstart/evaluation"):
+        (root / name).mkdir(parents=True)
+        (root / name / "table.txt").touch()
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("COOP3D_")}
+
+    def run(name: str, *arguments: str) -> list[str]:
+        done = subprocess.run(
+            ["bash", str(root / "bash_scripts" / name), *arguments], capture_output=True, text=True, timeout=60,
+            env={**ours, "PATH": f"{programs}:{os.environ['PATH']}"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / "started").read_text().splitlines()
+
+    return run
+
+
+def test_scripts_build_the_caches_that_their_configs_read(started):
+    towns, outskirts = "data/coop3d_synth_v1_small", "data/coop3d_synth_v1_outskirts_small"
+    caches = [line for line in started("cpu_proof.sh", "a=1") if "build_panorama_cache" in line]
+    assert len(caches) == 1
+    assert f"--split train validate test --output {towns}_panoramas --width 512 --height 128" in caches[0]
+    lines = started("transfer.sh", "--jobs", "2")[-5:]
+    assert f"coop3d-synth-v1-small --output {towns} --only test" in lines[0]
+    assert f"--split test --output {towns}_panoramas " in lines[1]
+    assert f"--split train validate test --output {outskirts}_panoramas " in lines[3]
+    assert lines[4].endswith("output_dir=outputs/studies/transfer --jobs 2")
+
+
+def test_ablations_build_what_the_studies_named_need(started):
+    lines = started("ablations.sh", "supervision", "--", "--seeds", "0")
+    outputs = [line.split("--output ")[1].split()[0] for line in lines if "build_panorama_cache" in line]
+    small = "data/coop3d_synth_v1_small_panoramas_256x64"
+    assert outputs == [f"{small}/rig", f"{small}/fused_lidar", f"{small}/own_lidar"]
+    assert lines[-1].endswith("output_dir=outputs/studies/supervision --seeds 0")
+
+
+def test_quickstart_and_proof_train_with_the_overrides_given(started):
+    for name in ("quickstart.sh", "cpu_proof.sh"):
+        (train,) = [line for line in started(name, "train_params.epochs=1") if line.startswith("TRAIN")][-1:]
+        assert train.startswith("TRAIN 1 machine=")
+        assert train.endswith(" train_params.epochs=1")
+
+
+def test_stages_are_submitted_each_after_the_one_before(started):
+    first, second, third = started("slurm/stages.sh", "distributed=fsdp")
+    sbatch, start = (
+        "bash_scripts/slurm/train.sbatch",
+        "model.model_config.pretrained_checkpoint_path=outputs/stages",
+    )
+    assert first == (
+        f"--parsable {sbatch} dataset=opv2v_cyl_single loss=cyl_loss hydra.run.dir=outputs/stages/stage1 "
+        "distributed=fsdp"
+    )
+    assert second.startswith(
+        f"--parsable --dependency=afterok:7s {sbatch} dataset=opv2v_cyl_coop_ft dataset.train"
+    )
+    assert second.endswith(f"distributed=fsdp {start}/stage1/checkpoint-best.pth")
+    assert third.endswith(
+        f"hydra.run.dir=outputs/stages/stage3 distributed=fsdp {start}/stage2/checkpoint-best.pth"
+    )
 
 
 @pytest.mark.parametrize("number", ["0", "two", "-1", "1.5"])
@@ -50,8 +128,8 @@ def stage(tmp_path):
     """What a stage would hand to the training script, which is replaced by one that prints its arguments."""
     scripts = tmp_path / "bash_scripts" / "train"
     scripts.mkdir(parents=True)
-    for path in TRAIN.parent.glob("stage*.sh"):
-        (scripts / path.name).write_text(path.read_text())
+    for path in (*TRAIN.parent.glob("*.sh"), BASH_SCRIPTS / "lib.sh"):
+        (tmp_path / path.relative_to(BASH_SCRIPTS.parent)).write_text(path.read_text())
     (scripts / TRAIN.name).write_text('printf "%s\\n" "$@"\n')
     environment = {**os.environ, "COOP3D_STAGES_ROOT": str(tmp_path / "stages")}
 
@@ -116,7 +194,7 @@ def test_setup_refuses_a_torch_that_cannot_use_the_gpus(tmp_path, driver, spec, 
 @pytest.mark.parametrize("name", ["setup_env.sh", "test.sh"])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_of_setup_and_test_does_nothing_else(tmp_path, name, flag):
-    for script in (SETUP, SETUP.with_name("test.sh")):
+    for script in (SETUP, SETUP.with_name("test.sh"), SETUP.with_name("lib.sh")):
         copy = tmp_path / "bash_scripts" / script.name
         copy.parent.mkdir(exist_ok=True)
         copy.write_text(script.read_text())

@@ -17,7 +17,7 @@ The hierarchy has two roots: the town, which never changes, and the moving vehic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -30,19 +30,26 @@ _LEAF = 4
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
-@dataclass(frozen=True)
-class Bvh:
-    """Hierarchy over ``triangles``; leaf ``i`` owns triangles ``first[i] .. first[i] + count[i]``.
+class Bvh(NamedTuple):
+    """Hierarchy over ``triangles``; leaf ``i`` owns triangles ``first[i] .. first[i] + size[i]``.
 
-    ``bounds`` is [nodes, 6] (min xyz, max xyz); inner nodes have ``count == 0`` and children ``first``,
+    ``bounds`` is [nodes, 6] (min xyz, max xyz); inner nodes have ``size == 0`` and children ``first``,
     ``first + 1``. ``order`` maps the sorted triangles back to the order they were given in.
     """
 
     bounds: NDArray[np.float64]
     first: NDArray[np.int64]
-    count: NDArray[np.int64]
+    size: NDArray[np.int64]
     triangles: NDArray[np.float64]  # [N, 3, 3] vertices, sorted by leaf
     order: NDArray[np.int64]  # [N]
+
+
+class Hierarchy(NamedTuple):
+    """What the tracers take: a hierarchy, whose vehicle each triangle is, and from what number they count."""
+
+    bvh: Bvh
+    owner: NDArray[np.int64]  # [N]
+    id_offset: int
 
 
 def build_bvh(triangles: NDArray[np.float64]) -> Bvh:
@@ -66,91 +73,90 @@ def _build(lo, hi):
     count = np.zeros(2 * n, np.int64)
     used = 1
     stack = [(0, 0, n)]
-    bin_lo = np.empty((_BINS, 3))
-    bin_hi = np.empty((_BINS, 3))
-    bin_n = np.empty(_BINS, np.int64)
-    area_left = np.empty(_BINS)
     while len(stack) > 0:
         node, start, stop = stack.pop()
-        clo = np.full(3, FAR)
-        chi = np.full(3, -FAR)
-        for a in range(3):
-            bounds[node, a] = FAR
-            bounds[node, a + 3] = -FAR
-        for i in range(start, stop):
-            t = order[i]
-            for a in range(3):
-                bounds[node, a] = min(bounds[node, a], lo[t, a])
-                bounds[node, a + 3] = max(bounds[node, a + 3], hi[t, a])
-                clo[a] = min(clo[a], center[t, a])
-                chi[a] = max(chi[a], center[t, a])
-        axis = 0
-        for a in range(1, 3):
-            if chi[a] - clo[a] > chi[axis] - clo[axis]:
-                axis = a
-        extent = chi[axis] - clo[axis]
+        own = order[start:stop]
+        axis, low, extent = _enclose(lo, hi, center, own, bounds[node])
         if stop - start <= _LEAF or extent <= 1e-9:
             first[node], count[node] = start, stop - start
             continue
-        # Surface-area heuristic over equal bins of the longest axis.
-        bin_lo[:] = FAR
-        bin_hi[:] = -FAR
-        bin_n[:] = 0
-        scale = _BINS / extent
-        for i in range(start, stop):
-            t = order[i]
-            b = min(_BINS - 1, int((center[t, axis] - clo[axis]) * scale))
-            bin_n[b] += 1
-            for a in range(3):
-                bin_lo[b, a] = min(bin_lo[b, a], lo[t, a])
-                bin_hi[b, a] = max(bin_hi[b, a], hi[t, a])
-        run_lo = np.full(3, FAR)
-        run_hi = np.full(3, -FAR)
-        run_n = 0
-        for b in range(_BINS - 1):
-            run_n += bin_n[b]
-            for a in range(3):
-                run_lo[a] = min(run_lo[a], bin_lo[b, a])
-                run_hi[a] = max(run_hi[a], bin_hi[b, a])
-            d = run_hi - run_lo
-            area_left[b] = run_n * (d[0] * d[1] + d[1] * d[2] + d[2] * d[0]) if run_n > 0 else FAR
-        run_lo[:] = FAR
-        run_hi[:] = -FAR
-        run_n = 0
-        best, best_cost = -1, FAR
-        for b in range(_BINS - 1, 0, -1):
-            run_n += bin_n[b]
-            for a in range(3):
-                run_lo[a] = min(run_lo[a], bin_lo[b, a])
-                run_hi[a] = max(run_hi[a], bin_hi[b, a])
-            if run_n == 0 or run_n == stop - start:
-                continue
-            d = run_hi - run_lo
-            cost = area_left[b - 1] + run_n * (d[0] * d[1] + d[1] * d[2] + d[2] * d[0])
-            if cost < best_cost:
-                best, best_cost = b, cost
-        i, j = start, stop - 1
-        while i <= j:
-            b = min(_BINS - 1, int((center[order[i], axis] - clo[axis]) * scale))
-            if b < best:
-                i += 1
-            else:
-                order[i], order[j] = order[j], order[i]
-                j -= 1
+        bins = np.empty(len(own), np.int64)
+        for i in range(len(own)):
+            bins[i] = min(_BINS - 1, int((center[own[i], axis] - low) * (_BINS / extent)))
+        middle = start + _partition(own, bins, _best_cut(lo, hi, own, bins))
         first[node] = used
-        stack.append((used, start, i))
-        stack.append((used + 1, i, stop))
+        stack.append((used, start, middle))
+        stack.append((used + 1, middle, stop))
         used += 2
     return bounds, first, count, order, used
 
 
 @njit(cache=True)
-def trace_rays(origins, directions, bounds, first, count, tris, owner, exclude, t_out, id_out, id_offset):
+def _enclose(lo, hi, center, own, box):
+    """Write the ``box`` [6] of the triangles ``own``; the longest axis of their centres, its start and its length."""
+    box[:3], box[3:] = FAR, -FAR
+    start, end = np.full(3, FAR), np.full(3, -FAR)
+    for t in own:
+        for a in range(3):
+            box[a], box[a + 3] = min(box[a], lo[t, a]), max(box[a + 3], hi[t, a])
+            start[a], end[a] = min(start[a], center[t, a]), max(end[a], center[t, a])
+    axis = np.argmax(end - start)
+    return axis, start[axis], end[axis] - start[axis]
+
+
+@njit(cache=True)
+def _best_cut(lo, hi, own, bins):
+    """The bin that starts the second half, by the surface-area heuristic; -1: all are in one bin."""
+    bin_lo, bin_hi, bin_n = np.full((_BINS, 3), FAR), np.full((_BINS, 3), -FAR), np.zeros(_BINS, np.int64)
+    for i in range(len(own)):
+        b = bins[i]
+        bin_n[b] += 1
+        for a in range(3):
+            bin_lo[b, a], bin_hi[b, a] = min(bin_lo[b, a], lo[own[i], a]), max(bin_hi[b, a], hi[own[i], a])
+    left = _costs(bin_lo, bin_hi, bin_n)
+    right = _costs(bin_lo[::-1], bin_hi[::-1], bin_n[::-1])[::-1]
+    best, best_cost = -1, FAR
+    for b in range(_BINS - 1, 0, -1):
+        if left[b - 1] + right[b] < best_cost:
+            best, best_cost = b, left[b - 1] + right[b]
+    return best
+
+
+@njit(cache=True)
+def _costs(bin_lo, bin_hi, bin_n):
+    """Triangles in the bins up to each, times the area of the box around them; infinite where there are none."""
+    cost, run_lo, run_hi, run_n = np.full(_BINS, FAR), np.full(3, FAR), np.full(3, -FAR), 0
+    for b in range(_BINS):
+        run_n += bin_n[b]
+        run_lo, run_hi = np.minimum(run_lo, bin_lo[b]), np.maximum(run_hi, bin_hi[b])
+        if run_n > 0:
+            d = run_hi - run_lo
+            cost[b] = run_n * (d[0] * d[1] + d[1] * d[2] + d[2] * d[0])
+    return cost
+
+
+@njit(cache=True)
+def _partition(own, bins, cut):
+    """Sort ``own`` in place so that those whose bin is below ``cut`` come first; how many those are."""
+    i, j = 0, len(own) - 1
+    while i <= j:
+        if bins[i] < cut:
+            i += 1
+        else:
+            own[i], own[j] = own[j], own[i]
+            bins[i], bins[j] = bins[j], bins[i]
+            j -= 1
+    return i
+
+
+@njit(cache=True)
+def trace_rays(origins, directions, hierarchy, exclude, t_out, id_out):
     """Nearest hit of arbitrary rays; improves ``t_out`` / ``id_out`` in place, so that two hierarchies chain.
 
     ``origins``, ``directions`` are [N, 3]; ``t`` counts in lengths of the given direction. Triangles whose ``owner``
     equals ``exclude`` do not exist.
     """
+    (bounds, first, count, tris, _), owner, id_offset = hierarchy
     stack = np.empty(96, np.int64)
     for r in range(origins.shape[0]):
         ox, oy, oz = origins[r, 0], origins[r, 1], origins[r, 2]
@@ -225,14 +231,13 @@ def _slab(lo, hi, a, b, near, far):
 
 
 @njit(cache=True, fastmath=_FAST)
-def trace_packet(
-    origin, dx, dy, dz, bounds, first, count, tris, owner, exclude, inv_t, hit, id_offset, stack, stack_near
-):
+def trace_packet(origin, dx, dy, dz, hierarchy, exclude, inv_t, hit, stack, stack_near):
     """Nearest hits of 64 rays from one origin, improving ``inv_t`` (1/t, 0 = nothing) and ``hit`` in place.
 
     ``dx, dy, dz``: [64] directions of any length; ``t`` counts in lengths of each direction. ``stack`` (int64) and
     ``stack_near`` (float64) are scratch of at least 96.
     """
+    (bounds, first, count, tris, _), owner, id_offset = hierarchy
     ox, oy, oz = origin[0], origin[1], origin[2]
     x0, x1, y0, y1, z0, z1 = dx[0], dx[0], dy[0], dy[0], dz[0], dz[0]
     worst = inv_t[0]

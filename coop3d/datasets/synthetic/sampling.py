@@ -22,9 +22,9 @@ def hash01(a, b, c):
     return (h ^ (h >> 15)) * (1.0 / 4294967296.0)
 
 
-@njit(cache=True, fastmath=FAST)
-def sample(texels, offset, layer, u, v, footprint):
-    """Bilinear RGBA (0..1) from the mip level whose texels match ``footprint`` (in repeats of the texture)."""
+@njit(cache=True, inline="always")
+def _corners(offset, layer, u, v, footprint):
+    """Bilinear weights to the right and down, and the four texels, of the level that suits ``footprint``."""
     f = footprint * _SIZE
     level = 0
     while f > 1.35 and level < _LEVELS - 1:
@@ -38,9 +38,16 @@ def sample(texels, offset, layer, u, v, footprint):
     x1, y1 = (x0 + 1) & (side - 1), (y0 + 1) & (side - 1)
     base = offset[level] + layer * side * side
     p, q = base + y0 * side, base + y1 * side
+    return fx, fy, p + x0, p + x1, q + x0, q + x1
+
+
+@njit(cache=True, fastmath=FAST)
+def sample(texels, offset, layer, u, v, footprint):
+    """Bilinear RGBA (0..1) from the mip level whose texels match ``footprint`` (in repeats of the texture)."""
+    fx, fy, i00, i01, i10, i11 = _corners(offset, layer, u, v, footprint)
     s = 1.0 / 255.0
     w00, w01, w10, w11 = (1 - fx) * (1 - fy) * s, fx * (1 - fy) * s, (1 - fx) * fy * s, fx * fy * s
-    c00, c01, c10, c11 = texels[p + x0], texels[p + x1], texels[q + x0], texels[q + x1]
+    c00, c01, c10, c11 = texels[i00], texels[i01], texels[i10], texels[i11]
     r = (c00 & 255) * w00 + (c01 & 255) * w01 + (c10 & 255) * w10 + (c11 & 255) * w11
     g = (
         ((c00 >> 8) & 255) * w00
@@ -61,21 +68,9 @@ def sample(texels, offset, layer, u, v, footprint):
 @njit(cache=True, fastmath=FAST)
 def sample_red(texels, offset, layer, u, v, footprint):
     """The red channel of :func:`sample` alone, for noise."""
-    f = footprint * _SIZE
-    level = 0
-    while f > 1.35 and level < _LEVELS - 1:
-        f *= 0.5
-        level += 1
-    side = _SIZE >> level
-    x, y = u * side - 0.5, v * side - 0.5
-    fx0, fy0 = np.floor(x), np.floor(y)
-    fx, fy = x - fx0, y - fy0
-    x0, y0 = np.int64(fx0) & (side - 1), np.int64(fy0) & (side - 1)
-    x1, y1 = (x0 + 1) & (side - 1), (y0 + 1) & (side - 1)
-    base = offset[level] + layer * side * side
-    p, q = base + y0 * side, base + y1 * side
-    top = (texels[p + x0] & 255) * (1 - fx) + (texels[p + x1] & 255) * fx
-    low = (texels[q + x0] & 255) * (1 - fx) + (texels[q + x1] & 255) * fx
+    fx, fy, i00, i01, i10, i11 = _corners(offset, layer, u, v, footprint)
+    top = (texels[i00] & 255) * (1 - fx) + (texels[i01] & 255) * fx
+    low = (texels[i10] & 255) * (1 - fx) + (texels[i11] & 255) * fx
     return (top * (1 - fy) + low * fy) * (1.0 / 255.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from numpy.random import Generator, default_rng
 from numpy.typing import ArrayLike, NDArray
 
 from . import mesh, shading
-from .bvh import FAR, Bvh, build_bvh, trace_rays
+from .bvh import FAR, Hierarchy, build_bvh, trace_rays
 from .config import SPLITS
 from .domain import DOMAINS, Domain
 from .lighting import Light, ShadowMap
@@ -79,9 +79,7 @@ class Scenario:
         # The moving part has the same size at every instant: reserve its place behind the static part once.
         n_static, n_moving = len(static), sum(len(d.body.mesh) for d in drivers)
         surface = shading.make_surface(static, self.shade_origin)
-        self._surface = shading.Surface(
-            *(_extended(getattr(surface, f.name), n_moving) for f in fields(surface))
-        )
+        self._surface = shading.Surface(*(_extended(values, n_moving) for values in surface))
         self._owner = _extended(static.owner, n_moving)
         self._n_static = n_static
         self._current: Instant | None = None
@@ -160,8 +158,8 @@ class Instant:
         moving = moving.reordered(self.moving.order)
         self.surface, self.owner = scenario._surface, scenario._owner
         surface = shading.make_surface(moving, scenario.shade_origin)
-        for f in fields(surface):
-            getattr(self.surface, f.name)[scenario._n_static :] = getattr(surface, f.name)
+        for name in surface._fields:
+            getattr(self.surface, name)[scenario._n_static :] = getattr(surface, name)
         self.owner[scenario._n_static :] = moving.owner
 
     @cached_property
@@ -169,11 +167,10 @@ class Instant:
         """[H, W] what casts shadows at this instant, the moving vehicles included; see :class:`ShadowMap`."""
         return self.scenario.shadows.with_movers([m.triangles for m in self._movers])
 
-    def hierarchies(self) -> tuple:
-        """Both hierarchies and their owners, in the order the compiled tracers take them."""
-        s, m, n = self.scenario.static, self.moving, self.scenario._n_static
-        return (s.bounds, s.first, s.count, s.triangles, m.bounds, m.first, m.count, m.triangles,
-                self.owner[:n], self.owner[n:])  # fmt: skip
+    def hierarchies(self) -> tuple[Hierarchy, Hierarchy]:
+        """What moves, then what does not: vehicles are near, and nothing is searched behind what is hit already."""
+        n = self.scenario._n_static
+        return Hierarchy(self.moving, self.owner[n:], n), Hierarchy(self.scenario.static, self.owner[:n], 0)
 
     def triangles(self) -> NDArray[np.float64]:
         """[N, 3, 3] every triangle of this instant, numbered as in :class:`Hits`."""
@@ -185,18 +182,10 @@ class Instant:
         o = np.ascontiguousarray(np.broadcast_to(np.asarray(origins, np.float64), d.shape))
         t, triangle = np.full(len(d), FAR), np.full(len(d), -1, np.int64)
         skip = _NOBODY if exclude is None else exclude
-        n = self.scenario._n_static
-        for bvh, owner, start in (
-            (self.scenario.static, self.owner[:n], 0),
-            (self.moving, self.owner[n:], n),
-        ):
-            _trace(bvh, owner, o, d, skip, t, triangle, start)
+        for hierarchy in self.hierarchies():
+            trace_rays(o, d, hierarchy, skip, t, triangle)
         hit = triangle >= 0
         return Hits(np.where(hit, t, np.inf), np.where(hit, self.owner[triangle], mesh.NO_OWNER), triangle)
-
-
-def _trace(bvh: Bvh, owner, o, d, skip, t, triangle, start) -> None:
-    trace_rays(o, d, bvh.bounds, bvh.first, bvh.count, bvh.triangles, owner, skip, t, triangle, start)
 
 
 def _extended(values: NDArray, more: int) -> NDArray:

@@ -42,12 +42,9 @@ def render_depth(
         hit: [H, W] number of the triangle, -1 for none.
     """
     w, h = image_size
-    z_m, hit = np.empty((h, w)), np.empty((h, w), np.int32)
     focal = float(instant.scenario.domain.rig.intrinsic(image_size)[0, 0])
-    _trace_image(
-        np.ascontiguousarray(T_world_camera[:3, 3]), np.ascontiguousarray(T_world_camera[:3, :3]), focal,
-        *instant.hierarchies(), exclude, z_m, hit,
-    )  # fmt: skip
+    rays = _pixel_rays(np.ascontiguousarray(T_world_camera[:3, :3]), focal, h, w)
+    z_m, hit = _trace(np.ascontiguousarray(T_world_camera[:3, 3]), rays, instant.hierarchies(), exclude)
     return z_m, hit
 
 
@@ -66,13 +63,13 @@ def render_camera(
     """
     z_m, hit = render_depth(instant, T_world_camera, image_size, exclude)
     bgr = np.empty((*hit.shape, 3), np.uint8)
-    surface, world = instant.surface, instant.scenario
+    world = instant.scenario
+    atlas, shadows = world.town.atlas, (instant.shadow_height, world.shadows.origin, world.shadows.shear)
     focal = float(world.domain.rig.intrinsic(image_size)[0, 0])
     shading.shade(
         z_m, hit, np.ascontiguousarray(T_world_camera[:3, :3]), np.ascontiguousarray(T_world_camera[:3, 3]),
-        focal, surface.normal, surface.uv_map, surface.kind, surface.layer, surface.tint, surface.tag,
-        world.town.atlas.texels, world.town.atlas.offset, world.light_numbers, instant.shadow_height,
-        world.shadows.origin, world.shadows.shear, world.shade_origin, float(gain), _VIGNETTE, _DISPLAY, bgr,
+        focal, *instant.surface, atlas.texels, atlas.offset, world.light_numbers, *shadows, world.shade_origin,
+        float(gain), _VIGNETTE, _DISPLAY, bgr,
     )  # fmt: skip
     return bgr, np.where(hit >= 0, z_m, 0.0).astype(np.float32)
 
@@ -99,9 +96,7 @@ def scan_lidar(
     """
     shots = lidar_directions(points_per_beam)
     world = np.ascontiguousarray(shots @ T_world_lidar[:3, :3].T)
-    range_m, hit = np.empty(shots.shape[:2]), np.empty(shots.shape[:2], np.int32)
-    origin = np.ascontiguousarray(T_world_lidar[:3, 3])
-    _trace_grid(origin, world, *instant.hierarchies(), exclude, range_m, hit)
+    range_m, hit = _trace(np.ascontiguousarray(T_world_lidar[:3, 3]), world, instant.hierarchies(), exclude)
     # Noise is drawn for every shot, hit or not, so that a distant change does not reshuffle it.
     noisy = range_m + LIDAR_NOISE_M * rng.standard_normal(range_m.shape)
     keep = (hit >= 0) & (range_m < LIDAR_RANGE_M) & (noisy > 0.1)
@@ -114,68 +109,26 @@ def scan_lidar(
 
 
 @njit(cache=True)
-def _trace_image(
-    origin,
-    R,
-    focal,
-    bounds,
-    first,
-    count,
-    tris,
-    bounds2,
-    first2,
-    count2,
-    tris2,
-    owner,
-    owner2,
-    exclude,
-    z_m,
-    hit,
-):
-    H, W = hit.shape
-    dx, dy, dz = np.empty(PACKET), np.empty(PACKET), np.empty(PACKET)
-    inv_t, number = np.empty(PACKET), np.empty(PACKET, np.int64)
-    stack, near = np.empty(128, np.int64), np.empty(128)
-    for y in range(0, H, 8):
-        for x in range(0, W, 8):
-            for k in range(PACKET):
-                a = (x + (k & 7) + 0.5 - 0.5 * W) / focal
-                b = (0.5 * H - (y + (k >> 3) + 0.5)) / focal
-                dx[k] = R[0, 0] + a * R[0, 1] + b * R[0, 2]
-                dy[k] = R[1, 0] + a * R[1, 1] + b * R[1, 2]
-                dz[k] = R[2, 0] + a * R[2, 1] + b * R[2, 2]
-                inv_t[k], number[k] = 0.0, -1
-            trace_packet(origin, dx, dy, dz, bounds2, first2, count2, tris2, owner2, exclude, inv_t, number,
-                         tris.shape[0], stack, near)  # fmt: skip
-            trace_packet(
-                origin, dx, dy, dz, bounds, first, count, tris, owner, exclude, inv_t, number, 0, stack, near
-            )
-            for k in range(PACKET):
-                n = number[k]
-                hit[y + (k >> 3), x + (k & 7)] = n
-                z_m[y + (k >> 3), x + (k & 7)] = 1.0 / inv_t[k] if n >= 0 else np.inf
+def _pixel_rays(R, focal, height, width):
+    """[height, width, 3] world directions through pixel centres, 1 along the camera's forward axis."""
+    rays = np.empty((height, width, 3))
+    for y in range(height):
+        b = (0.5 * height - (y + 0.5)) / focal
+        for x in range(width):
+            a = (x + 0.5 - 0.5 * width) / focal
+            for k in range(3):
+                rays[y, x, k] = R[k, 0] + a * R[k, 1] + b * R[k, 2]
+    return rays
 
 
 @njit(cache=True)
-def _trace_grid(
-    origin,
-    directions,
-    bounds,
-    first,
-    count,
-    tris,
-    bounds2,
-    first2,
-    count2,
-    tris2,
-    owner,
-    owner2,
-    exclude,
-    t,
-    hit,
-):
-    """Like :func:`_trace_image` for any [rows, columns, 3] grid of directions whose sides are multiples of 8."""
-    H, W = hit.shape
+def _trace(origin, directions, hierarchies, exclude):
+    """Rays from one origin, in packets of 8 x 8: how far in their lengths (inf: nothing), and which triangle (-1).
+
+    ``directions`` is [H, W, 3], both sides multiples of 8.
+    """
+    H, W = directions.shape[:2]
+    t, hit = np.empty((H, W)), np.empty((H, W), np.int32)
     dx, dy, dz = np.empty(PACKET), np.empty(PACKET), np.empty(PACKET)
     inv_t, number = np.empty(PACKET), np.empty(PACKET, np.int64)
     stack, near = np.empty(128, np.int64), np.empty(128)
@@ -185,12 +138,9 @@ def _trace_grid(
                 i, j = y + (k >> 3), x + (k & 7)
                 dx[k], dy[k], dz[k] = directions[i, j, 0], directions[i, j, 1], directions[i, j, 2]
                 inv_t[k], number[k] = 0.0, -1
-            trace_packet(origin, dx, dy, dz, bounds2, first2, count2, tris2, owner2, exclude, inv_t, number,
-                         tris.shape[0], stack, near)  # fmt: skip
-            trace_packet(
-                origin, dx, dy, dz, bounds, first, count, tris, owner, exclude, inv_t, number, 0, stack, near
-            )
+            for hierarchy in hierarchies:
+                trace_packet(origin, dx, dy, dz, hierarchy, exclude, inv_t, number, stack, near)
             for k in range(PACKET):
-                n = number[k]
-                hit[y + (k >> 3), x + (k & 7)] = n
-                t[y + (k >> 3), x + (k & 7)] = 1.0 / inv_t[k] if n >= 0 else np.inf
+                i, j = y + (k >> 3), x + (k & 7)
+                hit[i, j], t[i, j] = number[k], 1.0 / inv_t[k] if number[k] >= 0 else np.inf
+    return t, hit

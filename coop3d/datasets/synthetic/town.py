@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from . import buildings, props, textures
 from .domain import TOWN, Domain, TownStyle
@@ -76,13 +77,14 @@ def make_town(rng: Generator, domain: Domain = TOWN) -> Town:
     lawn[[0, -1]] = lawn[:, [0, -1]] = True
     build_ground(layout, b, lawn)
     flora = Flora(props.make_plants(rng, style.green), rng.uniform(0.1, 0.9))
+    builder = _Builder(b, rng, layout, flora, style)
     for i in range(5):
         for j in range(5):
-            _block(b, rng, layout, i, j, style.blocks[pick[i, j]], bool(lawn[i, j]), flora, style)
+            builder.block(i, j, style.blocks[pick[i, j]], bool(lawn[i, j]))
     for axis in range(2):
         for k in range(len(layout.axes[axis])):
-            _street_furniture(b, rng, layout, axis, k, green, flora, style)
-    _forest(b, rng, layout, flora, style.woods)
+            builder.street_furniture(axis, k, axis == green)
+    builder.forest()
     parked = _park_cars(rng, layout)
     return Town(layout, b.build(), parked, green, rng, domain)
 
@@ -102,169 +104,190 @@ def _block_rect(layout: Layout, i: int, j: int) -> tuple[float, float, float, fl
     return out[0], out[1], out[2], out[3]
 
 
-def _block(
-    b,
-    rng: Generator,
-    layout: Layout,
-    i,
-    j,
-    style: buildings.Character,
-    lawn: bool,
-    flora: Flora,
-    town: TownStyle,
-) -> None:
-    """Houses along the four sides of a block, trees in its middle."""
-    a0, a1, b0, b1 = _block_rect(layout, i, j)
-    deepest = 0.0
-    # (axis of the facing street, its index, plan direction of the front, start and end of the frontage)
-    sides = [(0, i - 1, (-1.0, 0.0), b0, b1), (0, i, (1.0, 0.0), b0, b1),
-             (1, j - 1, (0.0, -1.0), a0, a1), (1, j, (0.0, 1.0), a0, a1)]  # fmt: skip
-    room = 0.5 * min(a1 - a0, b1 - b0) - 1.0
-    for axis, street, facing, start, stop in sides:
-        exists = 0 <= street < len(layout.axes[axis]) and layout.segment_is_open(
-            axis, street, 0.5 * (start + stop)
+class _Side(NamedTuple):
+    """One of the four sides of a block, in plan coordinates."""
+
+    axis: int  # of the street before it
+    street: int  # and its index, which may be outside the town
+    facing: tuple[float, float]  # towards the street
+    edge: float  # where the block ends
+    start: float  # of the frontage
+    stop: float
+
+    def at(self, along: float, inward: float) -> NDArray[np.float64]:
+        """[2] plan point ``inward`` metres inside the block."""
+        if self.facing[0] != 0.0:
+            return np.array([self.edge - self.facing[0] * inward, along])
+        return np.array([along, self.edge - self.facing[1] * inward])
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Puts what stands in a town into one mesh."""
+
+    b: MeshBuilder
+    rng: Generator
+    layout: Layout
+    flora: Flora
+    style: TownStyle
+
+    def block(self, i: int, j: int, character: buildings.Character, lawn: bool) -> None:
+        """Houses along the four sides of a block, trees in its middle, gardens in front of the houses."""
+        rng = self.rng
+        a0, a1, b0, b1 = _block_rect(self.layout, i, j)
+        sides = (_Side(0, i - 1, (-1.0, 0.0), a0, b0, b1), _Side(0, i, (1.0, 0.0), a1, b0, b1),
+                 _Side(1, j - 1, (0.0, -1.0), b0, a0, a1), _Side(1, j, (0.0, 1.0), b1, a0, a1))  # fmt: skip
+        room = 0.5 * min(a1 - a0, b1 - b0) - 1.0
+        deepest = 0.0
+        for side in sides:
+            deepest = max(deepest, self._houses(side, character, room))
+            if character.setback[1] > 2.5 and rng.uniform() < 0.75:
+                self._fence(side)
+        n_trees = int(rng.integers(*self.style.trees)) if lawn else int(rng.integers(0, 3))
+        if character.grove is not None:
+            n_trees += int(rng.integers(*character.grove))
+        inner = min(deepest + 2.5, room)
+        for _ in range(n_trees):
+            self._tree(rng.uniform((a0 + inner, b0 + inner), (a1 - inner, b1 - inner)), 0.0)
+        if character.gardens:
+            for side in sides:
+                self._garden(side)
+
+    def _houses(self, side: _Side, character: buildings.Character, room: float) -> float:
+        """A row of houses at most ``room`` deep along a side where there is a street; how far inward it reaches."""
+        rng, deepest = self.rng, 0.0
+        exists = 0 <= side.street < len(self.layout.axes[side.axis]) and self.layout.segment_is_open(
+            side.axis, side.street, 0.5 * (side.start + side.stop)
         )
-        edge = {(-1.0, 0.0): a0, (1.0, 0.0): a1, (0.0, -1.0): b0, (0.0, 1.0): b1}[facing]
-        corner = min(room, 17.0) if axis == 1 else 0.6  # houses of the other sides own the corners
-        here = start + corner
-        fence_from = start + 0.5
-        while exists and here < stop - corner - 6.0:
-            width = min(rng.uniform(*style.width), stop - corner - here)
-            depth = min(rng.uniform(*style.depth), room - style.setback[1])
-            setback = rng.uniform(*style.setback) + 0.8
+        corner = min(room, 17.0) if side.axis == 1 else 0.6  # houses of the other sides own the corners
+        here = side.start + corner
+        while exists and here < side.stop - corner - 6.0:
+            width = min(rng.uniform(*character.width), side.stop - corner - here)
+            depth = min(rng.uniform(*character.depth), room - character.setback[1])
+            setback = rng.uniform(*character.setback) + 0.8
             if width < 6.0 or depth < 5.0:
                 break
-            if rng.uniform() < style.filled:
-                middle = here + width / 2
-                center = _on_side(facing, edge, middle, setback + depth / 2)
+            if rng.uniform() < character.filled:
+                center = side.at(here + width / 2, setback + depth / 2)
                 size = (width - 0.2, depth)
-                buildings.build_house(b, rng, layout, center, facing, size, style, town.colours)
+                buildings.build_house(
+                    self.b, rng, self.layout, center, side.facing, size, character, self.style.colours
+                )
                 deepest = max(deepest, setback + depth)
-            gap = rng.uniform(*style.gap)
-            here += width + gap
-        if style.setback[1] > 2.5 and rng.uniform() < 0.75:
-            _fence(b, rng, layout, facing, edge, fence_from, stop - 0.5)
-    n_trees = int(rng.integers(*town.trees)) if lawn else int(rng.integers(0, 3))
-    if style.grove is not None:
-        n_trees += int(rng.integers(*style.grove))
-    inner = min(deepest + 2.5, room)
-    for _ in range(n_trees):
-        ab = np.array([rng.uniform(a0 + inner, a1 - inner), rng.uniform(b0 + inner, b1 - inner)])
-        _tree(b, rng, layout, ab, flora, 0.0)
-    if style.gardens:  # in front of the houses
-        for _, _, facing, start, stop in sides:
-            edge = {(-1.0, 0.0): a0, (1.0, 0.0): a1, (0.0, -1.0): b0, (0.0, 1.0): b1}[facing]
-            for _ in range(int(rng.integers(1, 5))):
-                ab = _on_side(facing, edge, rng.uniform(start + 2, stop - 2), rng.uniform(1.4, 3.0))
-                if rng.uniform() < 0.5:
-                    flora.plants.bush(b, rng, layout.ground(ab, 0.3), rng.uniform(0.5, 1.1))
-                else:
-                    _tree(b, rng, layout, ab, flora, -3.0)
+            here += width + rng.uniform(*character.gap)
+        return deepest
 
+    def _garden(self, side: _Side) -> None:
+        """Bushes and small trees in front of the houses."""
+        rng = self.rng
+        for _ in range(int(rng.integers(1, 5))):
+            ab = side.at(rng.uniform(side.start + 2, side.stop - 2), rng.uniform(1.4, 3.0))
+            if rng.uniform() < 0.5:
+                self.flora.plants.bush(self.b, rng, self.layout.ground(ab, 0.3), rng.uniform(0.5, 1.1))
+            else:
+                self._tree(ab, -3.0)
 
-def _on_side(facing, edge: float, along: float, inward: float) -> np.ndarray:
-    """Plan point ``inward`` metres inside the block from the side at plan coordinate ``edge``."""
-    if facing[0] != 0.0:
-        return np.array([edge - facing[0] * inward, along])
-    return np.array([along, edge - facing[1] * inward])
+    def _fence(self, side: _Side) -> None:
+        """A wall or hedge along a side of a block, with openings."""
+        rng = self.rng
+        layer = int(rng.choice([textures.BRICK, textures.HEDGE, textures.PLASTER, textures.BRICK]))
+        tint = {
+            textures.BRICK: np.array([0.85, 0.5, 0.38]) * rng.uniform(0.75, 1.3, 3),
+            textures.HEDGE: np.array([0.9, 1.0, 0.8]) * rng.uniform(0.8, 1.2),
+            textures.PLASTER: np.array([1.1, 1.05, 0.95]) * rng.uniform(0.7, 1.1),
+        }[layer]
+        height, thick = rng.uniform(0.8, 2.3), 0.7 if layer == textures.HEDGE else 0.25
+        here, stop = side.start + 0.5, side.stop - 0.5
+        while here < stop - 3.0:
+            end = min(here + rng.uniform(6.0, 26.0), stop)
+            n = max(2, int((end - here) / 4.0) + 1)
+            ab = np.stack([side.at(t, 0.45) for t in np.linspace(here, end, n)])
+            props.barrier(self.b, self.layout.ground(ab, 0.0), height, thick, layer, np.clip(tint, 0, 1.4))
+            here = end + rng.uniform(1.5, 5.0)
 
+    def _tree(self, ab: NDArray[np.float64], grow: float, needles: float = 1.0) -> None:
+        """A tree at a plan point, ``grow`` metres taller than usual, a conifer ``needles`` times as often."""
+        height = max(3.0, self.rng.uniform(6.0, 12.5) + grow)
+        ground = self.layout.ground(ab, 0.0)
+        self.flora.plants.tree(self.b, self.rng, ground, height, self.flora.needles * needles)
 
-def _fence(b, rng: Generator, layout: Layout, facing, edge: float, start: float, stop: float) -> None:
-    """A wall or hedge along a side of a block, with openings."""
-    layer = int(rng.choice([textures.BRICK, textures.HEDGE, textures.PLASTER, textures.BRICK]))
-    tint = {
-        textures.BRICK: np.array([0.85, 0.5, 0.38]) * rng.uniform(0.75, 1.3, 3),
-        textures.HEDGE: np.array([0.9, 1.0, 0.8]) * rng.uniform(0.8, 1.2),
-        textures.PLASTER: np.array([1.1, 1.05, 0.95]) * rng.uniform(0.7, 1.1),
-    }[layer]
-    height, thick = rng.uniform(0.8, 2.3), 0.7 if layer == textures.HEDGE else 0.25
-    here = start
-    while here < stop - 3.0:
-        end = min(here + rng.uniform(6.0, 26.0), stop)
-        n = max(2, int((end - here) / 4.0) + 1)
-        ab = np.stack([_on_side(facing, edge, t, 0.45) for t in np.linspace(here, end, n)])
-        props.barrier(b, layout.ground(ab, 0.0), height, thick, layer, np.clip(tint, 0, 1.4))
-        here = end + rng.uniform(1.5, 5.0)
+    def street_furniture(self, axis: int, k: int, green: bool) -> None:
+        """Lamps, trees and bins on both sidewalks of a street, traffic lights at its crossings."""
+        rng, street = self.rng, self.layout.axes[axis][k]
+        tint = rng.uniform(0.15, 0.6) * np.ones(3)
+        height, spacing = rng.uniform(*self.style.lamp_m), rng.uniform(19.0, 32.0)
+        planted = rng.uniform() < self.style.street_trees and street.sidewalk > 2.8
+        builder = MeshBuilder()
+        props.lamp_post(builder, height, 1.8, tint)
+        lamp = builder.build()
+        for side in (-1, 1):
+            self._sidewalk(axis, k, side, lamp, spacing, planted)
+        self._signals(axis, k, green)
 
+    def _sidewalk(self, axis: int, k: int, side: int, lamp: Mesh, spacing: float, planted: bool) -> None:
+        """A lamp about every ``spacing`` metres, trees half way between them, some bins."""
+        rng, layout = self.rng, self.layout
+        street, others = layout.axes[axis][k], layout.axes[1 - axis]
 
-def _tree(
-    b, rng: Generator, layout: Layout, ab, flora: Flora, grow: float, needles: float | None = None
-) -> None:
-    """A tree at a plan point, ``grow`` metres taller than usual."""
-    height = max(3.0, rng.uniform(6.0, 12.5) + grow)
-    flora.plants.tree(b, rng, layout.ground(ab, 0.0), height, flora.needles if needles is None else needles)
+        def clearance(along: float) -> float:
+            return min(abs(along - o.center) - o.half_total for o in others)
 
-
-def _street_furniture(
-    b, rng: Generator, layout: Layout, axis: int, k: int, green: int, flora: Flora, style: TownStyle
-) -> None:
-    """Lamps, trees and bins on both sidewalks of a street, traffic lights at its crossings."""
-    street = layout.axes[axis][k]
-    others = layout.axes[1 - axis]
-    tint = rng.uniform(0.15, 0.6) * np.ones(3)
-    height, spacing = rng.uniform(*style.lamp_m), rng.uniform(19.0, 32.0)
-    planted = rng.uniform() < style.street_trees and street.sidewalk > 2.8
-    lamp_builder, signal_builder = MeshBuilder(), MeshBuilder()
-    props.lamp_post(lamp_builder, height, 1.8, tint)
-    # A signal's +y is the driver's right, so the arm that reaches over the road points to -y.
-    props.traffic_light(signal_builder, -(street.half_road - 1.0), axis == green)
-    lamp, signal = lamp_builder.build(), signal_builder.build()
-    for side in (-1, 1):
         along = -layout.edge + 40.0 + rng.uniform(0, spacing)
         while along < layout.edge - 40.0:
-            clear = min(abs(along - o.center) - o.half_total for o in others) > 2.0
-            if clear and layout.segment_is_open(axis, k, along):
+            if clearance(along) > 2.0 and layout.segment_is_open(axis, k, along):
                 ab = layout.street_point(axis, k, side * (street.half_road + 0.5), along)
                 inward = layout.street_point(axis, k, side * (street.half_road - 1.0), along) - ab
-                yaw = layout.heading(ab, inward / np.linalg.norm(inward))
-                x, y, z = layout.ground(ab, 0.0)
-                b.place(lamp, placed(x, y, z, yaw))
-                if planted:
+                self._place(lamp, ab, layout.heading(ab, inward / np.linalg.norm(inward)))
+                if planted and clearance(along + spacing / 2) > 4.0:
                     ab = layout.street_point(axis, k, side * (street.half_road + 0.9), along + spacing / 2)
-                    if min(abs(along + spacing / 2 - o.center) - o.half_total for o in others) > 4.0:
-                        _tree(b, rng, layout, ab, flora, -2.0, flora.needles * 0.3)
+                    self._tree(ab, -2.0, needles=0.3)
                 if rng.uniform() < 0.4:
-                    _bin(
-                        b,
-                        rng,
-                        layout,
-                        axis,
-                        k,
-                        side * (street.half_total - 0.5),
-                        along + rng.uniform(1.5, 6.0),
-                    )
+                    across = side * (street.half_total - 0.5)
+                    self._bin(layout.street_point(axis, k, across, along + rng.uniform(1.5, 6.0)))
             along += spacing * rng.uniform(0.9, 1.1)
-    for other in others:
-        for side in (-1, 1):  # the signal of traffic that approaches from the other side of the crossing
-            along = other.center + side * (other.half_total - 0.4)
-            if not layout.segment_is_open(axis, k, other.center - side * (other.half_total + 3.0)):
+
+    def _signals(self, axis: int, k: int, green: bool) -> None:
+        """Traffic lights of a street, for both directions at each of its crossings."""
+        layout = self.layout
+        street = layout.axes[axis][k]
+        builder = MeshBuilder()
+        # A signal's +y is the driver's right, so the arm that reaches over the road points to -y.
+        props.traffic_light(builder, -(street.half_road - 1.0), green)
+        signal = builder.build()
+        for other in layout.axes[1 - axis]:
+            for side in (-1, 1):  # the signal of traffic that approaches from the other side of the crossing
+                along = other.center + side * (other.half_total - 0.4)
+                if not layout.segment_is_open(axis, k, other.center - side * (other.half_total + 3.0)):
+                    continue
+                ab = layout.street_point(axis, k, side * (street.half_road + 0.6), along)
+                here, next_m = (layout.street_point(axis, k, 0.0, a) for a in (along, along + side))
+                self._place(signal, ab, layout.heading(ab, next_m - here))
+
+    def _place(self, thing: Mesh, ab: NDArray[np.float64], yaw: float) -> None:
+        """Put a thing on the ground at a plan point."""
+        x, y, z = self.layout.ground(ab, 0.0)
+        self.b.place(thing, placed(x, y, z, yaw))
+
+    def _bin(self, ab: NDArray[np.float64]) -> None:
+        rng = self.rng
+        x, y, z = self.layout.ground(ab, 0.0)
+        size = rng.uniform([0.4, 0.4, 0.7], [1.0, 0.8, 1.3])
+        self.b.box(placed(x, y, z, rng.uniform(0, 6.28)), size, textures.METAL, rng.uniform(0.05, 0.9, 3))
+
+    def forest(self) -> None:
+        """Woods on the outskirts, clear of the roads that leave the town."""
+        layout = self.layout
+        n = int(self.rng.integers(*self.style.woods))
+        inner = layout.edge - OUTSKIRTS_M
+        placed_trees = 0
+        while placed_trees < n:
+            ab = self.rng.uniform(-layout.edge + 3, layout.edge - 3, 2)
+            if np.abs(ab).max() < inner + 52.0:
                 continue
-            ab = layout.street_point(axis, k, side * (street.half_road + 0.6), along)
-            ahead = layout.street_point(axis, k, 0.0, along + side) - layout.street_point(axis, k, 0.0, along)
-            x, y, z = layout.ground(ab, 0.0)
-            b.place(signal, placed(x, y, z, layout.heading(ab, ahead)))
-
-
-def _bin(b, rng: Generator, layout: Layout, axis, k, across, along) -> None:
-    ab = layout.street_point(axis, k, across, along)
-    x, y, z = layout.ground(ab, 0.0)
-    size = rng.uniform([0.4, 0.4, 0.7], [1.0, 0.8, 1.3])
-    b.box(placed(x, y, z, rng.uniform(0, 6.28)), size, textures.METAL, rng.uniform(0.05, 0.9, 3))
-
-
-def _forest(b, rng: Generator, layout: Layout, flora: Flora, woods: tuple[int, int]) -> None:
-    """Woods on the outskirts, clear of the roads that leave the town."""
-    n = int(rng.integers(*woods))
-    inner = layout.edge - OUTSKIRTS_M
-    placed_trees = 0
-    while placed_trees < n:
-        ab = rng.uniform(-layout.edge + 3, layout.edge - 3, 2)
-        if np.abs(ab).max() < inner + 52.0:
-            continue
-        if any(abs(ab[axis] - s.center) < s.half_total + 4.0 for axis in range(2) for s in layout.axes[axis]):
-            continue
-        _tree(b, rng, layout, ab, flora, 2.0)
-        placed_trees += 1
+            if any(abs(ab[k] - s.center) < s.half_total + 4.0 for k in range(2) for s in layout.axes[k]):
+                continue
+            self._tree(ab, 2.0)
+            placed_trees += 1
 
 
 def _park_cars(rng: Generator, layout: Layout) -> tuple[ParkedCar, ...]:

@@ -1,4 +1,4 @@
-"""Which frames a picture script shows."""
+"""Which frames of a split a command line names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from coop3d.datasets.selection import select_entries
 from coop3d.types import SampleKey
-from coop3d.visualization import select_entries
 
 ENTRIES = [
     SimpleNamespace(key=SampleKey(s, a, f"{f:06d}")) for s in "st" for a in ("1", "2") for f in range(10)

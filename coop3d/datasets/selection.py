@@ -1,10 +1,8 @@
-"""Choosing which frames a picture script shows."""
+"""Which frames of a split a command line names."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from coop3d.types import SampleKey
@@ -18,17 +16,6 @@ class Keyed(Protocol):
 
 
 EntryT = TypeVar("EntryT", bound=Keyed)
-
-
-def add_frame_arguments(parser: ArgumentParser) -> None:
-    """Options by which every script names frames of a dataset."""
-    parser.add_argument("--images-root", type=Path, required=True, help="folder that holds the splits")
-    parser.add_argument("--depth-root", type=Path, help="folder of *_depth.npy files, if there are any")
-    parser.add_argument("--split", default="train", help="sub-folder of the roots (default: %(default)s)")
-    parser.add_argument("--scenario", help="only this scenario")
-    parser.add_argument("--agent", help="only this vehicle")
-    parser.add_argument("--frame", help="only this frame, e.g. 000069")
-    parser.add_argument("--index", type=int, help="the N-th frame of the split instead of names")
 
 
 def select_entries(
