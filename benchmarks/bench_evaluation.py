@@ -22,7 +22,8 @@ from typing import Any
 
 import torch
 
-from coop3d.benchmark.entrants import BASELINES, FITTED, Blind, make_baselines
+from coop3d.benchmark.baselines import BASELINES, FITTED
+from coop3d.benchmark.entrants import Blind
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.journal import Journal
 from coop3d.benchmark.runner import PassOptions, Task, run_pass
@@ -133,7 +134,7 @@ def main() -> None:
         seconds = inference_seconds(run.model, dataset, device, autocast)
         rounds["inference_alone"].append({"wall": round(seconds, 3)})
         for title, names in variants.items():
-            host = make_baselines([b for b in BASELINES if b in names], statistics)
+            host = [b.entrant(statistics) for name, b in BASELINES.items() if name in names]
             task = Task(samples=samples, model=model, host=host, autocast=autocast)
             rounds[title].append(evaluation_seconds(task, me, args.workers))
     best = {name: min(times, key=lambda t: t["wall"]) for name, times in rounds.items()}

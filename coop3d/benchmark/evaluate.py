@@ -12,16 +12,9 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from coop3d.benchmark.baselines import BASELINES, FITTED, check_baselines
 from coop3d.benchmark.checkpoints import checkpoint_file, file_sha256, model_names
-from coop3d.benchmark.entrants import (
-    BASELINES,
-    FITTED,
-    KINDS,
-    Blind,
-    Entrant,
-    check_baselines,
-    make_baselines,
-)
+from coop3d.benchmark.entrants import Blind, Entrant
 from coop3d.benchmark.fitting import training_statistics
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
@@ -248,7 +241,7 @@ def _pass(me: Processes, plan: _Plan, name: str, journal: Journal, progress: _Pr
 def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entrant]:
     """Baselines with something left to do; fitted only if one of them needs it."""
     names = [str(s) for s in plan.samples.contract.samples]
-    left = [b for b in plan.baselines if any((BASELINES[b], n) not in progress.done for n in names)]
+    left = [b for b in plan.baselines if any((BASELINES[b].title, n) not in progress.done for n in names)]
     statistics, unfitted = None, ",".join(b for b in plan.baselines if b not in FITTED)
     if any(name in FITTED for name in left):
         try:
@@ -261,7 +254,7 @@ def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entr
                 f"{error} Without it: baselines=[{unfitted}]."
             ) from error
     try:
-        return make_baselines(left, statistics)
+        return [BASELINES[name].entrant(statistics) for name in left]
     except ValueError as error:
         raise ConfigError(
             f"baselines cannot be fitted: {error}. Leave them out (baselines=[{unfitted}]), or give the training "
@@ -273,7 +266,7 @@ def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Re
     """Every entrant's records of the samples that all of them have, in the contract's order, summarised."""
     kinds = {
         **dict.fromkeys(plan.files, ("checkpoint", plan.inputs.value)),
-        **{BASELINES[b]: KINDS[b] for b in plan.baselines},
+        **{b.title: (b.kind, b.inputs) for b in map(BASELINES.__getitem__, plan.baselines)},
     }
     names, dropped = _shared_samples(plan, list(kinds), progress)
     first, entrants = next(iter(plan.files)), list[EntrantResult]()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coop3d.benchmark.entrants import BASELINES
+from coop3d.benchmark.baselines import BASELINES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from coop3d.benchmark.baselines import BASELINES
 from coop3d.benchmark.drives import draw_tracks
 from coop3d.benchmark.figures import INK, LINE, MODEL_COLOURS, QUIET, WIDE, WIDTH, figure, style, styles
 from coop3d.benchmark.results import EntrantResult, Result, by_run
@@ -77,7 +78,7 @@ def _drawn(result: Result, score: str) -> list[EntrantResult]:
     seen: list[tuple[float, ...]] = []
     out = []
     for entrant in result.entrants:
-        if entrant.name == "ground truth":
+        if entrant.name == BASELINES["truth"].title:
             continue
         values = tuple(np.nan_to_num(_column(entrant.rows, score), nan=-1.0))
         if values not in seen:
@@ -235,7 +236,7 @@ def _radar(result: Result) -> Figure | None:
     trivial = [e for e in result.entrants if e.kind == "trivial"]
     if not trivial or not result.models:
         return None
-    baseline = next((e for e in trivial if e.name == "mean displacement + row depth"), trivial[-1])
+    baseline = next((e for e in trivial if e.name == BASELINES["row"].title), trivial[-1])
     look = styles(result.entrants)
     others = [*result.models, *[e for e in result.entrants if e.kind == "classical"]]
     values = {e.name: radar_values(e.summary, baseline.summary) for e in others}

@@ -9,7 +9,6 @@ from coop3d.evaluation.baselines import (
     RowMedianDepth,
     TrainingStatistics,
     TrivialBaseline,
-    standard_baselines,
 )
 from coop3d.evaluation.dense import (
     MaskCounts,
@@ -95,7 +94,6 @@ __all__ = [
     "scale_error",
     "score_batch",
     "score_table",
-    "standard_baselines",
     "summarise",
     "survives_permutation",
     "tracks",
