@@ -26,7 +26,8 @@ from coop3d.benchmark.baselines import BASELINES, FITTED
 from coop3d.benchmark.entrants import Blind
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.journal import Journal
-from coop3d.benchmark.runner import PassOptions, Task, run_pass
+from coop3d.benchmark.options import EvaluationOptions
+from coop3d.benchmark.runner import Task, run_pass
 from coop3d.benchmark.samples import Samples
 from coop3d.conf import Precision
 from coop3d.datasets import CachedPanoramas, CoopSample, collate_coop, make_batch
@@ -94,7 +95,7 @@ def inference_seconds(model: Any, dataset: FourAtATime, device: torch.device, au
 
 def evaluation_seconds(task: Task, me: Processes, workers: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        options = PassOptions(num_workers=workers)
+        options = EvaluationOptions(num_workers=workers)
         times = run_pass(task, Journal(Path(folder)), me, options, "evaluating").times
     return {k: round(v, 3) for k, v in vars(times).items()}
 
