@@ -16,26 +16,16 @@ from coop3d.benchmark.drives import draw_tracks
 from coop3d.benchmark.figures import INK, LINE, MODEL_COLOURS, QUIET, WIDE, WIDTH, figure, style, styles
 from coop3d.benchmark.results import EntrantResult, Result, by_run
 from coop3d.evaluation import ViewRow, better
+from coop3d.evaluation.labels import LABELS, titles
 from coop3d.evaluation.rows import BANDS
 
 FloatArray = NDArray[np.float64]
 WIDE_PLOTS = ("tracks", "scenarios", "curves")
 PER_BIN = 8  # poses per point of the curve over distance
 
-RADAR = {  # summary key -> label
-    "pose/translation_m/median": "translation",
-    "pose/rotation_deg/median": "rotation",
-    "pose/direction_deg/median": "direction",
-    "scale/error/median": "scale",
-    "range/abs_rel": "AbsRel",
-    "range/rmse_m": "range RMSE",
-    "range/delta_125": "d < 1.25",
-    "mask/iou": "mask IoU",
-}
+RADAR = {key: label.axis for key, label in LABELS.items() if label.axis}
 CURVES = {
-    "pose/translation_m/median": "translation, median [m]",
-    "pose/rotation_deg/median": "rotation, median [deg]",
-    "range/abs_rel": "AbsRel",
+    **titles("pose/translation_m/median", "pose/rotation_deg/median", "range/abs_rel"),
     "scale/error/median": "scale factor off by, median",
 }
 RADAR_LIMIT = 3.0  # how often an error may be halved or doubled before the curve leaves the plot

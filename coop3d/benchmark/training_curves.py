@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from coop3d.benchmark.figures import MODEL_COLOURS, figure, style, to_png
+from coop3d.evaluation.labels import titles
 from coop3d.files import write_bytes
 from coop3d.training.run_log import read_log
 
@@ -17,10 +18,9 @@ PANELS = {
     "loss": "loss",
     "loss/matching/entropy": "entropy of a match [nats]",
     "loss/matching/right": "best match is right, share of cells",
-    "pose/translation_m/median": "translation, median [m]",
-    "pose/rotation_deg/median": "rotation, median [deg]",
+    **titles("pose/translation_m/median", "pose/rotation_deg/median"),
     "range/abs_rel": "range, AbsRel",
-    "mask/iou": "mask IoU",
+    **titles("mask/iou"),
     "confidence/ause": "confidence, AUSE (1: chance)",
 }
 PER_ROW, PANEL_WIDTH = 4, 3.6  # inches

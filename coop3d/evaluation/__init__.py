@@ -15,6 +15,7 @@ from coop3d.evaluation.dense import (
     scale_error,
 )
 from coop3d.evaluation.evaluator import Evaluator, evaluate_batch, score_batch
+from coop3d.evaluation.labels import better
 from coop3d.evaluation.pose import pose_errors
 from coop3d.evaluation.report import (
     aligned_text,
@@ -36,7 +37,6 @@ from coop3d.evaluation.statistics import (
     Comparison,
     Interval,
     best_of,
-    better,
     bootstrap,
     common,
     compare,
