@@ -1,7 +1,8 @@
 """Typed schemas of the Hydra configs.
 
 The groups ``machine``, ``train_params`` and ``distributed`` are typed here. ``dataset``, ``model`` and ``loss`` are
-trees of ``_target_``; their keys are checked against the signature of what they build (`checks`).
+trees of ``_target_``; their keys are checked against the signature of what they build (`checks`). Rooms above register
+the schemas of their own configs: `coop3d.benchmark.options` those of the evaluations.
 """
 
 from __future__ import annotations
