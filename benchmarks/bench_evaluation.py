@@ -22,10 +22,12 @@ from typing import Any
 
 import torch
 
-from coop3d.benchmark.entrants import BASELINES, FITTED, Blind, make_baselines
+from coop3d.benchmark.baselines import BASELINES, FITTED
+from coop3d.benchmark.entrants import Blind
 from coop3d.benchmark.input_sets import InputSet
 from coop3d.benchmark.journal import Journal
-from coop3d.benchmark.runner import PassOptions, Task, run_pass
+from coop3d.benchmark.options import EvaluationOptions
+from coop3d.benchmark.runner import Task, run_pass
 from coop3d.benchmark.samples import Samples
 from coop3d.conf import Precision
 from coop3d.datasets import CachedPanoramas, CoopSample, collate_coop, make_batch
@@ -93,7 +95,7 @@ def inference_seconds(model: Any, dataset: FourAtATime, device: torch.device, au
 
 def evaluation_seconds(task: Task, me: Processes, workers: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        options = PassOptions(num_workers=workers)
+        options = EvaluationOptions(num_workers=workers)
         times = run_pass(task, Journal(Path(folder)), me, options, "evaluating").times
     return {k: round(v, 3) for k, v in vars(times).items()}
 
@@ -133,7 +135,7 @@ def main() -> None:
         seconds = inference_seconds(run.model, dataset, device, autocast)
         rounds["inference_alone"].append({"wall": round(seconds, 3)})
         for title, names in variants.items():
-            host = make_baselines([b for b in BASELINES if b in names], statistics)
+            host = [b.entrant(statistics) for name, b in BASELINES.items() if name in names]
             task = Task(samples=samples, model=model, host=host, autocast=autocast)
             rounds[title].append(evaluation_seconds(task, me, args.workers))
     best = {name: min(times, key=lambda t: t["wall"]) for name, times in rounds.items()}

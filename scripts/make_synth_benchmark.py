@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from coop3d.benchmark.set_report import set_report
-from coop3d.benchmark.set_scenarios import write_hashes
-from coop3d.benchmark.synthetic_sets import load_set, make_set, set_names, verify_set
+from coop3d.benchmark.synthetic_sets.definition import load_set, set_names
+from coop3d.benchmark.synthetic_sets.report import set_report
+from coop3d.benchmark.synthetic_sets.scenarios import write_hashes
+from coop3d.benchmark.synthetic_sets.verification import make_set, verify_set
 from coop3d.datasets.options import positive_int
 
 EXAMPLES = """examples:

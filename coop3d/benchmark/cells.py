@@ -8,33 +8,15 @@ from collections.abc import Mapping, Sequence
 from coop3d.benchmark.pixels import all_alike, comparable, same_gain
 from coop3d.benchmark.results import EntrantResult
 from coop3d.evaluation import Interval, best_of
+from coop3d.evaluation.labels import is_share, titles
 from coop3d.visualization.pages import escape
 
-COLUMNS = {
-    "pose/translation_m/median": "translation, median [m]",
-    "pose/translation_m/p90": "translation, 90 % [m]",
-    "pose/rotation_deg/median": "rotation, median [deg]",
-    "pose/direction_deg/median": "direction, median [deg]",
-    "pose/recall_2m_2deg": "within 2 m, 2 deg",
-    "pose/recall_5m_5deg": "within 5 m, 5 deg",
-    "scale/error/median": "scale off by",
-    "range/abs_rel": "AbsRel",
-    "range/abs_rel_aligned": "AbsRel aligned",
-    "range/delta_125": "within 1.25x",
-    "mask/iou": "mask IoU",
-}
-POINT_COLUMNS = {
-    "points_filtered/chamfer_m": "chamfer [m]",
-    "points_filtered/fscore_50cm": "F at 50 cm",
-    "gain_filtered/fscore_50cm": "gain in F by cooperation",
-}
+COLUMNS = titles(
+    "pose/translation_m/median", "pose/translation_m/p90", "pose/rotation_deg/median", "pose/direction_deg/median",
+    "pose/recall_2m_2deg", "pose/recall_5m_5deg", "scale/error/median", "range/abs_rel", "range/abs_rel_aligned",
+    "range/delta_125", "mask/iou",
+)  # fmt: skip
 KINDS = {"better": "win", "worse": "loss", "": ""}  # class of a cell with a difference
-SHARES = ("recall", "delta")  # shown in per cent
-
-
-def is_share(key: str) -> bool:
-    """Whether a score is shown in per cent."""
-    return key.rsplit("/", 1)[-1].startswith(SHARES)
 
 
 def number(key: str, value: float) -> str:

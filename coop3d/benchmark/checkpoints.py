@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from coop3d.conf import ConfigError
 from coop3d.files import names_apart
@@ -22,6 +23,11 @@ def checkpoint_file(path: str | Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint.")
     return path
+
+
+def identified(file: Path) -> dict[str, Any]:
+    """A checkpoint's path and hash, as results record them."""
+    return {"path": str(file.resolve()), "sha256": file_sha256(file)}
 
 
 def file_sha256(path: Path) -> str:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from coop3d.benchmark.cells import KINDS, cell, is_share, number
+from coop3d.benchmark.cells import KINDS, cell, number
 from coop3d.benchmark.compare import RunComparison
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
 from coop3d.evaluation import CERTAIN_P, CERTAIN_SCENARIOS, aligned_text, survives_permutation, verdict
+from coop3d.evaluation.labels import is_share
 from coop3d.files import csv_text, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape

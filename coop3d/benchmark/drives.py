@@ -10,15 +10,11 @@ from coop3d.benchmark.cells import cell, score_cells
 from coop3d.benchmark.figures import INK, WIDE, figure, styles
 from coop3d.benchmark.results import EntrantResult, Result
 from coop3d.evaluation import TrajectoryRow, tracks
+from coop3d.evaluation.labels import family_titles
 from coop3d.visualization.documents import card, table
 from coop3d.visualization.pages import Markup, escape
 
-COLUMNS = {
-    "trajectory/ate_m/median": "ATE [m]",
-    "trajectory/ate_aligned_m/median": "ATE aligned [m]",
-    "trajectory/rpe_m/median": "RPE [m per step]",
-    "trajectory/rpe_deg/median": "RPE [deg per step]",
-}
+COLUMNS = family_titles("trajectory/")
 SHOWN, DRAWN = 12, 2  # drives in the table, and in the picture
 MODELS = 3  # in the picture
 

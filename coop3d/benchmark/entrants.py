@@ -1,4 +1,4 @@
-"""Who is scored: trained models, trivial and classical predictors, and oracles; each with what it may see."""
+"""Who is scored: predictors with the inputs they declare, and oracles that are shown the truth."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from coop3d.benchmark.input_sets import InputSet
-from coop3d.conf import ConfigError
-from coop3d.evaluation.baselines import (
-    GroundPlaneBaseline,
-    GroundTruth,
-    NoisyGnss,
-    TrainingStatistics,
-    standard_baselines,
-)
-from coop3d.evaluation.classical_baseline import ClassicalBaseline
 from coop3d.types import CoopBatch, FactoredPrediction, SampleKey, ViewInputs, ViewTargets
 
 Predictor = Callable[[ViewInputs], FactoredPrediction]
@@ -71,55 +62,3 @@ def ask(entrant: Entrant, batch: CoopBatch) -> Answer:
     if isinstance(entrant, Oracle):
         return entrant.answer(batch.targets, batch.keys)
     return entrant.answer(batch.inputs)
-
-
-# short name -> name in tables
-BASELINES = {
-    "reference": "reference pose + constant depth",
-    "mean": "mean displacement + constant depth",
-    "row": "mean displacement + row depth",
-    "ground": "reference pose + ground plane",
-    "classical": "SIFT + generalised pose",
-    "gnss": "GNSS pose + true depth",
-    "truth": "ground truth",
-}
-# short name -> (kind, what it sees), as results record them
-KINDS = {
-    **dict.fromkeys(("reference", "mean", "row", "ground"), ("trivial", InputSet.images_rays_rig.value)),
-    "classical": ("classical", InputSet.images_rays_rig.value),
-    "gnss": ("oracle", "truth"),
-    "truth": ("oracle", "truth"),
-}
-FITTED = ("reference", "mean", "row", "ground")  # need `TrainingStatistics`
-
-
-def check_baselines(wanted: Sequence[str]) -> tuple[str, ...]:
-    """The names, in the table's order.
-
-    Raises:
-        ConfigError: a name is unknown.
-    """
-    unknown = [name for name in wanted if name not in BASELINES]
-    if unknown:
-        raise ConfigError(f"baselines: {', '.join(unknown)} unknown; there are {', '.join(BASELINES)}.")
-    return tuple(name for name in BASELINES if name in wanted)
-
-
-def make_baselines(wanted: Sequence[str], statistics: TrainingStatistics | None) -> list[Entrant]:
-    """Entrants by short name; ``statistics`` may be None where none of `FITTED` is wanted."""
-    full = InputSet.images_rays_rig
-    entrants: list[Entrant] = []
-    for name in wanted:
-        title = BASELINES[name]
-        if name == "truth":
-            entrants.append(Oracle(title, GroundTruth()))
-        elif name == "gnss":
-            entrants.append(Oracle(title, NoisyGnss()))
-        elif name == "classical":
-            entrants.append(Blind(title, "classical", ClassicalBaseline(), full))
-        else:
-            assert statistics is not None, f"{name} is fitted"
-            trivial = GroundPlaneBaseline if name == "ground" else None
-            predict = standard_baselines(statistics)[title] if trivial is None else trivial(statistics)
-            entrants.append(Blind(title, "trivial", predict, full))
-    return entrants

@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Container, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 
-from coop3d.benchmark.checkpoints import checkpoint_file, file_sha256, model_names
-from coop3d.benchmark.entrants import (
-    BASELINES,
-    FITTED,
-    KINDS,
-    Blind,
-    Entrant,
-    check_baselines,
-    make_baselines,
-)
+from coop3d.benchmark.baselines import BASELINES, FITTED, check_baselines
+from coop3d.benchmark.checkpoints import checkpoint_file, identified, model_names
+from coop3d.benchmark.entrants import Blind, Entrant
 from coop3d.benchmark.fitting import training_statistics
 from coop3d.benchmark.input_sets import InputSet
-from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
+from coop3d.benchmark.journal import Identity
 from coop3d.benchmark.options import EvaluationOptions
+from coop3d.benchmark.passes import Passes, arithmetic_of, claimed_passes, joined_processes
 from coop3d.benchmark.pixels import about_pixels
 from coop3d.benchmark.provenance import head, identity
 from coop3d.benchmark.results import EntrantResult, Result, entrant_result, result_table, write_result
-from coop3d.benchmark.runner import PassOptions, PassTimes, Task, run_pass
-from coop3d.benchmark.samples import Samples, samples_of_config, samples_of_contract
+from coop3d.benchmark.samples import Samples, choose_samples
 from coop3d.benchmark.scenes import extremes, write_scenes
 from coop3d.benchmark.views import Views, described_views, scored_split
-from coop3d.conf import ConfigError, DistributedConf, Precision, Strategy
+from coop3d.conf import ConfigError
 from coop3d.evaluation.contracts import ContractError
-from coop3d.files import write_text, writing
+from coop3d.files import write_text
 from coop3d.training.data import BadRecord
-from coop3d.training.distributed import Processes, processes, set_backend_flags
+from coop3d.training.distributed import Processes
 from coop3d.training.run import Run, load_run
-from coop3d.training.step import make_autocast
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +75,7 @@ def evaluate_run(
     """
     options = options if options is not None else EvaluationOptions()
     paths = [checkpoint] if isinstance(checkpoint, (str, Path)) else list(checkpoint)
-    strategy = Strategy.ddp if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Strategy.none
-    with processes(DistributedConf(strategy=strategy, device=options.device)) as me:
-        me.claim_device()
+    with joined_processes(options.device) as me:
         return evaluate_among(me, paths, Path(folder), options, overrides)
 
 
@@ -99,25 +88,23 @@ def evaluate_among(
 ) -> Evaluation:
     """As `evaluate_run`, for processes that are joined already."""
     plan = _plan(me, paths, options, overrides)
-    _claim(me, folder, plan, options.restart)
-    journal = Journal(folder / "journal", me.rank)
-    progress = _Progress(done=journal.read(), bad=list(plan.samples.left_out))
-    me.barrier()  # nobody writes before everybody has read
-    try:
+    bad = list(plan.samples.left_out)
+    with claimed_passes(me, folder, plan.identity, plan.samples.contract, options) as passes:
         for name in plan.files:
-            _pass(me, plan, name, journal, progress)
-    finally:
-        journal.close()
-    result = _result(me, folder, plan, progress)
+            for record in _pass(plan, name, passes):
+                if record not in bad:  # a pass before may have met it
+                    log.warning("Bad sample, left out: %s: %s", record.key, record.reason)
+                    bad.append(record)
+    result = _result(me, folder, plan, passes, bad)
     for warning in about_pixels(result.entrants):
         log.warning(warning)
-    table = _table(plan, result, progress.bad)
+    table = _table(plan, result, bad)
     if me.is_main:
-        _write(plan, result, table, progress.bad)
+        _write(plan, result, table, bad)
         _scenes(me, plan, result)
     me.barrier()
     summaries = {e.name: dict(e.summary) for e in result.entrants}
-    return Evaluation(folder=folder, summaries=summaries, table=table, bad=tuple(progress.bad), result=result)
+    return Evaluation(folder=folder, summaries=summaries, table=table, bad=tuple(bad), result=result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,15 +123,6 @@ class _Plan:
     identity: Identity
 
 
-@dataclass
-class _Progress:
-    """What is done, by earlier calls and this one, of all processes."""
-
-    done: dict[tuple[str, str], Scored]
-    bad: list[BadRecord]
-    times: dict[str, list[PassTimes]] = field(default_factory=dict)
-
-
 def _plan(
     me: Processes, paths: Sequence[str | Path], options: EvaluationOptions, overrides: Sequence[str]
 ) -> _Plan:
@@ -159,9 +137,7 @@ def _plan(
     if "classical" in baselines and "pinhole" in samples.mode:
         log.warning("Baseline classical left out: it needs a rig's rays in one frame, i.e. panoramas.")
         baselines = tuple(name for name in baselines if name != "classical")
-    checkpoints: dict[str, dict[str, Any]] = {
-        name: {"path": str(file.resolve()), "sha256": file_sha256(file)} for name, file in files.items()
-    }
+    checkpoints = {name: identified(file) for name, file in files.items()}
     return _Plan(
         options=options,
         overrides=overrides,
@@ -176,85 +152,39 @@ def _plan(
     )
 
 
-def choose_samples(run: Run, options: EvaluationOptions) -> Samples:
-    """The samples that the options name, as this run sees them.
-
-    Raises:
-        ConfigError, ContractError: the options contradict each other, or samples are missing.
-    """
-    o = options
-    if o.frames_json is not None:
-        return samples_of_contract(run, o.frames_json, o.vehicles, o.batch, o.on_missing)
-    if o.vehicles is not None:
-        raise ConfigError(
-            "vehicles=N needs frames_json; without one, use overrides=[dataset.test.sampling...]."
-        )
-    return samples_of_config(run, o.split, o.max_samples, o.batch)
-
-
 def views_of(run: Run, options: EvaluationOptions) -> Views:
     """What the run's own config makes of the samples."""
     config: Any = OmegaConf.to_container(run.config, resolve=True)
     return described_views(config, scored_split(asdict(options)))
 
 
-def _claim(me: Processes, folder: Path, plan: _Plan, restart: bool) -> None:
-    """One process takes the folder; all stop if it cannot."""
-    error: BaseException | None = None
-    if me.is_main:
-        try:
-            with writing(folder, "output_dir"):
-                claim_folder(folder, plan.identity, restart)
-                plan.samples.contract.write(folder / "contract.json")
-        except (ValueError, OSError) as caught:
-            error = caught
-    me.together(error)
-
-
-def _pass(me: Processes, plan: _Plan, name: str, journal: Journal, progress: _Progress) -> None:
-    """One model over all samples; the baselines go with the first."""
+def _pass(plan: _Plan, name: str, passes: Passes) -> list[BadRecord]:
+    """One model over all samples, the baselines go with the first; samples that could not be read."""
     is_first = name == next(iter(plan.files))
     run, samples = plan.run, plan.samples
     if not is_first:
-        run = load_run(plan.files[name], me.device, plan.overrides)
+        run = load_run(plan.files[name], passes.me.device, plan.overrides)
         samples = choose_samples(run, plan.options)
         if samples.contract.digest != plan.samples.contract.digest:
             raise ContractError(
                 f"{plan.files[name]}: its config draws other samples than the first checkpoint's, so their scores "
                 "could not be compared. Give frames_json=CONTRACT, or the same dataset through overrides."
             )
-    set_backend_flags(tf32=bool(run.config.train_params.tf32))
     plan.checkpoints[name]["step"] = run.step
     plan.views[name] = views_of(run, plan.options)
-    task = Task(
-        samples=samples,
-        model=Blind(name, "checkpoint", run.model, plan.inputs),
-        host=_host_entrants(me, plan, progress) if is_first else [],
-        done=frozenset(progress.done),
-        autocast=make_autocast(Precision[run.config.train_params.precision], me.device),
-    )
-    o = plan.options
-    options = PassOptions(
-        num_workers=o.num_workers, scoring_threads=o.scoring_threads, points=o.points, alone=o.alone
-    )
-    parts = me.gather(run_pass(task, journal, me, options, f"{name} on {samples.contract.name}"))
-    progress.done |= {(r.entrant, r.sample): r for part in parts for r in part.scored}
-    for record in (b for part in parts for b in part.bad):
-        if record not in progress.bad:
-            log.warning("Bad sample, left out: %s: %s", record.key, record.reason)
-            progress.bad.append(record)
-    progress.times[name] = [part.times for part in parts]
+    host = _host_entrants(plan, passes) if is_first else []
+    return passes.run(name, run, plan.inputs, samples, f"{name} on {samples.contract.name}", host)
 
 
-def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entrant]:
+def _host_entrants(plan: _Plan, passes: Passes) -> list[Entrant]:
     """Baselines with something left to do; fitted only if one of them needs it."""
     names = [str(s) for s in plan.samples.contract.samples]
-    left = [b for b in plan.baselines if any((BASELINES[b], n) not in progress.done for n in names)]
+    left = [b for b in plan.baselines if any((BASELINES[b].title, n) not in passes.done for n in names)]
     statistics, unfitted = None, ",".join(b for b in plan.baselines if b not in FITTED)
     if any(name in FITTED for name in left):
         try:
             statistics = training_statistics(
-                plan.run, plan.options.baseline_samples, plan.options.num_workers, show=me.is_main
+                plan.run, plan.options.baseline_samples, plan.options.num_workers, show=passes.me.is_main
             )
         except ConfigError as error:
             raise ConfigError(
@@ -262,7 +192,7 @@ def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entr
                 f"{error} Without it: baselines=[{unfitted}]."
             ) from error
     try:
-        return make_baselines(left, statistics)
+        return [BASELINES[name].entrant(statistics) for name in left]
     except ValueError as error:
         raise ConfigError(
             f"baselines cannot be fitted: {error}. Leave them out (baselines=[{unfitted}]), or give the training "
@@ -270,34 +200,27 @@ def _host_entrants(me: Processes, plan: _Plan, progress: _Progress) -> list[Entr
         ) from error
 
 
-def _result(me: Processes, folder: Path, plan: _Plan, progress: _Progress) -> Result:
+def _result(me: Processes, folder: Path, plan: _Plan, passes: Passes, bad: Sequence[BadRecord]) -> Result:
     """Every entrant's records of the samples that all of them have, in the contract's order, summarised."""
     kinds = {
         **dict.fromkeys(plan.files, ("checkpoint", plan.inputs.value)),
-        **{BASELINES[b]: KINDS[b] for b in plan.baselines},
+        **{b.title: (b.kind, b.inputs) for b in map(BASELINES.__getitem__, plan.baselines)},
     }
-    names, dropped = _shared_samples(plan, list(kinds), progress)
+    names, dropped = _shared_samples(plan, list(kinds), passes.done, bad)
     first, entrants = next(iter(plan.files)), list[EntrantResult]()
     for name, (kind, inputs) in kinds.items():
-        scored = [progress.done[name, sample] for sample in names]
+        scored = [passes.done[name, sample] for sample in names]
         views = plan.views.get(name, plan.views[first])
         alone = plan.options.alone and name in plan.files  # baselines are not asked
         entrants.append(entrant_result(name, kind, inputs, scored, plan.checkpoints.get(name), views, alone))
     about = head(
-        folder,
-        plan.run,
-        plan.samples,
-        plan.options,
-        plan.overrides,
-        progress.bad,
-        progress.times,
-        me.world_size,
+        folder, plan.run, plan.samples, plan.options, plan.overrides, bad, passes.times, me.world_size
     )
     return Result(folder=folder, head={**about, "dropped": dropped}, entrants=tuple(entrants))
 
 
 def _shared_samples(
-    plan: _Plan, entrants: Sequence[str], progress: _Progress
+    plan: _Plan, entrants: Sequence[str], done: Container[tuple[str, str]], bad: Sequence[BadRecord]
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """Names of the samples that every entrant has, and those that only some have, as ``metrics.json`` lists them.
 
@@ -307,9 +230,9 @@ def _shared_samples(
         ValueError: no sample is left.
     """
     shared, dropped = [], []
-    reasons = {b.key: b.reason for b in progress.bad}
+    reasons = {b.key: b.reason for b in bad}
     for sample in plan.samples.contract.samples:
-        missing = [name for name in entrants if (name, str(sample)) not in progress.done]
+        missing = [name for name in entrants if (name, str(sample)) not in done]
         if not missing:
             shared.append(str(sample))
         elif len(missing) < len(entrants):
@@ -320,7 +243,7 @@ def _shared_samples(
                 sample, ", ".join(missing), reason,
             )  # fmt: skip
     if not shared:
-        listed = "; ".join(b.reason for b in progress.bad)
+        listed = "; ".join(b.reason for b in bad)
         raise ValueError(f"No sample of {plan.samples.contract.name} could be read: {listed}")
     return shared, dropped
 
@@ -331,9 +254,7 @@ def _scenes(me: Processes, plan: _Plan, result: Result) -> None:
     chosen = extremes(result.models[0], plan.options.scenes)
     if chosen:
         model = Blind(first, "checkpoint", plan.run.model, plan.inputs)
-        set_backend_flags(tf32=bool(plan.run.config.train_params.tf32))  # another's may be set
-        autocast = make_autocast(Precision[plan.run.config.train_params.precision], me.device)
-        write_scenes(result.folder, chosen, model, plan.samples, me.device, autocast)
+        write_scenes(result.folder, chosen, model, plan.samples, me.device, arithmetic_of(plan.run, me))
 
 
 def _table(plan: _Plan, result: Result, bad: Sequence[BadRecord]) -> str:

@@ -6,12 +6,12 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from coop3d.benchmark.baselines import BASELINES, LineStyle
 from coop3d.benchmark.results import EntrantResult
 from coop3d.visualization.pages import Markup
 
@@ -45,25 +45,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "coop3d",
 }
-
-
-class LineStyle(NamedTuple):
-    """How an entrant is drawn."""
-
-    color: str
-    linestyle: Any  # a name, or matplotlib's (offset, dashes)
-    linewidth: float
-
-
-_OTHERS = {
-    "mean displacement + row depth": LineStyle("#7f8b9a", "--", 1.5),
-    "reference pose + constant depth": LineStyle("#7f8b9a", ":", 1.5),
-    "mean displacement + constant depth": LineStyle("#7f8b9a", "-.", 1.2),
-    "reference pose + ground plane": LineStyle("#9a8f5a", "--", 1.4),
-    "SIFT + generalised pose": LineStyle("#8a5fb0", "-.", 1.6),
-    "GNSS pose + true depth": LineStyle("#4f9c8f", ":", 1.6),
-    "ground truth": LineStyle("#9aa6b5", (0, (1, 3)), 1.2),
-}
+_BASELINE_LINES = {baseline.title: baseline.line for baseline in BASELINES.values()}
 
 
 def styles(entrants: Sequence[EntrantResult]) -> dict[str, LineStyle]:
@@ -74,7 +56,7 @@ def styles(entrants: Sequence[EntrantResult]) -> dict[str, LineStyle]:
             out[entrant.name] = LineStyle(MODEL_COLOURS[models % len(MODEL_COLOURS)], "-", 2.0)
             models += 1
         else:
-            out[entrant.name] = _OTHERS.get(entrant.name, LineStyle("#9aa6b5", "--", 1.2))
+            out[entrant.name] = _BASELINE_LINES.get(entrant.name, LineStyle("#9aa6b5", "--", 1.2))
     return out
 
 

@@ -11,30 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from coop3d.benchmark.baselines import BASELINES
 from coop3d.benchmark.drives import draw_tracks
 from coop3d.benchmark.figures import INK, LINE, MODEL_COLOURS, QUIET, WIDE, WIDTH, figure, style, styles
 from coop3d.benchmark.results import EntrantResult, Result, by_run
 from coop3d.evaluation import ViewRow, better
+from coop3d.evaluation.labels import LABELS, titles
 from coop3d.evaluation.rows import BANDS
 
 FloatArray = NDArray[np.float64]
 WIDE_PLOTS = ("tracks", "scenarios", "curves")
 PER_BIN = 8  # poses per point of the curve over distance
 
-RADAR = {  # summary key -> label
-    "pose/translation_m/median": "translation",
-    "pose/rotation_deg/median": "rotation",
-    "pose/direction_deg/median": "direction",
-    "scale/error/median": "scale",
-    "range/abs_rel": "AbsRel",
-    "range/rmse_m": "range RMSE",
-    "range/delta_125": "d < 1.25",
-    "mask/iou": "mask IoU",
-}
+RADAR = {key: label.axis for key, label in LABELS.items() if label.axis}
 CURVES = {
-    "pose/translation_m/median": "translation, median [m]",
-    "pose/rotation_deg/median": "rotation, median [deg]",
-    "range/abs_rel": "AbsRel",
+    **titles("pose/translation_m/median", "pose/rotation_deg/median", "range/abs_rel"),
     "scale/error/median": "scale factor off by, median",
 }
 RADAR_LIMIT = 3.0  # how often an error may be halved or doubled before the curve leaves the plot
@@ -77,7 +68,7 @@ def _drawn(result: Result, score: str) -> list[EntrantResult]:
     seen: list[tuple[float, ...]] = []
     out = []
     for entrant in result.entrants:
-        if entrant.name == "ground truth":
+        if entrant.name == BASELINES["truth"].title:
             continue
         values = tuple(np.nan_to_num(_column(entrant.rows, score), nan=-1.0))
         if values not in seen:
@@ -235,7 +226,7 @@ def _radar(result: Result) -> Figure | None:
     trivial = [e for e in result.entrants if e.kind == "trivial"]
     if not trivial or not result.models:
         return None
-    baseline = next((e for e in trivial if e.name == "mean displacement + row depth"), trivial[-1])
+    baseline = next((e for e in trivial if e.name == BASELINES["row"].title), trivial[-1])
     look = styles(result.entrants)
     others = [*result.models, *[e for e in result.entrants if e.kind == "classical"]]
     values = {e.name: radar_values(e.summary, baseline.summary) for e in others}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from coop3d.benchmark.entrants import BASELINES, FITTED
+from coop3d.benchmark.baselines import BASELINES
 from coop3d.benchmark.journal import ARITHMETIC, Identity, revisions
 from coop3d.benchmark.options import EvaluationOptions
 from coop3d.benchmark.runner import PassTimes
@@ -53,7 +53,8 @@ def identity(
     }
     fitted = {"samples": options.baseline_samples, "augmented": False}
     for name in baselines:
-        entrants[BASELINES[name]] = fitted if name in FITTED else {}
+        baseline = BASELINES[name]
+        entrants[baseline.title] = fitted if baseline.is_fitted else {}
     return Identity(samples.contract.digest, settings, entrants)
 
 

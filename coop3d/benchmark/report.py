@@ -9,27 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from coop3d.benchmark.cells import COLUMNS, POINT_COLUMNS, cell, score_cells
+from coop3d.benchmark.cells import COLUMNS, cell, score_cells
 from coop3d.benchmark.drives import has_poses, trajectory_card
 from coop3d.benchmark.figures import to_png, to_svg
 from coop3d.benchmark.pixels import about_pixels
 from coop3d.benchmark.plots import WIDE_PLOTS, all_plots
 from coop3d.benchmark.results import EntrantResult, Result, notes_text
 from coop3d.evaluation import BUCKETS, ViewRow
+from coop3d.evaluation.labels import family_titles, title_of
 from coop3d.files import safe_name, write_bytes, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
 
-REGISTRATION_COLUMNS = {
-    "registration/maa": "mAA",
-    "registration/clusterness": "clusterness",
-    "registration/score": "score",
-    "registration/registered_50cm": "within 0.5 m",
-    "registration/registered_1m": "1 m",
-    "registration/registered_2m": "2 m",
-    "registration/registered_5m": "5 m",
-    "registration/registered_10m": "10 m",
-}
 SHOWN = 8  # worst, and best, samples in the table
 
 
@@ -107,7 +98,7 @@ def plot_cards(result: Result, png_folder: Path | None = None) -> Markup:
 
 
 def _scores(result: Result) -> Markup:
-    columns = {**COLUMNS, **POINT_COLUMNS}
+    columns = {**COLUMNS, **family_titles("points_filtered/", "gain_filtered/")}
     head, rows = score_cells(result.entrants, columns)
     classes = ["" if e.kind == "checkpoint" else "other" for e in result.entrants]
     shown_intervals = [i for e in result.models for k, i in e.intervals.items() if k in columns and i.count]
@@ -132,11 +123,11 @@ def _distances(result: Result) -> Markup:
     if not buckets:
         return Markup("")
     parts = []
-    for name, label in (
-        ("translation_m", "translation, median [m]"),
-        ("rotation_deg", "rotation, median [deg]"),
-    ):
-        head = [label, *(f"{b} ({result.entrants[0].summary[f'pose/{b}/count']:.0f})" for b in buckets)]
+    for name in ("translation_m", "rotation_deg"):
+        head = [
+            title_of(f"pose/{name}/median"),
+            *(f"{b} ({result.entrants[0].summary[f'pose/{b}/count']:.0f})" for b in buckets),
+        ]
         keys = [f"pose/{b}/{name}/median" for b in buckets]
         rows = [(e.name, [cell(k, e.summary.get(k, math.nan)) for k in keys]) for e in shown]
         classes = ["" if e.kind == "checkpoint" else "other" for e in shown]
@@ -151,7 +142,7 @@ def _registration(result: Result) -> Markup:
     count = f"Defined for {defined} of {total} samples: it takes four vehicles that are not on one line."
     if not defined:
         return card(title, f'<p class="quiet">{escape(f"Undefined. {count}")}</p>')
-    head, rows = score_cells(result.entrants, REGISTRATION_COLUMNS)
+    head, rows = score_cells(result.entrants, family_titles("registration/"))
     classes = ["" if e.kind == "checkpoint" else "other" for e in result.entrants]
     about = (
         f"Small print: {count} After one similarity fitted per threshold, as in the Image Matching Challenge 2025: "

@@ -32,12 +32,11 @@ from coop3d.evaluation import (
     write_summary_json,
     write_trajectory_csv,
 )
+from coop3d.evaluation.labels import family_titles
 from coop3d.files import names_apart, write_json
 
 FORMAT, VERSION = "coop3d-metrics", 1
-TRAJECTORY_KEYS = tuple(
-    f"trajectory/{name}/median" for name in ("ate_m", "ate_aligned_m", "rpe_m", "rpe_deg")
-)
+TRAJECTORY_KEYS = tuple(family_titles("trajectory/"))
 
 
 class ResultError(ValueError):

@@ -14,6 +14,7 @@ import torch
 
 from coop3d.benchmark.entrants import Answer, Blind, Entrant, ask
 from coop3d.benchmark.journal import Journal, Scored
+from coop3d.benchmark.options import EvaluationOptions
 from coop3d.benchmark.samples import Samples
 from coop3d.datasets import collate_coop
 from coop3d.evaluation import score_batch
@@ -27,16 +28,6 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 PREFETCH = 2  # batches that each loader process reads ahead
 PENDING = 4  # batches that may wait for their scores, so that memory stays bounded
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassOptions:
-    """How a pass runs; none of these changes a score."""
-
-    num_workers: int = 2
-    scoring_threads: int = 1
-    points: bool = False  # also score clouds (slow)
-    alone: bool = False  # also ask the model about the reference vehicle by itself
 
 
 @dataclass
@@ -93,7 +84,9 @@ class PassResult:
 
 
 @torch.inference_mode()
-def run_pass(task: Task, journal: Journal, me: Processes, options: PassOptions, title: str) -> PassResult:
+def run_pass(
+    task: Task, journal: Journal, me: Processes, options: EvaluationOptions, title: str
+) -> PassResult:
     """Predict and score this process's part; scores go to the journal as they come."""
     result, began = PassResult(), time.perf_counter()
     batches = task.todo(me)
@@ -125,7 +118,7 @@ def _stream(
     task: Task,
     batches: Sequence[tuple[Request, ...]],
     me: Processes,
-    options: PassOptions,
+    options: EvaluationOptions,
     result: PassResult,
     title: str,
 ) -> Iterator[tuple[list[str], CoopBatch]]:
@@ -148,7 +141,7 @@ def _stream(
 
 
 def _device_answers(
-    task: Task, batch: CoopBatch, me: Processes, options: PassOptions, times: PassTimes
+    task: Task, batch: CoopBatch, me: Processes, options: EvaluationOptions, times: PassTimes
 ) -> dict[str, tuple[Answer, FactoredPrediction | None, float]]:
     """The model's answer, on the CPU, with the prediction for the reference alone and the seconds it took."""
     began = time.perf_counter()
@@ -178,7 +171,7 @@ class _Job:
     batch: CoopBatch
     names: Sequence[str]
     answers: Mapping[str, tuple[Answer, FactoredPrediction | None, float]]
-    options: PassOptions
+    options: EvaluationOptions
     journal: Journal
 
     @torch.inference_mode()

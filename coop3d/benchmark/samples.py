@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
+from coop3d.benchmark.options import EvaluationOptions
 from coop3d.conf import ConfigError, build, has_key, require_paths
 from coop3d.datasets import CooperativeDataset, VehicleSampling
 from coop3d.datasets.entries import FrameIndex
@@ -52,6 +53,22 @@ class Samples:
         if self.contract.vehicles[1] == 1:
             return "single vehicle, pinholes" if pinhole else "single vehicle"
         return "cooperative pinholes" if pinhole else "cooperative panoramas"
+
+
+def choose_samples(run: Run, options: EvaluationOptions) -> Samples:
+    """The samples that the options name, as this run sees them.
+
+    Raises:
+        ConfigError, ContractError: the options contradict each other, or samples are missing.
+    """
+    o = options
+    if o.frames_json is not None:
+        return samples_of_contract(run, o.frames_json, o.vehicles, o.batch, o.on_missing)
+    if o.vehicles is not None:
+        raise ConfigError(
+            "vehicles=N needs frames_json; without one, use overrides=[dataset.test.sampling...]."
+        )
+    return samples_of_config(run, o.split, o.max_samples, o.batch)
 
 
 def samples_of_config(run: Run, split: str, limit: int | None, batch: int) -> Samples:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from coop3d.benchmark.figures import MODEL_COLOURS, figure, style, to_png
+from coop3d.evaluation.labels import titles
 from coop3d.files import names_apart, without_common_end, write_bytes
 from coop3d.training.run_log import read_log
 
@@ -18,10 +19,9 @@ PANELS = {
     "loss": "loss",
     "loss/matching/entropy": "entropy of a match [nats]",
     "loss/matching/right": "best match is right, share of cells",
-    "pose/translation_m/median": "translation, median [m]",
-    "pose/rotation_deg/median": "rotation, median [deg]",
+    **titles("pose/translation_m/median", "pose/rotation_deg/median"),
     "range/abs_rel": "range, AbsRel",
-    "mask/iou": "mask IoU",
+    **titles("mask/iou"),
     "confidence/ause": "confidence, AUSE (1: chance)",
 }
 PER_ROW, PANEL_WIDTH = 3, 3.3  # inches: letters can be read where a page shows the picture 900 pixels wide

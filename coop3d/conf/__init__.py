@@ -13,6 +13,7 @@ from coop3d.conf.schemas import (
     Strategy,
     TrainConf,
     TrainParamsConf,
+    register_schema,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "has_key",
     "hydra_main",
     "reads_cache",
+    "register_schema",
     "require_complete",
     "require_paths",
     "require_targets",

@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from coop3d.conf.errors import ConfigError, suggest
-from coop3d.conf.schemas import register_schemas
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "configs"
 
@@ -34,7 +33,6 @@ def hydra_main(
 
     def decorate(task: Callable[[DictConfig], None]) -> Callable[[], None]:
         def main() -> None:
-            register_schemas()
             sys.argv[1:] = overrides = [_quoted_override(a) for a in _without_flags(sys.argv[1:], flags)]
             if not any(o.startswith("-") for o in overrides):  # Hydra's own flags: let Hydra answer
                 try:
@@ -124,7 +122,6 @@ def _require_folder(config_name: str, overrides: Sequence[str]) -> None:
 
 
 def _compose(config_name: str, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    register_schemas()
     with _outside_hydra(), hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
         return hydra.compose(config_name, overrides=list(overrides), return_hydra_config=with_hydra)
 

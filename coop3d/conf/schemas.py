@@ -1,7 +1,8 @@
 """Typed schemas of the Hydra configs.
 
 The groups ``machine``, ``train_params`` and ``distributed`` are typed here. ``dataset``, ``model`` and ``loss`` are
-trees of ``_target_``; their keys are checked against the signature of what they build (`checks`).
+trees of ``_target_``; their keys are checked against the signature of what they build (`checks`). Rooms above register
+the schemas of their own configs: `coop3d.benchmark.options` those of the evaluations.
 """
 
 from __future__ import annotations
@@ -165,64 +166,21 @@ class TrainConf:
     preflight: PreflightConf = field(default_factory=PreflightConf)
 
 
-@dataclass
-class ScoredSamplesConf:
-    """Which samples of a trained model's data are scored, and how. All else comes from the config of its run."""
+def register_schema(name: str, schema: type) -> None:
+    """Make a schema known to Hydra under the name that a file of ``configs/`` uses.
 
-    output_dir: str = MISSING
-    split: str = "test"
-    max_samples: int | None = None
-    on_missing: str = "stop"  # or skip: frames of the contract that are not on disk
-    inputs: str = "images+rays+rig"  # what models see: images | images+rays | images+rays+rig
-    batch: int = 1
-    num_workers: int = 2
-    scoring_threads: int = 1
-    device: str = "auto"
-    restart: bool = False  # begin again; what is in output_dir is moved aside
-    report: bool = True  # report.html and plots/
-    overrides: list[str] = field(
-        default_factory=list
-    )  # on the saved config, e.g. machine.opv2v_images_root=/x
+    Args:
+        name: as in that file's defaults.
+        schema: a dataclass; a config made of it can be changed, be the class frozen.
+    """
+    node = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(node, None)
+    ConfigStore.instance().store(name=name, node=node)
 
 
-@dataclass
-class EvaluateConf(ScoredSamplesConf):
-    """Root of ``configs/evaluate.yaml``."""
-
-    checkpoint: Any = MISSING  # a path, or a list of paths: [a.pth,b.pth]
-    frames_json: str | None = None  # a frame contract: exactly its samples, instead of split and max_samples
-    vehicles: int | None = None  # with frames_json: the first so many of each sample; 1: single vehicle
-    baselines: list[str] = field(
-        default_factory=lambda: ["reference", "mean", "row", "ground", "classical", "gnss", "truth"]
-    )
-    baseline_samples: int = 200  # training samples that the trivial baselines are fitted on
-    points: bool = False  # also score point clouds (slower)
-    alone: bool = (
-        False  # also ask the model about the reference vehicle by itself, for gain/...; needs points
-    )
-    scenes: int = 0  # point-cloud pages of so many worst and best samples
-
-
-@dataclass
-class RobustnessConf(ScoredSamplesConf):
-    """Root of ``configs/evaluate_robustness.yaml``."""
-
-    checkpoint: str = MISSING
-    disturbances: Any = "all"  # names, see --list: [black_front,jpeg30,rig1deg]
-    contract: str | None = None  # a frame contract: exactly its samples, instead of split and max_samples
-    seed: int = 0  # of the disturbances
-
-
-def register_schemas() -> None:
-    """Make the schemas, and the resolver ``or_null``, known under the names that ``configs/*.yaml`` use."""
-    # Environment variables are text: of a path that may be absent, an empty one and "null" say that it is.
-    OmegaConf.register_new_resolver(
-        "or_null", lambda path: None if path in ("", "null") else path, replace=True
-    )
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConf)
-    store.store(name="evaluate_schema", node=EvaluateConf)
-    store.store(name="robustness_schema", node=RobustnessConf)
+register_schema("train_schema", TrainConf)
+# Environment variables are text: of a path that may be absent, an empty one and "null" say that it is.
+OmegaConf.register_new_resolver("or_null", lambda path: None if path in ("", "null") else path, replace=True)
 
 
 def _check_range(name: str, value: float, low: float) -> None:

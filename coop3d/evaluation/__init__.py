@@ -9,13 +9,13 @@ from coop3d.evaluation.baselines import (
     RowMedianDepth,
     TrainingStatistics,
     TrivialBaseline,
-    standard_baselines,
 )
 from coop3d.evaluation.dense import (
     MaskCounts,
     scale_error,
 )
 from coop3d.evaluation.evaluator import Evaluator, evaluate_batch, score_batch
+from coop3d.evaluation.labels import better
 from coop3d.evaluation.pose import pose_errors
 from coop3d.evaluation.report import (
     aligned_text,
@@ -37,7 +37,6 @@ from coop3d.evaluation.statistics import (
     Comparison,
     Interval,
     best_of,
-    better,
     bootstrap,
     common,
     compare,
@@ -95,7 +94,6 @@ __all__ = [
     "scale_error",
     "score_batch",
     "score_table",
-    "standard_baselines",
     "summarise",
     "survives_permutation",
     "tracks",

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from coop3d.evaluation.labels import LABELS
 from coop3d.evaluation.rows import (
     RowT,
     SampleRow,
@@ -18,20 +19,7 @@ from coop3d.evaluation.rows import (
 )
 from coop3d.files import csv_text, write_json, write_text
 
-TABLE_COLUMNS = {  # summary key to column head
-    "pose/translation_m/median": "t med [m]",
-    "pose/translation_m/p90": "t 90% [m]",
-    "pose/rotation_deg/median": "R med [deg]",
-    "pose/yaw_deg/median": "yaw med [deg]",
-    "pose/direction_deg/median": "dir med [deg]",
-    "pose/recall_2m_2deg": "rec 2m2deg",
-    "pose/recall_5m_5deg": "rec 5m5deg",
-    "scale/error/median": "scale err",
-    "range/abs_rel": "AbsRel",
-    "range/abs_rel_aligned": "AbsRel al.",
-    "range/delta_125": "d<1.25",
-    "mask/iou": "mask IoU",
-}
+TABLE_COLUMNS = {key: label.column for key, label in LABELS.items() if label.column}
 
 
 def write_per_frame_csv(rows: Sequence[ViewRow], path: Path) -> None:

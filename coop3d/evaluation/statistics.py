@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.evaluation.estimators import Score
+from coop3d.evaluation.labels import better
 from coop3d.evaluation.rows import RowT
 from coop3d.evaluation.scores import ScoreTable
 
@@ -30,13 +31,6 @@ FEW_SCENARIOS, FEW_SAMPLES = 8, 100
 CERTAIN_SCENARIOS = 6  # of fewer nothing is called certain: by chance intervals exclude 0 too often
 CERTAIN_P = 0.05
 EXACT_SCENARIOS = 11  # up to here every assignment of signs is tried (2048)
-_HIGHER = (
-    "recall", "precision", "fscore", "delta", "auc", "spearman", "maa", "clusterness", "registered", "score",
-)  # fmt: skip
-_LOWER = (
-    "translation", "rotation", "yaw", "direction", "sign_flip_rate", "abs_rel", "rmse", "mae", "error", "pooled",
-    "angle", "ause", "accuracy", "completeness", "chamfer", "ate", "rpe", "empty",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,14 +59,6 @@ class Comparison:
     count: int
     scenarios: int
     warning: str
-
-
-def better(key: str) -> str | None:
-    """Which way a summary key improves: "higher", "lower", or None where neither is meant (counts)."""
-    name = key.removesuffix("/median").removesuffix("/mean").removesuffix("/p90").rsplit("/", 1)[-1]
-    if name.startswith(_HIGHER) or name.endswith("iou"):
-        return "higher"
-    return "lower" if name.startswith(_LOWER) else None
 
 
 def excludes_zero(comparison: Comparison) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -13,8 +14,17 @@ from support.processes import run_ranks
 from support.toy_evaluation import options, opv2v_dataset, rows_written, train_toy
 from support.toy_run import ToyDataset
 
-from coop3d.benchmark import FolderError, evaluate_run, make_contract, read_result, write_report
-from coop3d.conf import ConfigError
+from coop3d.benchmark import (
+    EvaluationOptions,
+    FolderError,
+    evaluate_run,
+    make_contract,
+    read_result,
+    write_report,
+)
+from coop3d.benchmark.baselines import BASELINES
+from coop3d.benchmark.options import options_of
+from coop3d.conf import CONFIG_DIR, ConfigError, compose
 from coop3d.datasets import BadSample, VehicleSampling
 from coop3d.datasets.opv2v import OPV2VIndex
 from coop3d.evaluation.contracts import ContractError, load_contract
@@ -37,6 +47,14 @@ def test_model_and_baselines_are_scored_on_the_same_samples(toy_run, tmp_path):
     assert "mean displacement" in (tmp_path / "table.txt").read_text()
     assert result.summaries["ground truth"]["range/abs_rel"] == pytest.approx(0, abs=1e-6)
     assert result.summaries["ground truth"]["pose/translation_m/p90"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_config_has_the_options_and_its_help_the_baselines():
+    cfg = compose("evaluate", ["checkpoint=[a.pth,b.pth]", "output_dir=y"])
+    assert options_of(cfg, EvaluationOptions) == EvaluationOptions()
+    assert cfg.checkpoint == ["a.pth", "b.pth"]
+    words = re.findall(r"\w+", (CONFIG_DIR / "evaluate.yaml").read_text(encoding="utf-8"))
+    assert set(BASELINES) <= set(words)
 
 
 def test_the_result_does_not_depend_on_the_batch(toy_run, tmp_path):

@@ -11,7 +11,8 @@ from support.analytic_panoramas import batch
 from support.small_model import PANORAMA, small_model
 
 from coop3d.benchmark import Blind, InputSet
-from coop3d.benchmark.entrants import BASELINES, FITTED, ask, make_baselines
+from coop3d.benchmark.baselines import BASELINES
+from coop3d.benchmark.entrants import ask
 from coop3d.evaluation import TrainingStatistics
 from coop3d.types import CoopBatch, FactoredPrediction, ViewInputs
 
@@ -41,7 +42,7 @@ def tensors(prediction: FactoredPrediction) -> dict[str, torch.Tensor]:
 def blind_entrants() -> list[Blind]:
     statistics = TrainingStatistics()
     statistics.update(batch(("641", "650"), width=112).targets)
-    baselines = make_baselines([*FITTED, "classical"], statistics)
+    baselines = [baseline.entrant(statistics) for baseline in BASELINES.values()]
     model = Blind("model", "checkpoint", small_model(panorama=PANORAMA), InputSet.images_rays_rig)
     return [model, *(b for b in baselines if isinstance(b, Blind))]
 
@@ -58,7 +59,7 @@ def test_corrupting_every_target_changes_no_bit_of_a_prediction(entrant):
 @pytest.mark.parametrize("name", ["gnss", "truth"])
 def test_oracles_do_change_so_the_test_above_can_fail(name):
     truth = batch(("641", "650"), width=112)
-    (oracle,) = make_baselines([name], None)
+    oracle = BASELINES[name].entrant()
     before, after = (ask(oracle, b).prediction for b in (truth, corrupted(truth)))
     assert not torch.equal(before.distance, after.distance)
 
@@ -101,4 +102,3 @@ def test_a_field_added_later_stays_outside():
         assert {k for k, v in vars(restricted).items() if v is not None} == set(member.allowed)
     with pytest.raises(ValueError, match="inputs='depth' is not one of images"):
         InputSet.parse("depth")
-    assert set(BASELINES) >= set(FITTED)

@@ -21,6 +21,7 @@ from support.toy_evaluation import options, opv2v_dataset, train_toy
 import coop3d.visualization
 from coop3d.benchmark import evaluate_run
 from coop3d.benchmark.figures import MODEL_COLOURS, VERDICT_COLOURS
+from coop3d.benchmark.options import options_of
 from coop3d.benchmark.robustness import (
     RobustnessOptions,
     cases_of,
@@ -75,7 +76,9 @@ def test_the_config_has_every_option():
         "evaluate_robustness", ["checkpoint=x", "output_dir=y", "disturbances=[black_front,rig0.5deg]"]
     )
     assert {f.name for f in fields(RobustnessOptions)} - {"resamples"} <= set(cfg)
-    assert list(cfg.disturbances) == ["black_front", "rig0.5deg"]
+    assert options_of(cfg, RobustnessOptions).disturbances == ("black_front", "rig0.5deg")
+    one = compose("evaluate_robustness", ["checkpoint=x", "output_dir=y", "disturbances=jpeg10", "batch=3"])
+    assert options_of(one, RobustnessOptions) == RobustnessOptions(disturbances=("jpeg10",), batch=3)
 
 
 # ---- answers

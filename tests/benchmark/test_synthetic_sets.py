@@ -14,18 +14,10 @@ import yaml
 from support.scripts import run_script
 
 from coop3d.benchmark.samples import make_contract
-from coop3d.benchmark.set_report import MACHINES
-from coop3d.benchmark.set_scenarios import ScenarioHashes, read_hashes, scenarios_of, write_hashes
-from coop3d.benchmark.synthetic_sets import (
-    RECORD,
-    SetError,
-    SyntheticSet,
-    depth_root_of,
-    load_set,
-    make_set,
-    set_names,
-    verify_set,
-)
+from coop3d.benchmark.synthetic_sets.definition import SetError, SyntheticSet, load_set, set_names
+from coop3d.benchmark.synthetic_sets.report import MACHINES
+from coop3d.benchmark.synthetic_sets.scenarios import ScenarioHashes, read_hashes, scenarios_of, write_hashes
+from coop3d.benchmark.synthetic_sets.verification import RECORD, depth_root_of, make_set, verify_set
 from coop3d.conf import CONFIG_DIR, build, compose
 from coop3d.datasets import VehicleSampling
 from coop3d.datasets.opv2v import LAYOUT_MARK, LayoutIndex, OPV2VIndex
@@ -218,7 +210,7 @@ def test_a_slice_is_the_beginning_of_the_whole():
 def test_definitions_with_other_keys_are_refused(tmp_path, monkeypatch):
     for folder in ("benchmark", "synthetic"):
         shutil.copytree(CONFIG_DIR / folder, tmp_path / folder)
-    monkeypatch.setattr("coop3d.benchmark.synthetic_sets.CONFIG_DIR", tmp_path)
+    monkeypatch.setattr("coop3d.benchmark.synthetic_sets.definition.CONFIG_DIR", tmp_path)
     name = set_names()[0]
     with (tmp_path / "benchmark" / f"{name}.yaml").open("a") as file:
         file.write("sha: 1\n")

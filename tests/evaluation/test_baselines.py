@@ -10,6 +10,7 @@ import torch
 from support.doc_examples import run_examples
 from support.random_views import random_targets
 
+from coop3d.benchmark.baselines import BASELINES
 from coop3d.evaluation import (
     AllNonAmbiguous,
     ConstantDepth,
@@ -20,7 +21,6 @@ from coop3d.evaluation import (
     RowMedianDepth,
     TrainingStatistics,
     TrivialBaseline,
-    standard_baselines,
 )
 from coop3d.geometry import yaw_rotation
 from coop3d.types import SampleKey, ViewInputs, ViewTargets
@@ -115,7 +115,7 @@ def test_baseline_has_a_models_signature_and_leaves_the_reference_alone():
 def test_knowing_more_helps():
     targets = random_targets(B=2, V=2, H=8, W=16, valid_fraction=0.9)
     targets.range_m.mul_(torch.linspace(1, 4, 8)[:, None])  # rows differ
-    nothing, _, averages = standard_baselines(fitted(targets)).values()
+    nothing, averages = (BASELINES[name].make(fitted(targets)) for name in ("reference", "row"))
     assert abs_rel(averages(inputs_of(targets)), targets) < abs_rel(nothing(inputs_of(targets)), targets)
 
 

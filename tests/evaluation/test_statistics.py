@@ -26,6 +26,7 @@ from coop3d.evaluation import (
     verdict,
 )
 from coop3d.evaluation.estimators import Quantile, Ratio, Total
+from coop3d.evaluation.labels import LABELS, Label, family_titles, is_share, titles
 from coop3d.evaluation.statistics import FEW_SAMPLES, FEW_SCENARIOS
 
 
@@ -289,6 +290,19 @@ def test_mistakes_are_named():
         bootstrap(table, ["pose/translation"])
     with pytest.raises(ValueError, match="no rows to resample"):
         bootstrap(score_table([]), ["views"])
+
+
+def test_labels_are_of_scores_there_are_and_tell_them_apart():
+    assert set(LABELS) <= set(score_table([], []).scores)
+    for kind in Label._fields:
+        names = [getattr(label, kind) for label in LABELS.values() if getattr(label, kind)]
+        assert len(names) == len(set(names))
+    assert (
+        list(family_titles("points_filtered/", "gain_filtered/").values())[-1] == "gain in F by cooperation"
+    )
+    assert titles("mask/iou", "range/mae_m") == {"mask/iou": "mask IoU", "range/mae_m": "range/mae_m"}
+    assert is_share("pose/15-30m/recall_1m_1deg")
+    assert not is_share("pose/sign_flip_rate")
 
 
 def test_headline_keys_exist_and_have_a_direction():

@@ -7,6 +7,7 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
+import coop3d.benchmark  # noqa: F401 - knows the options of an evaluation
 from coop3d.conf import (
     CONFIG_DIR,
     ConfigError,

@@ -3,63 +3,37 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from coop3d.benchmark.checkpoints import checkpoint_file, file_sha256
-from coop3d.benchmark.entrants import Blind
-from coop3d.benchmark.evaluate import choose_samples
+from coop3d.benchmark.checkpoints import checkpoint_file, identified
 from coop3d.benchmark.input_sets import InputSet
-from coop3d.benchmark.journal import Identity, Journal, Scored, claim_folder
-from coop3d.benchmark.options import EvaluationOptions, SampleOptions
+from coop3d.benchmark.journal import Identity
+from coop3d.benchmark.options import RobustnessOptions
+from coop3d.benchmark.passes import Passes, claimed_passes, joined_processes
 from coop3d.benchmark.provenance import head, identity
 from coop3d.benchmark.robustness.catalogue import SIGHT, Case, cases_of
 from coop3d.benchmark.robustness.findings import Findings, by_sight, finding, intervals
 from coop3d.benchmark.robustness.results import findings_table, write_findings
 from coop3d.benchmark.robustness.sight import Pair, read_sights, sights_of, write_sights
 from coop3d.benchmark.robustness.variants import Variant, clean_dataset, variant
-from coop3d.benchmark.runner import PassOptions, PassTimes, Task, run_pass
-from coop3d.benchmark.samples import Samples
-from coop3d.conf import ConfigError, DistributedConf, Precision, Strategy
+from coop3d.benchmark.runner import PassTimes
+from coop3d.benchmark.samples import Samples, choose_samples
+from coop3d.conf import ConfigError
 from coop3d.datasets import collate_coop
 from coop3d.evaluation import ViewRow
 from coop3d.progress import progress
 from coop3d.training.data import BadRecord, draw, make_loader
-from coop3d.training.distributed import Processes, processes, set_backend_flags
+from coop3d.training.distributed import Processes
 from coop3d.training.run import Run, load_run
-from coop3d.training.step import make_autocast
 
 log = logging.getLogger(__name__)
 
 CLEAN = "clean"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RobustnessOptions(SampleOptions):
-    """Options of `evaluate_robustness`.
-
-    Attributes:
-        disturbances: names of the catalogue; ``all`` for the usual ones.
-        contract: a frame contract; exactly its samples are scored. None: those the run's config lists.
-        seed: of the disturbances.
-        resamples: draws of the bootstrap.
-    """
-
-    disturbances: tuple[str, ...] = ("all",)
-    contract: str | None = None
-    seed: int = 0
-    resamples: int = 2000
-
-    @property
-    def of_samples(self) -> EvaluationOptions:
-        """The part that an ordinary evaluation has, too."""
-        shared = {f.name: getattr(self, f.name) for f in fields(SampleOptions)}
-        return EvaluationOptions(frames_json=self.contract, baselines=(), **shared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +65,7 @@ def evaluate_robustness(
         ValueError: no clean sample could be read.
     """
     options = options if options is not None else RobustnessOptions()
-    strategy = Strategy.ddp if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Strategy.none
-    with processes(DistributedConf(strategy=strategy, device=options.device)) as me:
-        me.claim_device()
+    with joined_processes(options.device) as me:
         return _Work(me, checkpoint, Path(folder), options, overrides).done()
 
 
@@ -113,18 +85,12 @@ class _Work:
         self.inputs = InputSet.parse(options.inputs)
         file = checkpoint_file(checkpoint)
         self.run: Run = load_run(file, me.device, overrides)
-        set_backend_flags(tf32=bool(self.run.config.train_params.tf32))
         self.samples: Samples = choose_samples(self.run, options.of_samples)
         clean_dataset(self.samples)
-        self.checkpoint = {
-            "path": str(file.resolve()),
-            "sha256": file_sha256(file),
-            "step": self.run.step,
-        }
+        self.checkpoint = {**identified(file), "step": self.run.step}
         self.with_sight = any(case.name == SIGHT for case in cases)
         self.variants = self._variants([case for case in cases if case.name != SIGHT])
         self.bad: list[BadRecord] = list(self.samples.left_out)
-        self.times: dict[str, list[PassTimes]] = {}
 
     def _variants(self, cases: Sequence[Case]) -> list[Variant]:
         """Of every case; what was asked for by name must be possible, of ``all`` the rest is skipped."""
@@ -137,26 +103,14 @@ class _Work:
 
     def done(self) -> Robustness:
         """Run what is missing, summarise, write."""
-        self._claim()
-        journal = Journal(self.folder / "journal", self.me.rank)
-        known = journal.read()
-        self.me.barrier()  # nobody writes before everybody has read
-        scored: dict[str, list[Scored]] = {}
-        try:
-            for number, (name, samples) in enumerate(self._passes(), 1):
-                title = f"{name} ({number} of {1 + sum(v.samples is not None for v in self.variants)})"
-                scored[name] = self._pass(name, samples, journal, known, title)
-        finally:
-            journal.close()
-        return self._finished(
-            {name: [row for s in parts for row in s.rows] for name, parts in scored.items()}
-        )
-
-    def _passes(self) -> Iterator[tuple[str, Samples]]:
-        yield CLEAN, self.samples
-        for v in self.variants:
-            if v.samples is not None:
-                yield v.case.name, v.samples
+        todo = {CLEAN: self.samples}
+        todo |= {v.case.name: v.samples for v in self.variants if v.samples is not None}
+        rows: dict[str, list[ViewRow]] = {}
+        contract, options = self.samples.contract, self.options.of_samples
+        with claimed_passes(self.me, self.folder, self._identity(), contract, options) as passes:
+            for number, (name, samples) in enumerate(todo.items(), 1):
+                rows[name] = self._pass(passes, name, samples, f"{name} ({number} of {len(todo)})")
+        return self._finished(rows, passes.times)
 
     def _identity(self) -> Identity:
         base = identity(
@@ -179,51 +133,25 @@ class _Work:
         settings = {**base.settings, "kind": "robustness", "seed": self.options.seed}
         return Identity(base.contract, settings, entrants)
 
-    def _claim(self) -> None:
-        error: BaseException | None = None
-        if self.me.is_main:
-            try:
-                claim_folder(self.folder, self._identity(), self.options.restart)
-                self.samples.contract.write(self.folder / "contract.json")
-            except (ValueError, OSError) as caught:
-                error = caught
-        self.me.together(error)
-
-    def _pass(
-        self,
-        name: str,
-        samples: Samples,
-        journal: Journal,
-        known: dict[tuple[str, str], Scored],
-        title: str,
-    ) -> list[Scored]:
+    def _pass(self, passes: Passes, name: str, samples: Samples, title: str) -> list[ViewRow]:
         """One disturbance over its samples; what is done already is only looked up."""
-        o, me = self.options, self.me
-        task = Task(
-            samples=samples,
-            model=Blind(name, "checkpoint", self.run.model, self.inputs),
-            host=[],
-            done=frozenset(known),
-            autocast=make_autocast(Precision[self.run.config.train_params.precision], me.device),
-        )
-        how = PassOptions(num_workers=o.num_workers, scoring_threads=o.scoring_threads)
-        parts = me.gather(run_pass(task, journal, me, how, title))
-        known |= {(r.entrant, r.sample): r for part in parts for r in part.scored}
-        self.times[name] = [part.times for part in parts]
-        for record in (b for part in parts for b in part.bad):
+        for record in passes.run(name, self.run, self.inputs, samples, title):
             log.warning("Bad sample under %s, left out: %s: %s", name, record.key, record.reason)
             self.bad.append(replace(record, reason=f"{name}: {record.reason}"))
         wanted = [samples.name_of(r) for r in sorted(r for requests in samples.batches for r in requests)]
-        return [known[name, sample] for sample in wanted if (name, sample) in known]
+        scored = [passes.done[name, sample] for sample in wanted if (name, sample) in passes.done]
+        return [row for record in scored for row in record.rows]
 
-    def _finished(self, rows: Mapping[str, Sequence[ViewRow]]) -> Robustness:
+    def _finished(
+        self, rows: Mapping[str, Sequence[ViewRow]], times: Mapping[str, Sequence[PassTimes]]
+    ) -> Robustness:
         if not rows[CLEAN]:
             reasons = "; ".join(b.reason for b in self.bad)
             raise ValueError(f"No sample of {self.samples.contract.name} could be read: {reasons}")
         findings = self._findings(rows)
         about = {
             **head(
-                self.folder, self.run, self.samples, self.options.of_samples, self.overrides, self.bad, self.times,
+                self.folder, self.run, self.samples, self.options.of_samples, self.overrides, self.bad, times,
                 self.me.world_size,
             ),
             "options": asdict(self.options),

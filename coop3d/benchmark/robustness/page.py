@@ -12,8 +12,9 @@ from coop3d.benchmark.figures import to_png, to_svg
 from coop3d.benchmark.robustness.evaluate import Robustness
 from coop3d.benchmark.robustness.findings import KEYS, Finding, Findings
 from coop3d.benchmark.robustness.plots import family_plots
-from coop3d.benchmark.robustness.results import SHORT, change, groups, shown_warning
+from coop3d.benchmark.robustness.results import change, groups, shown_warning
 from coop3d.evaluation import Comparison, verdict
+from coop3d.evaluation.labels import LABELS
 from coop3d.files import write_bytes, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
@@ -41,7 +42,7 @@ def _changes(found: Findings) -> Markup:
     for f in found.cases:
         cells = [_difference(k, f.scores[k]) for k in keys]
         rows.append((f.case.name, [f"<td>{f.samples}</td>", *cells, f"<td>{escape(f.knows)}</td>"]))
-    head = ["", "samples", *(SHORT[k] for k in keys), "confidence knows"]
+    head = ["", "samples", *(LABELS[k].short for k in keys), "confidence knows"]
     warning = shown_warning(found)
     warnings = [f"Read intervals with care: {warning}."] if warning else []
     warnings += [
@@ -88,7 +89,7 @@ def _values(found: Findings) -> list[Markup]:
             (name, [f"<td>{escape(count)}</td>", *(cell(k, row[k].value, row[k]) for k in keys)])
             for name, count, row in rows
         ]
-        cards.append(card(heading, table([first, "views", *(SHORT[k] for k in keys)], body)))
+        cards.append(card(heading, table([first, "views", *(LABELS[k].short for k in keys)], body)))
     return cards
 
 
@@ -116,6 +117,6 @@ def _about(found: Findings, head: Mapping[str, Any]) -> Markup:
         "Inputs of the model": head["options"]["inputs"],
         "Checkpoint": f"{checkpoint['path']}, step {checkpoint['step']}, SHA-256 {checkpoint['sha256'][:16]}",
         "Code": f"{code['revision']}{' (with local changes)' if code['dirty'] else ''}",
-        "Scores": ", ".join(f"{SHORT[k]} = {k}" for k in KEYS),
+        "Scores": ", ".join(f"{LABELS[k].short} = {k}" for k in KEYS),
     }
     return card("What was done", facts(pairs))

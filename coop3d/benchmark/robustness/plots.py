@@ -10,16 +10,15 @@ from matplotlib.figure import Figure
 from coop3d.benchmark.figures import INK, QUIET, VERDICT_COLOURS, WIDE, figure, style
 from coop3d.benchmark.robustness.findings import Finding, Findings
 from coop3d.evaluation import Comparison, verdict
+from coop3d.evaluation.labels import titles
 
 PANELS = {
-    "pose/translation_m/median": "translation, median [m]",
-    "pose/rotation_deg/median": "rotation, median [deg]",
-    "range/abs_rel": "AbsRel",
+    **titles(
+        "pose/translation_m/median", "pose/rotation_deg/median", "range/abs_rel", "scale/error/median", "mask/iou",
+        "confidence/log", "confidence/ause",
+    ),
     "scale/error/median": "scale off by, median",
-    "mask/iou": "mask IoU",
-    "confidence/log": "mean log confidence",
-    "confidence/ause": "AUSE of confidence",
-}
+}  # fmt: skip
 
 
 def family_plots(found: Findings) -> dict[str, tuple[str, Figure]]:

@@ -19,21 +19,10 @@ from coop3d.evaluation import (
     verdict,
     write_per_frame_csv,
 )
+from coop3d.evaluation.labels import LABELS
 from coop3d.files import csv_text, safe_name, write_json, write_text
 
 FORMAT, VERSION = "coop3d-robustness", 1
-SHORT = {
-    "pose/translation_m/median": "transl. [m]",
-    "pose/rotation_deg/median": "rot. [deg]",
-    "pose/recall_2m_2deg": "2 m 2 deg",
-    "range/abs_rel": "AbsRel",
-    "range/abs_rel_aligned": "AbsRel al.",
-    "scale/error/median": "scale",
-    "mask/iou": "mask IoU",
-    "confidence/log": "log conf.",
-    "confidence/ause": "AUSE",
-    "confidence/spearman": "rank corr.",
-}
 CSV_COLUMNS = (
     "disturbance", "family", "severity", "unit", "samples", "score", "clean", "disturbed", "difference", "low", "high",
     "p_permutation", "count", "scenarios", "verdict",
@@ -44,7 +33,7 @@ MARKS = {"worse": "*", "better": "+", "": " "}
 def findings_table(title: str, found: Findings) -> str:
     """The console's table: the clean run, then what each disturbance changes."""
     keys = found.keys
-    lines = [["", "samples", *(SHORT[k] for k in keys), "knows"]]
+    lines = [["", "samples", *(LABELS[k].short for k in keys), "knows"]]
     lines.append(["clean", "", *(f"{number(k, found.clean[k].value)} " for k in keys), ""])
     for case in found.cases:
         changes = [change(k, case.scores[k]) + MARKS[verdict(k, case.scores[k])] for k in keys]
@@ -52,7 +41,7 @@ def findings_table(title: str, found: Findings) -> str:
     parts = [title, "", aligned_text(lines), "", *_small_print(found)]
     for heading, first, rows in groups(found):
         body = [[name, count, *(number(k, row[k].value) for k in keys)] for name, count, row in rows]
-        parts += ["", heading, aligned_text([[first, "views", *(SHORT[k] for k in keys)], *body])]
+        parts += ["", heading, aligned_text([[first, "views", *(LABELS[k].short for k in keys)], *body])]
     return "\n".join(parts) + "\n"
 
 

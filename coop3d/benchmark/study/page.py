@@ -11,7 +11,7 @@ from coop3d.benchmark.cells import KINDS, cell
 from coop3d.benchmark.figures import to_png, to_svg
 from coop3d.benchmark.study.outcome import ArmScores, SetOutcome
 from coop3d.benchmark.study.plan import Study
-from coop3d.benchmark.study.plots import LABELS, curves_figure, forest_figure
+from coop3d.benchmark.study.plots import curves_figure, forest_figure
 from coop3d.benchmark.study.record import StudyResult
 from coop3d.benchmark.study.tables import (
     LEGEND,
@@ -25,6 +25,7 @@ from coop3d.benchmark.study.tables import (
     title,
 )
 from coop3d.environment import git_revision
+from coop3d.evaluation.labels import title_of
 from coop3d.files import safe_name, write_bytes, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
@@ -116,7 +117,7 @@ def _scores(study: Study, outcome: SetOutcome) -> Markup:
         "Mean over seeds of the score of each trained model. Small print: 95 % interval over scenarios (drawn with "
         "replacement) and seeds (Student's t)."
     )
-    head = ["", "seeds", *(LABELS.get(k, k) for k in keys)]
+    head = ["", "seeds", *(title_of(k) for k in keys)]
     return card(f"Scores on {set_title(outcome)}", table(head, rows), about)
 
 
@@ -126,7 +127,7 @@ def _differences(study: Study, outcome: SetOutcome) -> Markup:
     if not arms:
         return Markup("")
     rows = [(arm_label(study, arm.arm), [_difference(arm, key) for key in keys]) for arm in arms]
-    head = ["", *(LABELS.get(k, k) for k in keys)]
+    head = ["", *(title_of(k) for k in keys)]
     return card(f"Differences to {study.against}", table(head, rows), LEGEND)
 
 

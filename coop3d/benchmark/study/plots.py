@@ -12,21 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from coop3d.benchmark.cells import COLUMNS
 from coop3d.benchmark.figures import INK, MODEL_COLOURS, QUIET, WIDE, figure, style
 from coop3d.benchmark.study.outcome import SetOutcome
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.record import StudyResult
 from coop3d.benchmark.study.state import RunState, log_records
 from coop3d.benchmark.study.tables import arm_label, shown_keys
+from coop3d.evaluation.labels import title_of, titles
 
-CURVES = {  # of validations, on the same samples for all arms unless their datasets differ
-    "pose/translation_m/median": "translation, median [m]",
-    "pose/rotation_deg/median": "rotation, median [deg]",
-    "range/abs_rel": "AbsRel",
-    "mask/iou": "mask IoU",
-}
-LABELS = {**COLUMNS, "pose/sign_flip_rate": "wrong side of the vehicle", "mask/iou": "mask IoU"}
+# of validations, on the same samples for all arms unless their datasets differ
+CURVES = titles("pose/translation_m/median", "pose/rotation_deg/median", "range/abs_rel", "mask/iou")
 PER_ROW = 4
 CURVES_PER_ROW, CURVE_HEIGHT = 2, 2.8  # inches
 LINES = ("-", "--", ":", "-.")
@@ -122,7 +117,7 @@ def _forest(ax: Axes, study: Study, outcome: SetOutcome, key: str, names: bool) 
     if study.against in outcome.arms:
         value = outcome.arms[study.against].intervals[key].value
         ax.axvline(value, color=QUIET, linestyle=":", linewidth=1)
-    ax.set(title=LABELS.get(key, key), ylim=(len(labels) - 0.4, -0.6))
+    ax.set(title=title_of(key), ylim=(len(labels) - 0.4, -0.6))
     ax.set_yticks(list(labels), list(labels.values()) if names else [""] * len(labels))
     ax.grid(axis="y", visible=False)
     _limits(ax, outcome, key)

@@ -18,7 +18,6 @@ from coop3d.evaluation.baselines.predictors import (
     GroundPlaneBaseline,
     TrivialBaseline,
     known_ray_prediction,
-    standard_baselines,
 )
 from coop3d.evaluation.baselines.statistics import TrainingStatistics
 
@@ -36,5 +35,4 @@ __all__ = [
     "TrivialBaseline",
     "ground_plane_range",
     "known_ray_prediction",
-    "standard_baselines",
 ]

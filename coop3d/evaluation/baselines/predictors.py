@@ -7,15 +7,11 @@ from torch import Tensor
 
 from coop3d.evaluation.baselines.ground import ground_plane_range
 from coop3d.evaluation.baselines.guesses import (
-    AllNonAmbiguous,
-    ConstantDepth,
     DepthGuess,
     MaskGuess,
-    MeanDisplacement,
     PoseGuess,
     ReferencePoseRepeated,
     RowMajorityMask,
-    RowMedianDepth,
 )
 from coop3d.evaluation.baselines.statistics import TrainingStatistics
 from coop3d.types import FactoredPrediction, ViewInputs
@@ -87,21 +83,3 @@ class GroundPlaneBaseline:
         range_m = ground_plane_range(inputs, self.ground_below_m, self.far_m)
         trans, quat = repeated_pose(inputs, ReferencePoseRepeated())
         return known_ray_prediction(inputs, trans, quat, range_m, self.mask(inputs.shape[2])[:, None])
-
-
-def standard_baselines(statistics: TrainingStatistics) -> dict[str, TrivialBaseline]:
-    """What every report shows: knowing nothing, the training set's averages, and its average per image row.
-
-    The last is no longer trivial: on a level road the row alone tells the distance of the ground.
-    """
-    return {
-        "reference pose + constant depth": TrivialBaseline(
-            ReferencePoseRepeated(), ConstantDepth(statistics), AllNonAmbiguous()
-        ),
-        "mean displacement + constant depth": TrivialBaseline(
-            MeanDisplacement(statistics), ConstantDepth(statistics), AllNonAmbiguous()
-        ),
-        "mean displacement + row depth": TrivialBaseline(
-            MeanDisplacement(statistics), RowMedianDepth(statistics), RowMajorityMask(statistics)
-        ),
-    }

@@ -1,27 +1,24 @@
-"""Standard synthetic data sets: what they are called, how they are made, and whether a folder holds exactly them."""
+"""Making a standard synthetic data set, and whether a folder holds exactly it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
-from coop3d.benchmark.set_scenarios import (
+from coop3d.benchmark.synthetic_sets.definition import SetError, SyntheticSet
+from coop3d.benchmark.synthetic_sets.scenarios import (
     ScenarioHashes,
     layout_hashes,
-    read_hashes,
     scenario_hashes,
     scenario_key,
     scenarios_of,
 )
-from coop3d.conf import CONFIG_DIR
 from coop3d.datasets.opv2v import is_layout_only
-from coop3d.datasets.synthetic import MANIFEST, SyntheticConfig, make_synthetic_opv2v
+from coop3d.datasets.synthetic import MANIFEST, make_synthetic_opv2v
 from coop3d.datasets.synthetic.content import (
     Frame,
     FrameContent,
@@ -34,48 +31,6 @@ from coop3d.datasets.synthetic.content import (
 from coop3d.files import write_text
 
 RECORD = "content.json"
-_FOLDERS = {"definition": "benchmark", "settings": "synthetic"}
-_KEYS = {"name", "layout_sha256", "content_sha256", "content_made_with", "means", "tolerance", "contracts"}
-
-
-class SetError(ValueError):
-    """A folder that does not hold the data set, or a definition that says nothing usable."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticSet:
-    """A definition, as in ``configs/benchmark``.
-
-    Attributes:
-        name: of the data set and of its files.
-        config: settings of the generator.
-        layout_sha256: of the layout, equal on every machine; None: not fixed, the settings decide it (a slice).
-        content_sha256: of the decoded content where it was made first; equal on one kind of processor.
-        means: per split; equal on every machine within ``tolerance``.
-        tolerance: how far a mean may be off, relative to the mean.
-        contracts: names in ``configs/contracts`` of what is scored.
-        scenarios: hashes of each scenario, by ``split/scenario``; empty: not known.
-    """
-
-    name: str
-    config: SyntheticConfig
-    layout_sha256: str | None = None
-    content_sha256: str | None = None
-    means: dict[str, Totals] = field(default_factory=dict)
-    tolerance: float = 0.0
-    contracts: tuple[str, ...] = ()
-    scenarios: dict[str, ScenarioHashes] = field(default_factory=dict)
-
-    def slice(self, towns: int) -> SyntheticSet:
-        """The first towns of each split, as another data set: they are the same as in the whole, fewer."""
-        if towns < 1:
-            raise SetError(f"{self.name}: towns is {towns}, expected at least 1")
-        scenarios = {split: min(n, towns) for split, n in self.config.scenarios.items()}
-        if scenarios == self.config.scenarios:
-            return self
-        config = replace(self.config, scenarios=scenarios)
-        known = {key: self.scenarios[key] for key in scenarios_of(config) if key in self.scenarios}
-        return SyntheticSet(name=f"{self.name}.first{towns}", config=config, scenarios=known)
 
 
 @dataclass(frozen=True)
@@ -90,42 +45,6 @@ class Verdict:
     other_yaml: tuple[str, ...]  # scenarios whose YAML has other bytes than published
     exact: bool | None  # content as where it was made first; None: nothing to compare with
     agreeing: tuple[str, ...]  # splits whose means were compared, where ``exact`` is False
-
-
-def set_names() -> list[str]:
-    """Names there are."""
-    return sorted(p.stem for p in (CONFIG_DIR / _FOLDERS["definition"]).glob("*.yaml"))
-
-
-def load_set(name: str) -> SyntheticSet:
-    """Read a definition and its settings.
-
-    Raises:
-        SetError: there is no such data set, or its files have unknown or missing keys.
-    """
-    if name not in set_names():
-        raise SetError(f"{name!r} is no data set; there are {', '.join(set_names())}")
-    path = CONFIG_DIR / _FOLDERS["definition"] / f"{name}.yaml"
-    found = _mapping(path)
-    if set(found) != _KEYS:
-        raise SetError(f"{path}: keys are {sorted(found)}, expected {sorted(_KEYS)}")
-    settings = _mapping(CONFIG_DIR / _FOLDERS["settings"] / f"{name}.yaml")
-    plain: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if not k.startswith("_")
-    }
-    return SyntheticSet(
-        name=found["name"], config=SyntheticConfig(**plain), layout_sha256=found["layout_sha256"],
-        content_sha256=found["content_sha256"], tolerance=float(found["tolerance"]),
-        means={split: Totals(**values) for split, values in (found["means"] or {}).items()},
-        contracts=tuple(found["contracts"]), scenarios=read_hashes(path.with_suffix(".scenarios.txt")),
-    )  # fmt: skip
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise SetError(f"{path}: holds a {type(found).__name__}, expected a mapping")
-    return found
 
 
 def make_set(

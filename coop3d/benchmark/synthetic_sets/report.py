@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from coop3d.benchmark.synthetic_sets import SyntheticSet, Verdict, depth_root_of
+from coop3d.benchmark.synthetic_sets.definition import SyntheticSet
+from coop3d.benchmark.synthetic_sets.verification import Verdict, depth_root_of
 
 MACHINES = {  # in configs/machine
     "coop3d-synth-v1": "synth",

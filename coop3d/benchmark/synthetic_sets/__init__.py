@@ -1,0 +1,1 @@
+"""Standard synthetic data sets: definitions, making and verifying them, hashes of scenarios, what to tell of one."""
