@@ -11,7 +11,7 @@ from coop3d.benchmark.compare import RunComparison
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
 from coop3d.evaluation import CERTAIN_P, CERTAIN_SCENARIOS, aligned_text, survives_permutation, verdict
-from coop3d.evaluation.labels import is_share
+from coop3d.evaluation.labels import is_share, title_of
 from coop3d.files import csv_text, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
@@ -90,7 +90,7 @@ def _warnings(found: RunComparison) -> Markup:
 def _values(found: RunComparison) -> Markup:
     rows = [
         (
-            key,
+            title_of(key),
             [
                 cell(key, e.summary[key], e.intervals[key], "win" if found.winners.get(key) == e.name else "")
                 for e in found.entrants
@@ -107,7 +107,9 @@ def _values(found: RunComparison) -> Markup:
 
 def _differences(found: RunComparison) -> Markup:
     head = ["", *(f"{name} − {found.entrants[0].name}" for name in found.differences)]
-    rows = [(key, [_difference(found, key, name) for name in found.differences]) for key in found.keys]
+    rows = [
+        (title_of(key), [_difference(found, key, name) for name in found.differences]) for key in found.keys
+    ]
     about = (
         "Paired on the same samples; below, the 95 % interval and the permutation test's p. "
         "Blue: certainly better, orange: certainly worse."

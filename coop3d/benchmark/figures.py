@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib as mpl
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,9 +21,24 @@ _VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", LINE: "var(--line)", PAN
 WIDTH, WIDE = 7.4, 14.6  # inches: half a page, and a whole one
 MODEL_COLOURS = ("#2f7fe0", "#e07b2f", "#2fa36b", "#a46be0", "#d64f7a", "#2aa6b8", "#b59a1f", "#7d6b5d")
 VERDICT_COLOURS = {"better": "#2f7fe0", "worse": "#d2691e", "": QUIET}  # as td.win and td.loss of the pages
+_CHINESE_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "Droid Sans Fallback", "Microsoft YaHei", "SimHei", "PingFang SC",
+)  # fmt: skip
+
+
+def _installed(families: Sequence[str]) -> list[str]:
+    """Those that this machine has; Matplotlib warns of every other one, at every text."""
+    there = set(font_manager.get_font_names())
+    return [family for family in families if family in there]
+
+
 _STYLE = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.sans-serif": [
+        "DejaVu Sans",
+        *_installed(_CHINESE_FONTS),
+    ],  # the next one draws what the first cannot
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",

@@ -63,6 +63,11 @@ def choose_samples(run: Run, options: EvaluationOptions) -> Samples:
     """
     o = options
     if o.frames_json is not None:
+        if o.max_samples is not None:
+            raise ConfigError(
+                f"max_samples={o.max_samples} is for samples that the config draws; a contract ({o.frames_json}) is "
+                "scored whole. Leave out one of them."
+            )
         return samples_of_contract(run, o.frames_json, o.vehicles, o.batch, o.on_missing)
     if o.vehicles is not None:
         raise ConfigError(

@@ -56,7 +56,7 @@ _LOWER = (
     "translation", "rotation", "yaw", "direction", "sign_flip_rate", "abs_rel", "rmse", "mae", "error", "pooled",
     "angle", "ause", "accuracy", "completeness", "chamfer", "ate", "rpe", "empty",
 )  # fmt: skip
-_SHARES = ("recall", "delta")
+_SHARES = ("recall", "delta", "sign_flip_rate")
 
 
 def title_of(key: str) -> str:

@@ -120,7 +120,7 @@ def test_scores_of_different_pixels_have_no_winner(tmp_path):
     found = compare_results(runs, KEYS, resamples=200)
     assert found.winners == {"pose/translation_m/mean": "a"}
     assert "OTHER PIXELS OR TRUTH than in a: b (other pixels have a true range)" in found.warnings[0]
-    (line,) = re.findall("<tr[^>]*><th>range/abs_rel<.*?</tr>", differences_of(found, runs, tmp_path))
+    (line,) = re.findall("<tr[^>]*><th>AbsRel<.*?</tr>", differences_of(found, runs, tmp_path))
     assert "<td " in line
     assert not re.search('class="(win|loss)"', line)
 

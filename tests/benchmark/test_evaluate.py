@@ -344,6 +344,13 @@ def test_modes_single_vehicle_and_pinholes(town, tmp_path):
     assert views.summaries["model"]["views"] == 4 * sum(len(s.agents) for s in contract.samples)
 
 
+def test_a_contract_is_scored_whole(town, tmp_path):
+    conf = options(frames_json=str(town[0] / "town.json"), max_samples=2)
+    with pytest.raises(ConfigError, match=r"max_samples=2 .*town\.json.* is scored whole"):
+        evaluate_run(town[1], tmp_path / "out", conf)
+    assert not (tmp_path / "out").exists()
+
+
 def test_frames_missing_on_disk_are_named_or_counted(town, tmp_path):
     root, run, _, contract = town
     other, _ = write_dataset(tmp_path, "test", scenarios=1, frames=2, positions=TOWN)

@@ -19,6 +19,7 @@ from support.doc_examples import DOCS, run_examples
 from support.scripts import run_script
 from support.study_files import finished_runs, result, small_study
 
+from coop3d.benchmark import figures
 from coop3d.benchmark.figures import to_png
 from coop3d.benchmark.study import collect, plan_runs, read_study, study_outcome, write_study
 from coop3d.benchmark.study.commands import evaluation_identity
@@ -421,3 +422,9 @@ def test_commands_of_the_page_are_accepted(monkeypatch, tmp_path):
         == 4
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_chinese_names_are_drawn_where_a_font_has_them():
+    """Matplotlib warns of every family that is missing, so only those there are named, after the Latin one."""
+    assert figures._installed(("No Such Font", "DejaVu Sans Mono")) == ["DejaVu Sans Mono"]
+    assert figures._STYLE["font.sans-serif"][0] == "DejaVu Sans"

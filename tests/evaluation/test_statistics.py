@@ -302,7 +302,8 @@ def test_labels_are_of_scores_there_are_and_tell_them_apart():
     )
     assert titles("mask/iou", "range/mae_m") == {"mask/iou": "mask IoU", "range/mae_m": "range/mae_m"}
     assert is_share("pose/15-30m/recall_1m_1deg")
-    assert not is_share("pose/sign_flip_rate")
+    assert is_share("pose/sign_flip_rate")
+    assert not is_share("mask/iou")
 
 
 def test_headline_keys_exist_and_have_a_direction():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from coop3d.training.checkpoint import (
 )
 from coop3d.training.schedule import make_optimizer, parameter_groups
 from coop3d.training.trainer import Outcome
+from coop3d.training.validation import ValidationResult
 
 
 def losses(run_dir: Path) -> list[tuple]:
@@ -187,6 +189,16 @@ def test_a_misspelt_metric_is_named_before_anything_trains(tmp_path):
     make_trainer(tmp_path, best_metric="single/range/abs_rel")
     with pytest.raises(ConfigError, match="best_metric=single/pose"):  # one vehicle has no pose to find
         make_trainer(tmp_path, best_metric="single/pose/translation_m/median")
+
+
+def test_a_metric_that_nothing_was_scored_for_warns(caplog):
+    losses = ValidationResult(metrics={"loss": 2.0, "range/abs_rel": math.nan}, bad=[], samples=4)
+    assert losses.score("loss") == 2
+    assert not caplog.messages
+    assert math.isnan(losses.score("range/abs_rel"))
+    (message,) = caplog.messages
+    assert "best_metric=range/abs_rel could not be scored on 4" in message
+    assert "Scored were: loss." in message
 
 
 def test_a_term_that_the_loss_lacks_costs_no_step(tmp_path):
