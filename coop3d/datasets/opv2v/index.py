@@ -103,8 +103,8 @@ class OPV2VIndex:
             raise DataError(
                 f"{self.depth_root / self.split}: depth root has no such split folder; set the depth root "
                 "(machine.opv2v_depth_root, --depth-root) to the folder of "
-                "{split}/{scenario}/{agent}/{frame}_camera{i}_depth.npy, or to null (no --depth-root) to take range "
-                "from LiDAR."
+                "{split}/{scenario}/{agent}/{frame}_camera{i}_depth.npy, or to null (no --depth-root; for one split "
+                "dataset.{train,val,test}.source.depth_root=null) to take range from LiDAR."
             )
         return split_dir
 
