@@ -108,9 +108,8 @@ def _align(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | None:
     similarity = a.descriptors @ b.descriptors.mT  # [Na, Nb]
     odds = similarity.softmax(dim=1) * similarity.softmax(dim=0) * a.weight[:, None] * b.weight
     weights, pairs = odds.sqrt().flatten().topk(min(MOST_MATCHES, odds.numel()))
-    kept = int(
-        (weights > LEAST_PROBABILITY).sum()
-    )  # heaviest first; a mask as index would make a GPU wait twice more
+    # The heaviest come first, so a number cuts them; with a mask as index, twice, a GPU would wait twice more.
+    kept = int((weights > LEAST_PROBABILITY).sum())
     if kept < LEAST_MATCHES:
         return None
     weights, pairs = weights[:kept], pairs[:kept]

@@ -129,10 +129,8 @@ class MovingAverage:
             kept = weights.clone()
             weights.copy_(average)
             average.copy_(kept)
-        if isinstance(
-            self.model, FSDPModule
-        ):  # a pass without gradients leaves the root's old weights gathered
-            self.model.reshard()
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()  # a pass without gradients leaves the root's old weights gathered
 
     def state(self) -> dict[str, Any]:
         """Averages beside what does not train, as :func:`model_state`."""

@@ -184,7 +184,7 @@ class OptimiserStep:
             output = self.objective.loss(prediction, batch)
         with self._phase("the backward pass", batch):
             (output.total * weight).backward()
-        return output.scalars()
+        return {name: value.detach() for name, value in output.scalars().items()}  # the graph ends here
 
     def _phase(self, name: str, batch: CoopBatch | None) -> AbstractContextManager[None]:
         return phase(name, self.processes.device, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -283,6 +284,8 @@ class Trainer:
     def _judge(self, result: ValidationResult) -> bool:
         """Whether this is the best validation so far; remembers it if so."""
         score = result.score(self.params.best_metric)
+        if math.isnan(score) and self.processes.is_main:
+            log.warning(result.unscored(self.params.best_metric))
         better = improves(score, self.best, self.params.best_mode)
         if better:
             self.best = score

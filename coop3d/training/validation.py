@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,8 +27,6 @@ from coop3d.training.distributed import Processes
 from coop3d.training.sampler import fixed_batches
 from coop3d.training.step import Objective, Sums, read_scalars
 from coop3d.visualization.figures import RGB, prediction_figure
-
-log = logging.getLogger(__name__)
 
 SINGLE = "single/"  # before the scores of the reference vehicle by itself
 
@@ -61,19 +58,20 @@ class ValidationResult:
         return {name: value for name, value in self.metrics.items() if not math.isnan(value)}
 
     def score(self, name: str) -> float:
-        """The metric that decides which checkpoint is best; NaN, and a warning, where nothing could be scored.
+        """The metric that decides which checkpoint is best; NaN where nothing could be scored (`unscored`).
 
         Raises:
             ConfigError: if there is none of that name.
         """
-        value = self.metrics.get(name, math.nan) if name in metric_names() else _require(name, self.metrics)
-        if math.isnan(value):
-            log.warning(
-                "train_params.best_metric=%s could not be scored on %d validation samples (has dataset.val what it "
-                "needs, such as range?): there is no checkpoint-best.pth without it. Scored were: %s.",
-                name, self.samples, ", ".join(sorted(self.known)) or "none",
-            )  # fmt: skip
-        return value
+        return self.metrics.get(name, math.nan) if name in metric_names() else _require(name, self.metrics)
+
+    def unscored(self, name: str) -> str:
+        """What to say where :meth:`score` is NaN."""
+        return (
+            f"train_params.best_metric={name} could not be scored on {self.samples} validation samples (has "
+            "dataset.val what it needs, such as range?): there is no checkpoint-best.pth without it. Scored were: "
+            f"{', '.join(sorted(self.known)) or 'none'}."
+        )
 
 
 def metric_names() -> set[str]:
