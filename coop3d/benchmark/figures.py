@@ -19,6 +19,7 @@ from coop3d.visualization.pages import Markup
 INK, QUIET, LINE, PANEL = "#1b2431", "#5b6777", "#d9dfe7", "#fefefe"  # stand for the page's variables in SVG
 _VARIABLES = {INK: "var(--ink)", QUIET: "var(--quiet)", LINE: "var(--line)", PANEL: "var(--panel)"}
 WIDTH, WIDE = 7.4, 14.6  # inches: half a page, and a whole one
+PIXELS_PER_INCH = 100  # at most, on a page: its letters are then as large as the page's
 MODEL_COLOURS = ("#2f7fe0", "#e07b2f", "#2fa36b", "#a46be0", "#d64f7a", "#2aa6b8", "#b59a1f", "#7d6b5d")
 VERDICT_COLOURS = {"better": "#2f7fe0", "worse": "#d2691e", "": QUIET}  # as td.win and td.loss of the pages
 _CHINESE_FONTS = (
@@ -116,6 +117,7 @@ def to_svg(fig: Figure, title: str) -> Markup:
     tag = re.sub(r"\W+", "", title)
     text = re.sub(r'\bid="', f'id="{tag}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{tag}-", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    most = f"max-width: {fig.get_figwidth() * PIXELS_PER_INCH:.0f}px"
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', rf'\1 style="{most}"', text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', text, count=1)
     return Markup(text)

@@ -103,7 +103,7 @@ def _scores(result: Result) -> Markup:
     classes = ["" if e.kind == "checkpoint" else "other" for e in result.entrants]
     shown_intervals = [i for e in result.models for k, i in e.intervals.items() if k in columns and i.count]
     warnings = {i.warning for i in shown_intervals if i.warning}
-    shown = min(warnings, key=len) if warnings else ""
+    shown = min(warnings, key=lambda text: (len(text), text)) if warnings else ""
     warning = f'<p class="warning">{escape(f"Read intervals with care: {shown}.")}</p>' if shown else ""
     warning += "".join(f'<p class="warning">{escape(w)}</p>' for w in about_pixels(result.entrants))
     notes = "".join(

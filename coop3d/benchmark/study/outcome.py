@@ -233,7 +233,7 @@ def _warnings(study: Study, arms: Mapping[str, ArmScores], others: set[str]) -> 
         )
     intervals = [s.intervals[k] for s in arms.values() for k in study.scores if k in s.intervals]
     if support := {i.warning for i in intervals if i.count and i.warning}:
-        lines.append(min(support, key=len))
+        lines.append(min(support, key=lambda text: (len(text), text)))
     if others:
         lines.append(
             f"{', '.join(sorted(others))}: range, scale, mask, confidence and points are measured on other pixels or "

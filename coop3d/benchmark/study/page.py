@@ -79,8 +79,8 @@ def _arms(study: Study) -> Markup:
         (
             arm_label(study, arm.name),
             [
-                f"<td>{escape(arm.note)}</td>",
-                f"<td><code>{escape(' '.join(arm.overrides) or 'the base')}</code></td>",
+                f'<td class="text">{escape(arm.note)}</td>',
+                f'<td class="text"><code>{escape(" ".join(arm.overrides) or "the base")}</code></td>',
             ],
         )
         for arm in study.arms.values()
