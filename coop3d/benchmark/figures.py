@@ -36,10 +36,7 @@ def _installed(families: Sequence[str]) -> list[str]:
 
 _STYLE = {
     "font.family": "sans-serif",
-    "font.sans-serif": [
-        "DejaVu Sans",
-        *_installed(_CHINESE_FONTS),
-    ],  # the next one draws what the first cannot
+    "font.sans-serif": ["DejaVu Sans", *_installed(_CHINESE_FONTS)],  # each draws what those before cannot
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",

@@ -17,7 +17,7 @@ class SampleOptions:
 
     Attributes:
         split: train, val or test of the run's config; unused with a contract.
-        max_samples: keep so many, evenly spread; None: those the config gives. Unused with a contract.
+        max_samples: keep so many, evenly spread; None: those the config gives, or the contract.
         on_missing: ``stop`` or ``skip`` where the data lack frames of the contract.
         inputs: what models may see, a value of `InputSet`.
         batch: samples per forward pass.

@@ -56,7 +56,7 @@ class Passes:
     def run(
         self,
         name: str,
-        model: Run,
+        run: Run,
         inputs: InputSet,
         samples: Samples,
         title: str,
@@ -65,10 +65,10 @@ class Passes:
         """Do what is missing of one pass; all processes learn the scores, and which samples could not be read."""
         task = Task(
             samples=samples,
-            model=Blind(name, "checkpoint", model.model, inputs),
+            model=Blind(name, "checkpoint", run.model, inputs),
             host=host,
             done=frozenset(self.done),
-            autocast=arithmetic_of(model, self.me),
+            autocast=arithmetic_of(run, self.me),
         )
         parts = self.me.gather(run_pass(task, self.journal, self.me, self.options, title))
         self.done |= {(r.entrant, r.sample): r for part in parts for r in part.scored}

@@ -15,7 +15,7 @@ from coop3d.benchmark.figures import to_png, to_svg
 from coop3d.benchmark.pixels import about_pixels
 from coop3d.benchmark.plots import WIDE_PLOTS, all_plots
 from coop3d.benchmark.results import EntrantResult, Result, notes_text
-from coop3d.evaluation import BUCKETS, ViewRow
+from coop3d.evaluation import BUCKETS, ViewRow, shortest_warning
 from coop3d.evaluation.labels import family_titles, title_of
 from coop3d.files import safe_name, write_bytes, write_text
 from coop3d.visualization.documents import card, document, facts, table
@@ -101,9 +101,7 @@ def _scores(result: Result) -> Markup:
     columns = {**COLUMNS, **family_titles("points_filtered/", "gain_filtered/")}
     head, rows = score_cells(result.entrants, columns)
     classes = ["" if e.kind == "checkpoint" else "other" for e in result.entrants]
-    shown_intervals = [i for e in result.models for k, i in e.intervals.items() if k in columns and i.count]
-    warnings = {i.warning for i in shown_intervals if i.warning}
-    shown = min(warnings, key=lambda text: (len(text), text)) if warnings else ""
+    shown = shortest_warning(i for e in result.models for k, i in e.intervals.items() if k in columns)
     warning = f'<p class="warning">{escape(f"Read intervals with care: {shown}.")}</p>' if shown else ""
     warning += "".join(f'<p class="warning">{escape(w)}</p>' for w in about_pixels(result.entrants))
     notes = "".join(

@@ -36,8 +36,7 @@ def hydra_main(
             sys.argv[1:] = overrides = [_quoted_override(a) for a in _without_flags(sys.argv[1:], flags)]
             if not any(o.startswith("-") for o in overrides):  # Hydra's own flags: let Hydra answer
                 try:
-                    compose(config_name, overrides)
-                    _require_folder(config_name, overrides)
+                    _require_folder(compose(config_name, overrides, with_hydra=True).hydra.run.dir)
                 except ConfigError as error:
                     sys.exit(f"Config error: {error}")
             hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name=config_name)(task)()
@@ -91,25 +90,29 @@ def _quoted_override(argument: str) -> str:
     return f"{key}={in_quotes(value)}"
 
 
-def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+def compose(config_name: str, overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
     """Compose a config as the command line would.
+
+    Args:
+        config_name: file under ``configs/``.
+        overrides: ``key=value``.
+        with_hydra: keep Hydra's own section.
 
     Raises:
         ConfigError: with the offending key and the closest existing one.
     """
     try:
-        return _compose(config_name, [_quoted_override(o) for o in overrides])
+        return _compose(config_name, [_quoted_override(o) for o in overrides], with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(config_name, overrides, error)) from error
 
 
-def _require_folder(config_name: str, overrides: Sequence[str]) -> None:
+def _require_folder(run_dir: str) -> None:
     """Hydra makes the run directory before the task begins, and answers what prevents it with a traceback.
 
     Raises:
         ConfigError: it cannot be made.
     """
-    run_dir = _compose(config_name, overrides, with_hydra=True).hydra.run.dir
     path = Path(run_dir).absolute()
     there = next(p for p in (path, *path.parents) if p.exists())
     if not there.is_dir():

@@ -41,6 +41,7 @@ from coop3d.evaluation.statistics import (
     common,
     compare,
     excludes_zero,
+    shortest_warning,
     survives_permutation,
     verdict,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "scale_error",
     "score_batch",
     "score_table",
+    "shortest_warning",
     "summarise",
     "survives_permutation",
     "tracks",

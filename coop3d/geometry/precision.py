@@ -17,9 +17,8 @@ def full_precision(device_type: str) -> Iterator[None]:
     products = torch.backends.cuda.matmul
     try:
         legacy = torch.get_float32_matmul_precision()
-    except (
-        RuntimeError
-    ):  # the process has used PyTorch's newer switch; products refuse to run with a mix of both
+    except RuntimeError:
+        # The process has used PyTorch's newer switch; products refuse to run with a mix of both.
         legacy, newer = None, products.fp32_precision
         products.fp32_precision = "ieee"
     else:

@@ -14,6 +14,7 @@ from coop3d.evaluation import (
     CERTAIN_SCENARIOS,
     HEADLINE,
     Comparison,
+    Interval,
     best_of,
     better,
     bootstrap,
@@ -21,6 +22,7 @@ from coop3d.evaluation import (
     compare,
     excludes_zero,
     score_table,
+    shortest_warning,
     summarise,
     survives_permutation,
     verdict,
@@ -331,3 +333,15 @@ def test_headline_keys_exist_and_have_a_direction():
         "log",
     }
     assert {k.rsplit("/", 1)[-1] for k in table.scores if better(k) is None} == counts
+
+
+def test_the_shortest_warning_is_the_same_whatever_the_order():
+    plain = Interval(0.0, 0.0, 0.0, count=9, scenarios=9, warning="")
+    texts = (
+        "only 98 values (fewer than 100)",
+        "only 53 values (fewer than 100)",
+        "only 7 scenarios; only 7 values",
+    )
+    some = [replace(plain, warning=text) for text in (*texts, "")]
+    assert shortest_warning(some) == shortest_warning(some[::-1]) == texts[1]
+    assert shortest_warning([replace(plain, warning="none counts", count=0), plain]) == ""

@@ -22,6 +22,7 @@ from coop3d.evaluation import (
     better,
     bootstrap,
     compare,
+    shortest_warning,
     verdict,
 )
 
@@ -232,8 +233,8 @@ def _warnings(study: Study, arms: Mapping[str, ArmScores], others: set[str]) -> 
             f"only {fewest} seeds: intervals are as wide as Student's t demands, 12.7 standard errors"
         )
     intervals = [s.intervals[k] for s in arms.values() for k in study.scores if k in s.intervals]
-    if support := {i.warning for i in intervals if i.count and i.warning}:
-        lines.append(min(support, key=lambda text: (len(text), text)))
+    if warning := shortest_warning(intervals):
+        lines.append(warning)
     if others:
         lines.append(
             f"{', '.join(sorted(others))}: range, scale, mask, confidence and points are measured on other pixels or "
