@@ -5,7 +5,7 @@
 # usage: bash bash_scripts/ablations.sh [STUDY...] [-- options of scripts/run_study.py and overrides]
 #
 # Studies: panoramas, training, supervision (all of them when none is named). Makes the data and the panorama caches
-# first. Run again, it goes on where it stopped.
+# first. Run it again to resume.
 #   bash bash_scripts/ablations.sh panoramas
 #   bash bash_scripts/ablations.sh training -- --only base,no_wrap --jobs 2
 #

@@ -8,7 +8,7 @@
 #   bash bash_scripts/cpu_proof.sh train_params.seed=1
 #   bash bash_scripts/cpu_proof.sh train_params.epochs=3
 #
-# Run again, it goes on where it stopped. docs/results.md holds what it should print.
+# Run it again to resume. docs/results.md lists the expected scores.
 #
 # environment:
 #   COOP3D_PROOF_DIR         where the run and its scores go (default: outputs/cpu_proof)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Rehearsal of fine-tuning published weights to another domain: weights trained on the towns of coop3d-synth-v1-small
-# are fine-tuned on coop3d-synth-v1-outskirts-small with every preset, and scored on both. A step costs what it costs
-# in bash_scripts/cpu_proof.sh: some five minutes per run on two CPU cores, eight runs per seed.
+# are fine-tuned on coop3d-synth-v1-outskirts-small with every preset, and evaluated on both. Eight runs per seed, each
+# of five to eight minutes of one CPU core.
 #
 # usage: bash bash_scripts/transfer.sh [options of scripts/run_study.py and overrides...]
 #
 # Makes both data sets and their panoramas, then runs configs/studies/transfer.yaml: gain on the new domain, forgetting
-# on the old one, trained parameters, time and memory of each preset. Run again, it goes on where it stopped.
+# on the old one, trained parameters, time and memory of each preset. Run it again to resume.
 #   bash bash_scripts/transfer.sh --only none,full,heads,scratch
 #   bash bash_scripts/transfer.sh --jobs 2
 #   bash bash_scripts/transfer.sh model.model_config.pretrained_checkpoint_path=RUN/checkpoint-last.pth

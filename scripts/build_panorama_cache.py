@@ -77,8 +77,13 @@ def parse_args() -> argparse.Namespace:
         help="only this share of the frames (default: all; under torchrun: RANK/WORLD_SIZE)")  # fmt: skip
     add("--verify", action="store_true",
         help="afterwards stitch a random sample again and compare bit by bit")  # fmt: skip
-    add("--verify-samples", type=positive_int, default=16, help="size of that sample (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of that sample (default: %(default)s)")
+    add(
+        "--verify-samples",
+        type=positive_int,
+        default=16,
+        help="panoramas checked by --verify (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="random seed of --verify (default: %(default)s)")
     args = parser.parse_args()
     if args.output.suffix == ".h5" and len(args.split) > 1:
         parser.error(

@@ -1,10 +1,10 @@
 """Compare our MapAnything and its losses with recordings of the published implementation.
 
 Example:
-    python scripts/check_mapanything_parity.py --fixture ../shared/parity
+    python scripts/check_mapanything_parity.py --fixture DIR
 
 Parts: ``model`` (outputs), ``losses`` (values and gradients of configs/loss/*_published), ``end_to_end`` (model and
-loss together, down to every parameter). Without --parts all those are checked that the folder has recordings of.
+loss together, down to every parameter). Without --parts all parts with recordings in the folder are checked.
 Exits with status 1 if anything deviates by more than the limits in coop3d/models/parity.py and
 coop3d/training/parity.py.
 """

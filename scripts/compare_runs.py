@@ -1,4 +1,4 @@
-"""Compare evaluations on the same samples: one page, one CSV, one table, with intervals and certain winners."""
+"""Compare evaluations on the same samples: one page, one CSV, one table, with intervals and significant winners."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def parse_args() -> argparse.Namespace:
         help="folder of compare.html and compare.csv (default: %(default)s)")  # fmt: skip
     add("--keys", nargs="+", default=list(HEADLINE), metavar="SCORE", help="names in summary.json")
     add("--weights", nargs="+", type=weight, default=list(WEIGHTS.items()), metavar="SCORE=WEIGHT",
-        help=f"of the score that chooses a checkpoint (default: {' '.join(f'{k}={w:g}' for k, w in WEIGHTS.items())})",
+        help=f"weights that choose a checkpoint (default: {' '.join(f'{k}={w:g}' for k, w in WEIGHTS.items())})",
     )  # fmt: skip
     add("--baselines", action="store_true", help="also show the first evaluation's baselines")
     add("--allow-different-contracts", action="store_true",
-        help="compare what samples they share, and say so in the output")  # fmt: skip
+        help="compare only the common samples, and say so in the output")  # fmt: skip
     return parser.parse_args()
 
 

@@ -34,16 +34,20 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--images-root", type=Path, required=True, help="folder that holds the splits")
     add("--split", default="test", help="folder under the images root (default: %(default)s)")
-    add("--name", required=True, help="of the contract; end it in a version, e.g. -v1")
+    add("--name", required=True, help="name of the contract; end it with a version, e.g. -v1")
     add("--output", type=Path, help="file (default: configs/contracts/NAME.json)")
-    add("--count", type=positive_int, help="samples, even over distances and scenarios (default: all)")
-    add("--seed", type=int, default=0, help="of the draw (default: %(default)s)")
+    add(
+        "--count",
+        type=positive_int,
+        help="number of samples, evenly over distances and scenarios (default: all)",
+    )
+    add("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     add("--vehicles", type=positive_int, nargs="+", default=[2], metavar="N",
         help="per sample: N, or MIN MAX (default: 2; 1 is the single-vehicle mode)")  # fmt: skip
     add("--pair-policy", choices=PAIR_POLICIES, default="nearest",
         help="which partners join a reference (default: %(default)s)")  # fmt: skip
     add("--max-distance-m", type=float, default=60.0,
-        help="partners lie within it; 0: no limit (default: %(default)s)")  # fmt: skip
+        help="maximum distance of the partners; 0: no limit (default: %(default)s)")  # fmt: skip
     add("--cameras", nargs="+", default=list(DEFAULT_CAMERAS), metavar="NAME",
         help="every frame must have these; or auto (default: camera0 to camera3)")  # fmt: skip
     args = parser.parse_args()

@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument(
         "folder", type=Path, nargs="?", default=Path("eval_runs"), help="(default: %(default)s)"
     )
-    parser.add_argument("--title", default="Runs", help="of the page (default: %(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace an index.html that is no gallery")
+    parser.add_argument("--title", default="Runs", help="title of the page (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="overwrite an index.html that is not a gallery")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:

@@ -44,7 +44,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("name", choices=set_names(), help="which benchmark")
     parser.add_argument("--output", type=Path, required=True, metavar="ROOT", help="folder of photographs")
-    parser.add_argument("--verify", action="store_true", help="make nothing, only compare what is there")
+    parser.add_argument(
+        "--verify", action="store_true", help="generate nothing, only verify the existing data"
+    )
     parser.add_argument(
         "--towns", type=positive_int, metavar="N", help="only the first N towns of each split"
     )
@@ -52,7 +54,9 @@ def parse_args() -> argparse.Namespace:
         "--only", nargs="+", default=[], metavar="PART", help="these splits, or scenarios as SPLIT/SCENARIO"
     )
     parser.add_argument(
-        "--layout-only", action="store_true", help="YAML alone; with --verify: compare nothing else"
+        "--layout-only",
+        action="store_true",
+        help="generate only the YAML; with --verify: verify only the YAML",
     )
     parser.add_argument(
         "--write-hashes", type=Path, metavar="FILE",

@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--exposure-spread", type=float, default=default.exposure_spread,
                         help="spread of exposure between the cameras of a rig (default: %(default)s)")  # fmt: skip
     parser.add_argument("--distances", choices=DISTANCES, default=default.distances,
-                        help="between vehicles: as streets give them, or OPV2V's (default: %(default)s)")  # fmt: skip
+                        help="between vehicles; opv2v: as in OPV2V (default: %(default)s)")  # fmt: skip
     parser.add_argument("--domain", choices=DOMAIN_NAMES, default=default.domain,
                         help="kind of place, weather and rig (default: %(default)s)")  # fmt: skip
     parser.add_argument(

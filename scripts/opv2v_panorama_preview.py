@@ -67,7 +67,10 @@ def parse_args() -> argparse.Namespace:
         help="instead of pictures: an .mp4 or .gif of the frames, in the output folder",
     )
     parser.add_argument(
-        "--fps", type=frames_per_second, default=10.0, help="of the video (default: %(default)s)"
+        "--fps",
+        type=frames_per_second,
+        default=10.0,
+        help="frames per second of the video (default: %(default)s)",
     )
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the files")
     return parser.parse_args()

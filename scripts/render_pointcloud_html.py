@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     add("--export", nargs="+", default=[], choices=EXPORT_FORMATS, metavar="FORMAT",
         help=f"also write the points as {', '.join(EXPORT_FORMATS)}, beside the page")  # fmt: skip
     add("--viser", type=int, metavar="PORT",
-        help="at last show every point in a viser viewer on this port, until Ctrl-C")  # fmt: skip
+        help="finally show all points in a viser viewer on this port, until Ctrl-C")  # fmt: skip
     return parser.parse_args()
 
 
@@ -78,8 +78,8 @@ def _add_point_arguments(parser: argparse.ArgumentParser) -> None:
     add("--point-scale-source", choices=SCALES, default="pred",
         help="gt: predictions scaled to the true median range (default: %(default)s)")  # fmt: skip
     add("--max-points", type=int, default=200_000,
-        help="in all clouds of the page together, LiDAR included, and in an export (default: %(default)s)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of the subsampling (default: %(default)s)")
+        help="of the whole page, LiDAR included, and of an export (default: %(default)s)")  # fmt: skip
+    add("--seed", type=int, default=0, help="random seed of the subsampling (default: %(default)s)")
     add("--no-lidar", action="store_true", help="leave the LiDAR sweeps out")
 
 

@@ -47,13 +47,18 @@ def parse_args() -> argparse.Namespace:
     )
     add_run_arguments(parser)
     add = parser.add_argument
-    add("--scenario", help="its name (default: the one with the most samples)")
+    add("--scenario", help="name of the scenario (default: the one with the most samples)")
     add("--stride", type=int, default=1, help="take every N-th sample (default: %(default)s)")
-    add("--max-frames", type=int, help="at most so many (default: all)")
-    add("--max-points", type=int, default=1_000_000, help="of all frames together (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the subsampling (default: %(default)s)")
+    add("--max-frames", type=int, help="maximum number of frames (default: all)")
+    add(
+        "--max-points",
+        type=int,
+        default=1_000_000,
+        help="points of all frames together (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="random seed of the subsampling (default: %(default)s)")
     add("--fps", type=frames_per_second, default=10.0,
-        help="of page and video (default: %(default)s, as OPV2V records)")  # fmt: skip
+        help="frames per second of page and video (default: %(default)s, as OPV2V records)")  # fmt: skip
     add("--output-html", type=Path, default=Path("scenario.html"), help="(default: %(default)s)")
     add("--video", type=video_file, help="also a video: .mp4 or .gif")
     return parser.parse_args()

@@ -17,7 +17,7 @@ def main() -> None:
     )
     parser.add_argument("folder", help="failures/step_<n> of a run directory")
     parser.add_argument("--device", default="cpu", help="cpu (float32) or cuda (default: cpu)")
-    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default: that of the run")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default: as in the run")
     arguments = parser.parse_args()
     try:
         for result in replay(arguments.folder, arguments.device, arguments.precision):

@@ -1,4 +1,4 @@
-"""Run a study: arms (sets of overrides) on one budget, several seeds each, one table with intervals and differences."""
+"""Run a study: arms (sets of overrides) with equal training, several seeds each; a table with paired differences."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("settings", nargs="+", metavar="KEY=VALUE",
         help="study=FILE and output_dir=FOLDER; all else is an override for the training of every arm")  # fmt: skip
-    add("--only", metavar="ARM,...", help="run these arms now; the tables show every arm that is finished")
+    add("--only", metavar="ARM,...", help="run only these arms; the tables show every finished arm")
     add("--seeds", type=seed_list, metavar="N,...",
-        help="run these seeds of the study now, e.g. the first of every study before the second of any")  # fmt: skip
+        help="run only these seeds, e.g. the first of every study before the second of any")  # fmt: skip
     add("--dry-run", action="store_true", help="print the commands and start nothing")
     add(
         "--jobs",

@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="also write the report as JSON")
     parser.add_argument("--output-html", type=Path, help="also write the report as a page")
     parser.add_argument("--hydra-overrides", nargs="*", default=[], metavar="KEY=VALUE",
-                        help="as for scripts/train.py: machine=..., dataset=...")  # fmt: skip
+                        help="Hydra overrides as for scripts/train.py: machine=..., dataset=...")  # fmt: skip
     args = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO if args.verbose else logging.ERROR, format="%(levelname)s %(message)s"

@@ -9,7 +9,7 @@
 #              machine=demo dataset=opv2v_cyl_coop_demo model=tiny loss=cyl_loss train_params=demo
 #              machine=local3090 model=mapanything dataset=opv2v_cyl_coop_ft train_params=opv2v_cyl_coop
 #              hydra.run.dir=outputs/my_run     (an existing run directory resumes from its last checkpoint)
-#              distributed=fsdp                 (cut weights and optimiser state over the GPUs)
+#              distributed=fsdp                 (shard weights and optimiser state over the GPUs)
 #              preflight.wait_for_free=120      (wait up to 120 minutes for busy GPUs)
 #
 # Environment: CUDA_VISIBLE_DEVICES which GPUs; OPV2V_ROOT and OPV2V_DEPTH_ROOT the data (machine=local3090);

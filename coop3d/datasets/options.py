@@ -32,7 +32,7 @@ def add_frame_options(parser: ArgumentParser) -> None:
     add("--scenario", help="only this scenario")
     add("--agent", help="only this vehicle")
     add("--frame", help="only this frame, e.g. 000069")
-    add("--index", type=int, help="the N-th frame of the split instead of names")
+    add("--index", type=int, help="the N-th frame of the split, instead of names")
 
 
 def add_panorama_options(parser: ArgumentParser) -> None:

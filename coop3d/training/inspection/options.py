@@ -11,7 +11,7 @@ import torch
 def add_run_arguments(parser: ArgumentParser) -> None:
     """``--checkpoint --config --override --split --cpu``."""
     add = parser.add_argument_group("model and data").add_argument
-    add("--checkpoint", type=Path, help="a checkpoint, or its run's folder; without one, ground truth alone")
+    add("--checkpoint", type=Path, help="a checkpoint, or its run's folder; without one, ground truth only")
     add("--config", type=Path,
         help="where the data are: a run's config.yaml, or configs/train.yaml (default: the checkpoint's)")  # fmt: skip
     add("--override", action="append", default=[], metavar="KEY=VALUE",
