@@ -16,29 +16,6 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 out="${COOP3D_PROOF_DIR:-outputs/cpu_proof}"
-run="$out/train"
-root="${COOP3D_SYNTH_SMALL_ROOT:-data/coop3d_synth_v1_small}"
-
-step "1/5 environment"
-source bash_scripts/setup_env.sh
-
-step "2/5 make and verify coop3d-synth-v1-small (400 training, 16 validation, 48 test towns)"
-python scripts/make_synth_benchmark.py coop3d-synth-v1-small --output "$root"
-
-step "3/5 stitch panoramas"
-python scripts/build_panorama_cache.py --images-root "$root" --depth-root "${root}_depth" \
-  --split train validate test --output "${root}_panoramas" --width 512 --height 128 --depth-source dense
-
-step "4/5 train (resumes where it stopped)"
-bash bash_scripts/train/opv2v_cyl_coop.sh 1 machine=synth_small dataset=opv2v_cyl_coop_small model=small \
-  loss=match_loss train_params=small "hydra.run.dir=$run" "$@"
-
-python scripts/plot_training.py "$run" --output "$out/curves.png"
-
-step "5/5 score on towns never seen, photographs only"
-python scripts/evaluate.py "checkpoint=$run/checkpoint-last.pth" "output_dir=$out/evaluation" scenes=3 \
-  frames_json=configs/contracts/coop3d-synth-v1-small-test-nearest.json
-
-step "done"
-cat "$out/evaluation/table.txt"
-echo "report: $out/evaluation/report.html, curves: $out/curves.png"
+prove coop3d-synth-v1-small "${COOP3D_SYNTH_SMALL_ROOT:-data/coop3d_synth_v1_small}" 512x128 "$out" \
+  1 machine=synth_small dataset=opv2v_cyl_coop_small model=small loss=match_loss train_params=small \
+  "hydra.run.dir=$out/train" "$@"

@@ -8,3 +8,31 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 step() { printf '\n== %s (%d s since the start)\n' "$1" "$SECONDS"; }
+
+# A proof: make a standard benchmark, stitch it, train on its training towns, score on its test towns.
+prove() { # BENCHMARK ROOT WIDTHxHEIGHT OUT ARGUMENTS..., those of the training script; the run goes to OUT/train
+  local name="$1" root="$2" size="$3" out="$4"
+  shift 4
+
+  step "1/5 environment"
+  source bash_scripts/setup_env.sh
+
+  step "2/5 make and verify $name"
+  python scripts/make_synth_benchmark.py "$name" --output "$root" --workers "$(nproc)"
+
+  step "3/5 stitch panoramas"
+  python scripts/build_panorama_cache.py --images-root "$root" --depth-root "${root}_depth" \
+    --split train validate test --output "${root}_panoramas" --width "${size%x*}" --height "${size#*x}" --depth-source dense
+
+  step "4/5 train (resumes where it stopped)"
+  bash bash_scripts/train/opv2v_cyl_coop.sh "$@"
+  python scripts/plot_training.py "$out/train" --output "$out/curves.png"
+
+  step "5/5 evaluate on towns never seen, photographs only"
+  python scripts/evaluate.py "checkpoint=$out/train/checkpoint-last.pth" "output_dir=$out/evaluation" scenes=3 \
+    "frames_json=configs/contracts/$name-test-nearest.json"
+
+  step "done"
+  cat "$out/evaluation/table.txt"
+  echo "report: $out/evaluation/report.html, curves: $out/curves.png"
+}

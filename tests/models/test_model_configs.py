@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from support.configs import composed
 from support.small_model import random_panoramas, small_values
 
+from coop3d.conf import compose
 from coop3d.models import MapAnything, MapAnythingConfig, build_model, from_mapping
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "model"
@@ -63,6 +64,20 @@ def test_the_large_models_with_a_matching_head_differ_by_it_alone(name):
     assert more
     assert all(key.startswith("matching_head.") for key in more)
     assert set(plain.state_dict()) < set(matching.state_dict())
+
+
+def test_medium_fits_its_panoramas_and_shares_its_batch_among_gpus():
+    cfg = compose(
+        "train", ("machine=synth", "model=medium", "dataset=opv2v_cyl_coop_medium", "train_params=medium")
+    )
+    small = composed("model", "small")
+    with torch.device("meta"):
+        model, smaller = hydra.utils.instantiate(cfg.model), hydra.utils.instantiate(small)
+    assert set(smaller.state_dict()) < set(model.state_dict())  # deeper, and nothing else
+    grid = cfg.model.encoder.position_grid
+    P = cfg.model.encoder.patch_size
+    assert [cfg.dataset.camera.height // P, cfg.dataset.camera.width // P] == grid
+    assert all(cfg.train_params.global_batch % gpus == 0 for gpus in (1, 2, 4, 8, 10))
 
 
 def test_tiny_is_small_and_starts_well():

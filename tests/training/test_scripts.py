@@ -54,7 +54,11 @@ def started(tmp_path):
     for name in ("python", "sbatch"):
         (programs / name).write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/started\necho 7{name[0]}\n')
         (programs / name).chmod(0o755)
-    for name in ("outputs/cpu_proof/evaluation", "outputs/quickstart/evaluation"):
+    for name in (
+        "outputs/cpu_proof/evaluation",
+        "outputs/gpu_proof/evaluation",
+        "outputs/quickstart/evaluation",
+    ):
         (root / name).mkdir(parents=True)
         (root / name / "table.txt").touch()
     ours = {k: v for k, v in os.environ.items() if not k.startswith("COOP3D_")}
@@ -95,6 +99,18 @@ def test_quickstart_and_proof_train_with_the_overrides_given(started):
         (train,) = [line for line in started(name, "train_params.epochs=1") if line.startswith("TRAIN")][-1:]
         assert train.startswith("TRAIN 1 machine=")
         assert train.endswith(" train_params.epochs=1")
+
+
+def test_the_proof_on_gpus_takes_all_of_them_or_as_many_as_asked_for(started):
+    lines = started("gpu_proof.sh", "a=1")
+    assert any("coop3d-synth-v1 --output data/coop3d_synth_v1" in line for line in lines)
+    (cache,) = [line for line in lines if "build_panorama_cache" in line]
+    assert "--output data/coop3d_synth_v1_panoramas --width 1024 --height 256" in cache
+    (train,) = [line for line in lines if line.startswith("TRAIN")]
+    assert train.startswith("TRAIN machine=synth ")
+    assert train.endswith("run.dir=outputs/gpu_proof/train a=1")
+    assert lines[-1].endswith("frames_json=configs/contracts/coop3d-synth-v1-test-nearest.json")
+    assert started("gpu_proof.sh", "10", "a=1")[-3].startswith("TRAIN 10 machine=synth ")
 
 
 def test_stages_are_submitted_each_after_the_one_before(started):

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The proof of bash_scripts/cpu_proof.sh at the size of GPUs: model=medium (44 M parameters) on panoramas of 1024 x 256,
+# trained on the towns of coop3d-synth-v1, evaluated on its 64 test towns. The data take some 50 GB.
+#
+# usage: bash bash_scripts/gpu_proof.sh [NUM_GPUS] [overrides...]
+#
+# NUM_GPUS and the overrides go to bash_scripts/train/opv2v_cyl_coop.sh, for example
+#   bash bash_scripts/gpu_proof.sh 10
+#   bash bash_scripts/gpu_proof.sh 1 train_params.epochs=4 train_params.max_micro_batch=2
+#
+# Run it again to resume. The settings are those of the CPU proof, scaled; no result on GPUs is published yet.
+#
+# environment:
+#   COOP3D_PROOF_DIR   directory of the run and its scores (default: outputs/gpu_proof)
+#   COOP3D_SYNTH_ROOT  directory of the data (default: data/coop3d_synth_v1)
+
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+out="${COOP3D_PROOF_DIR:-outputs/gpu_proof}"
+gpus=()
+case "${1:-}" in
+  "" | *=*) ;;
+  *) gpus=("$1"); shift ;;
+esac
+prove coop3d-synth-v1 "${COOP3D_SYNTH_ROOT:-data/coop3d_synth_v1}" 1024x256 "$out" \
+  "${gpus[@]}" machine=synth dataset=opv2v_cyl_coop_medium model=medium loss=match_loss train_params=medium \
+  "hydra.run.dir=$out/train" "$@"
