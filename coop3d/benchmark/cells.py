@@ -16,13 +16,13 @@ COLUMNS = titles(
     "pose/recall_2m_2deg", "pose/recall_5m_5deg", "scale/error/median", "range/abs_rel", "range/abs_rel_aligned",
     "range/delta_125", "mask/iou",
 )  # fmt: skip
-KINDS = {"better": "win", "worse": "loss", "": ""}  # class of a cell with a difference
+NOTHING = "–"  # where a score does not apply
 
 
 def number(key: str, value: float) -> str:
     """A score as text: shares in per cent, three digits elsewhere; a dash for what does not apply."""
     if not math.isfinite(value):
-        return "–"
+        return NOTHING
     if is_share(key):
         return f"{100 * value:.0f} %"
     if abs(value) < 5e-4:

@@ -82,6 +82,12 @@ def better(key: str) -> str | None:
     return "lower" if name.startswith(_LOWER) else None
 
 
+def directed(key: str, name: str = "") -> str:
+    """A score's name (else its key) with an arrow to the better side, where there is one."""
+    arrow = {"higher": " ↑", "lower": " ↓", None: ""}[better(key)]
+    return f"{name or key}{arrow}"
+
+
 def is_share(key: str) -> bool:
     """Whether a score is written in per cent."""
     return key.rsplit("/", 1)[-1].startswith(_SHARES)
