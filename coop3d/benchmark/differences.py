@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from coop3d.benchmark.cells import NOTHING
+from coop3d.benchmark.cells import NOTHING, has_width
 from coop3d.evaluation import Comparison
 from coop3d.evaluation.labels import is_share
 from coop3d.visualization.pages import escape
 
 KINDS = {"better": "win", "worse": "loss"}  # class of a cell by its verdict
 SHARES = "Differences of shares are in percentage points (pp)."
-_DIGITS, _MOST_DECIMALS = 3, 4
+_DIGITS, _MOST_DECIMALS = 3, 3
 
 
 def difference_text(key: str, found: Comparison, mark: str = "", interval: bool = True) -> str:
@@ -30,16 +30,15 @@ def difference_cell(key: str, found: Comparison, verdict: str, note: str = "") -
 
 
 def _written(key: str, found: Comparison) -> tuple[str, str, str]:
-    """(difference, low, high) as text, "" for an unknown interval.
+    """(difference, low, high) as text, "" for an interval that is unknown or has no width.
 
-    All three have the decimals that give the largest of them three digits, but four at most: what an interval leaves
+    All three have the decimals that give the largest of them three digits, but three at most: what an interval leaves
     open is no digit of the difference.
     """
     if not math.isfinite(found.difference):
         return NOTHING, "", ""
     factor, unit = (100.0, " pp") if is_share(key) else (1.0, "")
-    bounds = [factor * x for x in (found.low, found.high)]
-    bounds = bounds if all(map(math.isfinite, bounds)) else []
+    bounds = [factor * x for x in (found.low, found.high)] if has_width(found) else []
     largest = max(abs(x) for x in (factor * found.difference, *bounds))
     magnitude = math.floor(math.log10(largest)) if largest > 0 else _DIGITS
     decimals = min(max(_DIGITS - 1 - magnitude, 0), _MOST_DECIMALS)

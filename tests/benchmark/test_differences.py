@@ -20,13 +20,14 @@ def pair(difference: float, low: float = math.nan, high: float = math.nan) -> Co
 @pytest.mark.parametrize(
     ("key", "numbers", "text"),
     [
-        ("range/abs_rel", (0.03, 0.0181, 0.0449), "+0.0300 [0.0181, 0.0449]"),
+        ("range/abs_rel", (0.03, 0.0181, 0.0449), "+0.030 [0.018, 0.045]"),
         ("pose/translation_m/median", (2.04, -9.12, 12.88), "+2.0 [-9.1, 12.9]"),
         ("pose/translation_m/median", (-1234.4, -1300.2, -20.6), "-1234 [-1300, -21]"),
         ("pose/translation_m/median", (0.04, -8.0, 12.0), "0.0 [-8.0, 12.0]"),  # no sign: it may be either
-        ("confidence/log", (-0.0003, -0.0007, 0.00002), "-0.0003 [-0.0007, 0.0000]"),  # four decimals at most
-        ("scale/error/median", (0.0, 0.0, 0.0), "0 [0, 0]"),
+        ("confidence/log", (-0.0012, -0.0027, 0.0002), "-0.001 [-0.003, 0.000]"),  # three decimals at most
+        ("scale/error/median", (0.0, 0.0, 0.0), "0"),
         ("scale/error/median", (-0.5, math.nan, math.nan), "-0.500"),
+        ("scale/error/median", (-0.5, -0.5, -0.5), "-0.500"),
         ("scale/error/median", (math.nan, math.nan, math.nan), "–"),
         ("pose/recall_5m_5deg", (-0.25, -0.4, 0.002), "-25.0 pp [-40.0, 0.2]"),
     ],

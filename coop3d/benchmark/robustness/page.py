@@ -25,13 +25,13 @@ def write_robustness_page(robustness: Robustness) -> Path:
     found, head, folder = robustness.findings, robustness.head, robustness.folder
     body = [_changes(found), _plots(found, folder), *_values(found), _knowing(found), _about(found, head)]
     contract = head["contract"]
-    run = "/".join(Path(str(head["checkpoint"]["path"])).parts[-3:-1])
+    checkpoint = "/".join(Path(str(head["checkpoint"]["path"])).parts[-2:])
     note = (
         f"{contract['samples']} samples, {head['mode']}, contract {contract['name']} "
         f"({str(contract['sha256'])[:12]}), {head['created']}"
     )
     path = folder / "report.html"
-    write_text(path, document(f"Robustness of {run} on {contract['split']}", note, "".join(body)))
+    write_text(path, document(f"Robustness of {checkpoint} on {contract['split']}", note, "".join(body)))
     return path
 
 
@@ -53,7 +53,8 @@ def _changes(found: Findings) -> Markup:
     about = (
         "First line: the clean run. Below: differences to it, paired frame by frame at the same targets, with 95 % "
         "intervals over resampled scenarios. Orange: certainly worse, blue: certainly better. Confidence knows: yes "
-        f"where its mean certainly falls while some error certainly grew; unharmed where none grew. {SHARES}"
+        f"where its mean certainly falls while some error certainly grew; unharmed where none grew. ↑ ↓: "
+        f"which way is better. {SHARES}"
     )
     return card("What each disturbance changes", f"{table(head, rows)}{lines}", about)
 
