@@ -11,7 +11,7 @@ import torch
 
 from coop3d.datasets import DataError
 from coop3d.training.data import CoopDataset
-from coop3d.training.inspection.sample import inspect_sample, open_dataset, open_run
+from coop3d.training.inspection.sample import inspect_sample, open_dataset, open_run, origin_of
 from coop3d.training.run import Run
 from coop3d.visualization import (
     ScenarioFrame,
@@ -89,8 +89,7 @@ def choose_scenario(
         raise DataError(
             f"scenario {name}: none of its {left_out} samples can be read, see the warnings above"
         )
-    note = "ground truth" if run is None else f"{run.checkpoint}, step {run.step}"
-    note = f"{note}, {split}, {len(frames)} frames" + (
+    note = f"{origin_of(run)}, {split}, {len(frames)} frames" + (
         f", {left_out} left out as unreadable" if left_out else ""
     )
     kind: Kind = "truth" if run is None else "predicted"
