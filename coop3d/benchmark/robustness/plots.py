@@ -52,10 +52,10 @@ def _figure(cases: list[Finding], keys: list[str]) -> Figure:
                 linewidth=1,
                 zorder=1,
             )
-        slanted = (
-            {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, labels)) > 4 else {}
-        )
-        ax.set_xticks(range(len(cases)), labels, **slanted)
+        ax.set_xticks(range(len(cases)), labels)
+        if max(map(len, labels)) > 4:  # words would touch
+            for text in ax.get_xticklabels():
+                text.set(rotation=40, ha="right", rotation_mode="anchor")
         ax.set(title=PANELS[key], xlim=(-0.6, len(cases) - 0.4))
     return fig
 
