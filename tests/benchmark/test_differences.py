@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from coop3d.benchmark.cells import cell
 from coop3d.benchmark.differences import difference_cell, difference_text
-from coop3d.evaluation import Comparison
+from coop3d.evaluation import Comparison, Interval
 
 
 def pair(difference: float, low: float = math.nan, high: float = math.nan) -> Comparison:
@@ -40,6 +41,16 @@ def test_digits_are_those_of_the_interval(key, numbers, text):
 
 def test_marks_follow_the_interval():
     assert difference_text("range/abs_rel", pair(1.0, 0.5, 1.5), "**") == "+1.00 [0.50, 1.50] **"
+
+
+def test_an_interval_without_width_is_not_written():
+    for low, high, below in (
+        (0.4, 0.6, "<small>0.4 to 0.6</small>"),
+        (0.5, 0.5, ""),
+        (math.nan, math.nan, ""),
+    ):
+        interval = Interval(0.5, low, high, count=3, scenarios=1, warning="")
+        assert cell("range/abs_rel", 0.5, interval) == f'<td class="">0.5{below}</td>'
 
 
 def test_cells_are_coloured_by_the_verdict():

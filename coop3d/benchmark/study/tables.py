@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from coop3d.benchmark.cells import NOTHING, number
+from coop3d.benchmark.cells import NOTHING, has_width, number
 from coop3d.benchmark.differences import SHARES, difference_text
 from coop3d.benchmark.study.outcome import ArmScores, Difference, SetOutcome
 from coop3d.benchmark.study.plan import Study
@@ -158,7 +158,7 @@ def marked(key: str, found: Difference) -> str:
 def _value(arm: ArmScores, key: str) -> str:
     interval = arm.intervals[key]
     text = number(key, interval.value)
-    if not math.isfinite(interval.low):
+    if not has_width(interval):
         return text
     return f"{text} [{number(key, interval.low)}, {number(key, interval.high)}]"
 
