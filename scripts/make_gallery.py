@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from coop3d.visualization import write_gallery
+from coop3d.benchmark.gallery import write_gallery
 
 EXAMPLES = """examples:
   python scripts/make_gallery.py                  # writes eval_runs/index.html

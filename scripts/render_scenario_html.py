@@ -7,22 +7,11 @@ import logging
 import sys
 from pathlib import Path
 
-from coop3d.datasets import DataError
 from coop3d.files import writing
 from coop3d.training.inspection.options import add_run_arguments, device_of
-from coop3d.training.inspection.sample import open_dataset, open_run
-from coop3d.training.inspection.scenario import scenario_frames, scenario_samples
+from coop3d.training.inspection.scenario import choose_scenario
 from coop3d.training.launch import EXPECTED_ERRORS
-from coop3d.visualization import (
-    caption,
-    frames_per_second,
-    preset,
-    render_scene,
-    video_file,
-    write_scenario_html,
-    write_video,
-)
-from coop3d.visualization.point_sources import PointSources
+from coop3d.visualization import frames_per_second, video_file
 
 EXAMPLES = """examples:
   python scripts/render_scenario_html.py --checkpoint outputs/my_run --split test --scenario 2021_08_20_21_10_24
@@ -68,35 +57,21 @@ def main() -> int:
     args = parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     try:
-        run, config = open_run(args.checkpoint, args.config, device_of(args), args.override)
-        dataset = open_dataset(config, args.split, PointSources())
-        indices = scenario_samples(dataset, args.scenario, args.stride, args.max_frames)
-        title = dataset.keys_of(0, indices[0])[0].scenario
-        frames = list(scenario_frames(dataset, args.split, indices, run, args.max_points, args.seed))
-        bad = len(indices) - len(frames)
-        if not frames:
-            raise DataError(
-                f"scenario {title}: none of its {bad} samples can be read, see the warnings above"
-            )
-        note = "ground truth" if run is None else f"{run.checkpoint}, step {run.step}"
-        note = f"{note}, {args.split}, {len(frames)} frames" + (
-            f", {bad} left out as unreadable" if bad else ""
-        )
+        chosen = choose_scenario(
+            args.checkpoint, args.config, device_of(args), args.override, split=args.split, scenario=args.scenario,
+            stride=args.stride, max_frames=args.max_frames, max_points=args.max_points, seed=args.seed,
+        )  # fmt: skip
         with writing(args.output_html, "--output-html"):
-            write_scenario_html(args.output_html, title, frames, note, args.max_points, args.fps)
-        log.info("wrote %s (%.1f MB)", args.output_html, args.output_html.stat().st_size / 1e6)
+            chosen.write_page(args.output_html, args.fps)
         if args.video is not None:
-            kind = "truth" if run is None else "predicted"
-            viewpoint = preset(frames[0].scene, "oblique")  # moves with the reference
-            pictures = (caption(render_scene(f.scene, viewpoint, kind), f"{title}  {f.name}") for f in frames)
             with writing(args.video, "--video"):
-                write_video(args.video, pictures, args.fps)
-            log.info("wrote %s", args.video)
+                chosen.write_video(args.video, args.fps)
     except (*EXPECTED_ERRORS, ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    if bad:
-        log.warning("%d of %d samples could not be read and are left out", bad, len(indices))
-    return 3 if bad else 0
+    if chosen.left_out:
+        samples = chosen.left_out + len(chosen.frames)
+        log.warning("%d of %d samples could not be read and are left out", chosen.left_out, samples)
+    return 3 if chosen.left_out else 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Settings of every test."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from support.browser import Browser, shared_browser
 
 # Sums depend in their last bits on the number of threads; tests that compare bits need it fixed, and two test
 # processes on two cores are fastest with one thread each.
@@ -16,6 +18,19 @@ def toy_run(tmp_path_factory) -> Path:
     from support.toy_evaluation import train_toy  # here: only some tests need to import the trainer
 
     return train_toy(tmp_path_factory.mktemp("toy_run"))
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory) -> Iterator[Callable[[tuple[int, int]], Browser]]:
+    """One for all modules: a start takes seconds."""
+    with shared_browser(lambda: tmp_path_factory.mktemp("browser")) as reset:
+        yield reset
+
+
+@pytest.fixture(scope="module")
+def browser(request, chromium) -> Browser:
+    """As if just started, of the size that the module names ``WINDOW`` or of a small laptop's."""
+    return chromium(getattr(request.module, "WINDOW", (1366, 768)))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from coop3d.benchmark.pixels import all_alike, comparable, same_gain
 from coop3d.benchmark.results import EntrantResult
-from coop3d.evaluation import Interval, best_of
+from coop3d.evaluation import Comparison, Interval, best_of
 from coop3d.evaluation.labels import is_share, titles
 from coop3d.visualization.pages import escape
 
@@ -16,13 +16,13 @@ COLUMNS = titles(
     "pose/recall_2m_2deg", "pose/recall_5m_5deg", "scale/error/median", "range/abs_rel", "range/abs_rel_aligned",
     "range/delta_125", "mask/iou",
 )  # fmt: skip
-KINDS = {"better": "win", "worse": "loss", "": ""}  # class of a cell with a difference
+NOTHING = "–"  # where a score does not apply
 
 
 def number(key: str, value: float) -> str:
     """A score as text: shares in per cent, three digits elsewhere; a dash for what does not apply."""
     if not math.isfinite(value):
-        return "–"
+        return NOTHING
     if is_share(key):
         return f"{100 * value:.0f} %"
     if abs(value) < 5e-4:
@@ -30,10 +30,15 @@ def number(key: str, value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
+def has_width(interval: Interval | Comparison) -> bool:
+    """Whether its bounds are known and differ: those of a single scenario do not."""
+    return -math.inf < interval.low < interval.high < math.inf
+
+
 def cell(key: str, value: float, interval: Interval | None = None, kind: str = "") -> str:
     """A ``<td>`` with the number and, below it, its interval."""
     below = ""
-    if interval is not None and math.isfinite(interval.low) and math.isfinite(interval.high):
+    if interval is not None and has_width(interval):
         below = f"<small>{escape(number(key, interval.low))} to {escape(number(key, interval.high))}</small>"
     return f'<td class="{kind}">{escape(number(key, value))}{below}</td>'
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from coop3d.benchmark.cells import KINDS, cell, number
+from coop3d.benchmark.cells import cell, number
 from coop3d.benchmark.compare import RunComparison
+from coop3d.benchmark.differences import SHARES, difference_cell
 from coop3d.benchmark.report import plot_cards
 from coop3d.benchmark.results import Result
 from coop3d.evaluation import CERTAIN_P, CERTAIN_SCENARIOS, aligned_text, survives_permutation, verdict
-from coop3d.evaluation.labels import is_share, title_of
+from coop3d.evaluation.labels import title_of
 from coop3d.files import csv_text, write_text
 from coop3d.visualization.documents import card, document, facts, table
 from coop3d.visualization.pages import Markup, escape
@@ -112,20 +112,15 @@ def _differences(found: RunComparison) -> Markup:
     ]
     about = (
         "Paired on the same samples; below, the 95 % interval and the permutation test's p. "
-        "Blue: certainly better, orange: certainly worse."
+        f"Blue: certainly better, orange: certainly worse. {SHARES}"
     )
     return card("Differences", table(head, rows), about)
 
 
 def _difference(found: RunComparison, key: str, name: str) -> str:
     pair = found.differences[name][key]
-    if not math.isfinite(pair.difference):
-        return "<td>–</td>"
-    kind = KINDS[verdict(key, pair, survives_permutation)] if key in found.judged else ""
-    factor, unit = (100.0, " %") if is_share(key) else (1.0, "")
-    low, high = (escape(f"{factor * v:.3g}{unit}") for v in (pair.low, pair.high))
-    difference, p = escape(f"{factor * pair.difference:+.3g}{unit}"), escape(f"{pair.p_permutation:.3g}")
-    return f'<td class="{kind}">{difference}<small>{low} to {high}, p {p}</small></td>'
+    found_to_be = verdict(key, pair, survives_permutation) if key in found.judged else ""
+    return difference_cell(key, pair, found_to_be, f"p {pair.p_permutation:.2g}")
 
 
 def _choice(found: RunComparison) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,6 +89,15 @@ def figure(
     fig = Figure(figsize=(width, height * rows), layout="constrained")
     axes = fig.subplots(rows, columns, squeeze=False)
     return fig, list(axes.ravel())
+
+
+def panels(count: int, per_row: int, height: float = 2.9, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` axes in rows of ``per_row`` at most; nothing is drawn where a row has none."""
+    columns = min(per_row, count)
+    fig, axes = figure(columns, math.ceil(count / columns), height, width)
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return fig, axes[:count]
 
 
 def to_png(fig: Figure) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from coop3d.benchmark.figures import MODEL_COLOURS, figure, style, to_png
+from coop3d.benchmark.figures import MODEL_COLOURS, panels, style, to_png
 from coop3d.evaluation.labels import titles
 from coop3d.files import names_apart, without_common_end, write_bytes
 from coop3d.training.run_log import read_log
@@ -56,10 +55,8 @@ def plot_training(runs: Sequence[Path], output: Path, keys: Sequence[str] | None
     last = max(r["step"] for log in logs.values() for records in log.values() for r in records)
     with style():
         columns = min(PER_ROW, len(keys))
-        fig, axes = figure(columns, rows=math.ceil(len(keys) / columns), width=PANEL_WIDTH * columns)
-        for ax in axes[len(keys) :]:
-            ax.set_visible(False)
-        for ax, key in zip(axes, keys, strict=False):
+        fig, axes = panels(len(keys), PER_ROW, width=PANEL_WIDTH * columns)
+        for ax, key in zip(axes, keys, strict=True):
             for log, colour, name in zip(logs.values(), colours, names, strict=True):
                 _draw(ax, log, key, colour, name)
             ax.set(title=PANELS.get(key, key), xlabel="optimiser step", xlim=(0, 1.03 * last))

@@ -21,9 +21,9 @@ LABELS = {  # by summary key, in the order of tables
     "pose/yaw_deg/median": Label("yaw, median [deg]", "yaw med [deg]"),
     "pose/direction_deg/median": Label("direction, median [deg]", "dir med [deg]", axis="direction"),
     "pose/sign_flip_rate": Label("wrong side of the vehicle"),
-    "pose/recall_2m_2deg": Label("within 2 m, 2 deg", "rec 2m2deg", "2 m 2 deg"),
+    "pose/recall_2m_2deg": Label("within 2 m, 2 deg", "rec 2m2deg", "in 2 m, 2 deg"),
     "pose/recall_5m_5deg": Label("within 5 m, 5 deg", "rec 5m5deg"),
-    "scale/error/median": Label("scale off by", "scale err", "scale", "scale"),
+    "scale/error/median": Label("scale off by", "scale err", "scale off by", "scale"),
     "range/abs_rel": Label("AbsRel", "AbsRel", "AbsRel", "AbsRel"),
     "range/rmse_m": Label("RMSE [m]", axis="range RMSE"),
     "range/abs_rel_aligned": Label("AbsRel aligned", "AbsRel al.", "AbsRel al."),
@@ -80,6 +80,12 @@ def better(key: str) -> str | None:
     if name.startswith(_HIGHER) or name.endswith("iou"):
         return "higher"
     return "lower" if name.startswith(_LOWER) else None
+
+
+def directed(key: str, name: str = "") -> str:
+    """A score's name (else its key) with an arrow to the better side, where there is one; they stay on one line."""
+    arrow = {"higher": "\u00a0↑", "lower": "\u00a0↓", None: ""}[better(key)]
+    return f"{name or key}{arrow}"
 
 
 def is_share(key: str) -> bool:

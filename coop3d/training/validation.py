@@ -26,7 +26,8 @@ from coop3d.training.data import (
 from coop3d.training.distributed import Processes
 from coop3d.training.sampler import fixed_batches
 from coop3d.training.step import Objective, Sums, read_scalars
-from coop3d.visualization.figures import RGB, prediction_figure
+from coop3d.visualization.arrays import RGB
+from coop3d.visualization.figures import prediction_figure
 
 SINGLE = "single/"  # before the scores of the reference vehicle by itself
 

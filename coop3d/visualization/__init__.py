@@ -11,7 +11,6 @@ from coop3d.visualization.figures import (
     save_png,
     save_view_pictures,
 )
-from coop3d.visualization.gallery import write_gallery
 from coop3d.visualization.gather import lidar_cloud, scene_from_prediction
 from coop3d.visualization.panorama_page import write_panorama_html
 from coop3d.visualization.render import Viewpoint, look_at, preset, render_scene
@@ -47,7 +46,6 @@ __all__ = [
     "scene_from_prediction",
     "upright",
     "video_file",
-    "write_gallery",
     "write_panorama_html",
     "write_scenario_html",
     "write_scene_html",

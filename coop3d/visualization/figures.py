@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coop3d.files import safe_name, write_bytes
 from coop3d.types import FactoredPrediction, Panorama, SampleKey, ViewInputs, ViewTargets
+from coop3d.visualization.arrays import RGB, photographs, seen_pixels, to_numpy
 from coop3d.visualization.colour import (
     ERROR_SCALE,
     RANGE_SCALE,
@@ -21,8 +22,6 @@ from coop3d.visualization.colour import (
     vehicle_rgb,
 )
 
-RGB = NDArray[np.uint8]  # [H, W, 3]
-
 BACKGROUND = (250, 250, 250)
 INK = (30, 30, 30)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -31,8 +30,9 @@ _GAP = 8  # pixels between pictures of a grid
 _SHOWN_WIDTH = 720  # pixels: about as wide as a README or a window on a laptop shows a figure
 _EVERY_SCRIPT = int(cv2.__version__.split(".")[0]) >= 5
 
-# A mask's three states: yes, no, and "nobody knows".
+# A mask's three states: yes, no, and "nobody knows"; and where a predicted one is wrong.
 MASK_YES, MASK_NO, MASK_UNKNOWN = (76, 175, 80), (60, 60, 70), (200, 200, 205)
+MASK_MISSED, MASK_INVENTED = (229, 57, 53), (30, 136, 229)
 
 
 def range_image(range_m: NDArray[np.floating], scale: LogScale = RANGE_SCALE) -> RGB:
@@ -60,15 +60,10 @@ def mask_comparison_image(
 ) -> RGB:
     """[H, W] masks to [H, W, 3]: green and dark where they agree, red = missed, blue = invented, grey = unknown."""
     image = mask_image(predicted)
-    image[true & ~predicted] = (229, 57, 53)
-    image[predicted & ~true] = (30, 136, 229)
+    image[true & ~predicted] = MASK_MISSED
+    image[predicted & ~true] = MASK_INVENTED
     image[~known] = MASK_UNKNOWN
     return image
-
-
-def to_uint8(image: NDArray[np.floating]) -> RGB:
-    """[3, H, W] in [0, 1] to [H, W, 3] uint8."""
-    return np.round(np.clip(np.nan_to_num(image.transpose(1, 2, 0)), 0, 1) * 255).astype(np.uint8)
 
 
 def colour_bar(height: int, scale: LogScale, magnify: float = 1.0) -> RGB:
@@ -176,27 +171,25 @@ def view_layers(
     view: int,
 ) -> dict[str, RGB]:
     """Titled pictures of one view of the first sample, in the order shown; those without data are left out."""
-    image = to_uint8(inputs.image[0, view].float().cpu().numpy())
-    layers = {"Photographs": image}
-    covered = image.any(axis=-1)
-    if targets is not None:
-        covered = targets.covered[0, view].cpu().numpy()
+    layers = {"Photographs": photographs(inputs, view)}
     if prediction is not None:
-        predicted = prediction.range_m[0, view].float().cpu().numpy()
-        layers["Predicted range"] = range_image(np.where(covered, predicted, np.nan))
+        predicted = to_numpy(prediction.range_m[0, view])
+        layers["Predicted range"] = range_image(
+            np.where(seen_pixels(inputs, targets, view), predicted, np.nan)
+        )
     if targets is not None:
-        true = targets.range_m[0, view].cpu().numpy()
+        true = to_numpy(targets.range_m[0, view])
         layers["True range"] = range_image(true)
     if prediction is not None and targets is not None:
-        error = np.where(targets.valid[0, view].cpu().numpy(), np.abs(predicted - true), np.nan)
+        error = np.where(to_numpy(targets.valid[0, view]), np.abs(predicted - true), np.nan)
         layers["Range error"] = colourise(error, ERROR_SCALE)
     if prediction is not None:
-        mask = prediction.non_ambiguous[0, view].cpu().numpy()
+        mask = to_numpy(prediction.non_ambiguous[0, view])
         if targets is None:
             layers["Predicted mask"] = mask_image(mask)
         else:
-            known = targets.mask_known[0, view].cpu().numpy()
-            layers["Mask"] = mask_comparison_image(mask, targets.non_ambiguous[0, view].cpu().numpy(), known)
+            true_mask, known = (to_numpy(m[0, view]) for m in (targets.non_ambiguous, targets.mask_known))
+            layers["Mask"] = mask_comparison_image(mask, true_mask, known)
     return layers
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from coop3d.types import FactoredPrediction, SampleKey, ViewInputs, ViewTargets
-from coop3d.visualization.figures import to_uint8, view_layers
+from coop3d.visualization.arrays import RGB, photographs, seen_pixels, to_numpy
+from coop3d.visualization.figures import view_layers
 from coop3d.visualization.scene import FloatArray, PointSet, Scene, SceneView
 from coop3d.visualization.subsample import THIN_WEIGHT, draw_pixels, range_weight, thin_objects
 
@@ -50,34 +50,16 @@ def scene_from_prediction(
     V = inputs.shape[1]
     budget = max_points // (V * (2 if targets is not None and prediction is not None else 1))
     rng = np.random.default_rng(seed)
-    true_points = None if targets is None else to_numpy(targets.points_ref[0])  # [V, H, W, 3]
-    pred_points = None if prediction is None else to_numpy(prediction.points_ref[0])
     angle = _pixel_angle(inputs)
     views = []
-    for v, name in enumerate(_names(keys[0])):
-        rgb = to_uint8(to_numpy(inputs.image[0, v]))
-        seen = seen_pixels(inputs, targets, v)
+    for v, name in enumerate(view_names(keys[0])):
+        rgb, seen = photographs(inputs, v), seen_pixels(inputs, targets, v)
         draw = _Draw(rng.random(seen.shape), budget, angle, _thin(targets, prediction, v, angle))
-        truth = predicted = None
-        if targets is not None and true_points is not None:
-            valid = seen & to_numpy(targets.valid[0, v])
-            range_m = to_numpy(targets.range_m[0, v])
-            truth = draw.cloud(true_points[v], range_m, valid, valid, rgb=rgb)
-        if prediction is not None and pred_points is not None:
-            predicted = draw.cloud(
-                pred_points[v],
-                to_numpy(prediction.range_m[0, v]),
-                seen,
-                to_numpy(prediction.non_ambiguous[0, v]),
-                rgb=rgb,
-                confidence=to_numpy(prediction.confidence[0, v]),
-                **_errors(targets, prediction, pred_points, true_points, v),
-            )
         views.append(
             SceneView(
                 name=name,
-                predicted=predicted,
-                truth=truth,
+                predicted=None if prediction is None else _predicted(draw, prediction, targets, v, rgb, seen),
+                truth=None if targets is None else _true(draw, targets, v, rgb, seen),
                 T_ref_view_pred=None if prediction is None else _pose(prediction.T_ref_view[0, v]),
                 T_ref_view_true=None if targets is None else _pose(targets.T_ref_view[0, v]),
                 rig_cameras=_rig_cameras(inputs, v, seen),
@@ -165,27 +147,52 @@ def _thin(
     return thin_objects(to_numpy(source.range_m[0, view]), angle)
 
 
-def _errors(
-    targets: ViewTargets | None,
+def _true(draw: _Draw, targets: ViewTargets, view: int, rgb: RGB, seen: NDArray[np.bool_]) -> PointSet:
+    """A view's cloud where its range is known."""
+    points, range_m = to_numpy(targets.points_ref[0, view]), to_numpy(targets.range_m[0, view])
+    valid = seen & to_numpy(targets.valid[0, view])
+    return draw.cloud(points, range_m, valid, valid, rgb=rgb)
+
+
+def _predicted(
+    draw: _Draw,
     prediction: FactoredPrediction,
-    pred_points: FloatArray,
-    true_points: FloatArray | None,
+    targets: ViewTargets | None,
     view: int,
+    rgb: RGB,
+    seen: NDArray[np.bool_],
+) -> PointSet:
+    """A view's cloud wherever a camera sees; with a truth, each point's distance to the true one of its pixel."""
+    return draw.cloud(
+        to_numpy(prediction.points_ref[0, view]),
+        to_numpy(prediction.range_m[0, view]),
+        seen,
+        to_numpy(prediction.non_ambiguous[0, view]),
+        rgb=rgb,
+        confidence=to_numpy(prediction.confidence[0, view]),
+        **({} if targets is None else _errors(prediction, targets, view)),
+    )
+
+
+def _errors(
+    prediction: FactoredPrediction, targets: ViewTargets, view: int
 ) -> dict[str, NDArray[np.float32]]:
     """[H, W] distances to the true point of the same pixel: as predicted, and with the view at its true pose."""
-    if targets is None or true_points is None:
-        return {}
-    own = to_numpy(prediction.points_view[0, view]) - to_numpy(targets.points_view[0, view])
+
+    def away(predicted: Tensor, true: Tensor) -> NDArray[np.float32]:
+        gap = to_numpy(predicted[0, view]) - to_numpy(true[0, view])
+        return np.linalg.norm(gap, axis=-1).astype(np.float32)
+
     return {
-        "error_m": np.linalg.norm(pred_points[view] - true_points[view], axis=-1).astype(np.float32),
-        "error_true_pose_m": np.linalg.norm(own, axis=-1).astype(np.float32),
+        "error_m": away(prediction.points_ref, targets.points_ref),
+        "error_true_pose_m": away(prediction.points_view, targets.points_view),
     }
 
 
-def _names(keys: Sequence[SampleKey]) -> list[str]:
+def view_names(keys: Sequence[SampleKey]) -> tuple[str, ...]:
     """The agents; with several views of one vehicle (the pinhole baseline) also which view."""
     agents = [key.agent for key in keys]
-    return [a if agents.count(a) == 1 else f"{a} view {v}" for v, a in enumerate(agents)]
+    return tuple(a if agents.count(a) == 1 else f"{a} view {v}" for v, a in enumerate(agents))
 
 
 def _pixel_angle(inputs: ViewInputs) -> float:
@@ -194,19 +201,6 @@ def _pixel_angle(inputs: ViewInputs) -> float:
         return 2 * np.pi / inputs.shape[3]
     row = to_numpy(inputs.rays[0, 0, inputs.shape[2] // 2])
     return float(np.median(np.linalg.norm(np.diff(row, axis=0), axis=-1)))
-
-
-def to_numpy(x: Tensor) -> NDArray:
-    """On the host, detached; half precision as float32."""
-    x = x.detach().cpu()
-    return (x.float() if x.dtype == torch.bfloat16 or x.dtype == torch.float16 else x).numpy()
-
-
-def seen_pixels(inputs: ViewInputs, targets: ViewTargets | None, view: int) -> NDArray[np.bool_]:
-    """[H, W] pixels of the first sample with colour from a photograph; without targets, those that are not black."""
-    if targets is not None:
-        return to_numpy(targets.covered[0, view])
-    return np.asarray(to_numpy(inputs.image[0, view]).any(axis=0))
 
 
 def _pose(T: Tensor) -> NDArray[np.float64] | None:

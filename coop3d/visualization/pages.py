@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.visualization.figures import RGB
+from coop3d.visualization.arrays import RGB
 
 _TYPE_NAMES = {"float32": "f4", "uint8": "u1", "uint16": "u2"}
 

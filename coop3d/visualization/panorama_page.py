@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from coop3d.files import write_text
 from coop3d.geometry import PinholeCamera
 from coop3d.types import Panorama
+from coop3d.visualization.arrays import RGB
 from coop3d.visualization.colour import RANGE_SCALE, turbo_palette
-from coop3d.visualization.figures import RGB, mask_image, range_image, source_image
+from coop3d.visualization.figures import mask_image, range_image, source_image
 from coop3d.visualization.pages import asset, data_uri, embed_json, fill, page, typed_array
+from coop3d.visualization.payloads import scale_payload
 
 _UNKNOWN_CM = 65535
 _FLAGS = ("covered", "valid", "non_ambiguous", "mask_known")  # bits 0..3, as in the cache
@@ -65,7 +67,7 @@ def panorama_payload(panorama: Panorama) -> dict[str, Any]:
         "flags": typed_array(np.asarray(flags, np.uint8)),
         "flagNames": [name.replace("_", "-") for name in _FLAGS],
         "turbo": typed_array(turbo_palette()),
-        "ticks": [[float(RANGE_SCALE.normalise(np.array(t))), f"{t:g}"] for t in RANGE_SCALE.ticks()],
+        "ticks": scale_payload(RANGE_SCALE)["ticks"],
         "facts": _facts(panorama),
         "agent": panorama.key.agent,
     }

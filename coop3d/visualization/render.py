@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.geometry import PinholeCamera, invert_rigid, make_rigid, transform_points
+from coop3d.visualization.arrays import RGB
 from coop3d.visualization.colour import vehicle_rgb
-from coop3d.visualization.figures import BACKGROUND, RGB
+from coop3d.visualization.figures import BACKGROUND
 from coop3d.visualization.scene import PointSet, Scene
 
 _GRID = (205, 210, 217)

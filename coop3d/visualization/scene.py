@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from coop3d.visualization.figures import RGB
+from coop3d.visualization.arrays import RGB
 from coop3d.visualization.subsample import range_weight
 
 FloatArray = NDArray[np.floating]

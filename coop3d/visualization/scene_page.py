@@ -16,6 +16,7 @@ from coop3d.visualization.colour import (
     LogScale,
     vehicle_rgb,
 )
+from coop3d.visualization.figures import MASK_INVENTED, MASK_MISSED, MASK_NO, MASK_UNKNOWN, MASK_YES
 from coop3d.visualization.pages import (
     Markup,
     asset,
@@ -44,6 +45,13 @@ _SCRIPTS = (
     "scene_link.js",
     "scene.js",
 )
+_MASK = {
+    "surface": MASK_YES,
+    "none": MASK_NO,
+    "missed": MASK_MISSED,
+    "invented": MASK_INVENTED,
+    "unknown": MASK_UNKNOWN,
+}
 _FLAT = {"Mask", "Predicted mask"}  # PNG; pictures with gradients or noise are WebP
 
 
@@ -65,6 +73,7 @@ def write_scene_html(path: Path, scene: Scene, numbers: Numbers | None = None, n
     """
     content = {
         "data": embed_json(scene_payload(scene)),
+        "mask": _mask_legend(),
         "numbers": _numbers_html(numbers or {}),
         "panoramas": Markup("".join(_panoramas_html(k, view) for k, view in enumerate(scene.views))),
     }
@@ -146,6 +155,16 @@ def _confidence_scale(scene: Scene) -> LogScale:
     return LogScale(1.0, max(float(np.percentile(values, 99)), 2.0), unit="")
 
 
+def _mask_legend() -> Markup:
+    """What the colours of `mask_comparison_image` mean."""
+    return Markup(" ".join(f"<span>{_swatch(rgb)}{escape(what)}</span>" for what, rgb in _MASK.items()))
+
+
+def _swatch(rgb: tuple[int, int, int]) -> Markup:
+    red, green, blue = rgb
+    return Markup(f'<i class="swatch" style="background: rgb({red} {green} {blue})"></i>')
+
+
 def _numbers_html(numbers: Numbers) -> Markup:
     """Two tables: single numbers, and those with one value per vehicle."""
     single = {k: v for k, v in numbers.items() if not isinstance(v, Mapping)}
@@ -171,7 +190,6 @@ def _panoramas_html(index: int, view: SceneView) -> Markup:
     """One vehicle's pictures, each with the ring that marks a pixel; a click enlarges one."""
     if not view.images:
         return Markup("")
-    red, green, blue = vehicle_rgb(index)
     figures = "".join(
         f'<figure data-layer="{escape(title)}"><div class="picture" data-vehicle="{index}">'
         f'<img alt="{escape(f"{title}, vehicle {view.name}")}" '
@@ -183,6 +201,6 @@ def _panoramas_html(index: int, view: SceneView) -> Markup:
         for title, image in view.images.items()
     )
     return Markup(
-        f'<section class="vehicle"><h3><i class="swatch" style="background:rgb({red},{green},{blue})"></i>'
-        f'{escape(view.name)}</h3><div class="strips">{figures}</div></section>'
+        f'<section class="vehicle"><h3>{_swatch(vehicle_rgb(index))}{escape(view.name)}</h3>'
+        f'<div class="strips">{figures}</div></section>'
     )

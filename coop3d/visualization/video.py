@@ -13,8 +13,9 @@ from PIL import Image
 
 from coop3d.files import replacing
 from coop3d.types import Panorama
+from coop3d.visualization.arrays import RGB
 from coop3d.visualization.colour import RANGE_SCALE
-from coop3d.visualization.figures import RGB, caption, range_image, with_bar
+from coop3d.visualization.figures import caption, range_image, with_bar
 
 FORMATS = (".mp4", ".gif")
 

@@ -211,15 +211,15 @@ def differences_of(found, runs, folder) -> str:
     return write_comparison(found, runs, folder / "page").read_text().partition("Differences")[2]
 
 
-def test_names_are_short_and_shares_are_in_per_cent(tmp_path):
-    """Folders that all runs share at their end tell nothing apart; differences have the units of scores."""
+def test_names_are_short_and_shares_differ_in_percentage_points(tmp_path):
+    """Folders that all runs share at their end tell nothing apart."""
     runs = [
         result(tmp_path / "a" / "evaluation", entrant("model")),
         result(tmp_path / "b" / "evaluation", entrant("model", worse_m=100.0)),
     ]
     found = compare_results(runs, ["pose/recall_5m_5deg"], resamples=200)
     assert [e.name for e in found.entrants] == ["a", "b"]
-    assert ">+0 %<small>0 % to 0 %, p " in differences_of(found, runs, tmp_path)
+    assert ">0 pp<small>p " in differences_of(found, runs, tmp_path)
 
 
 def test_different_contracts_are_refused_or_said(tmp_path):

@@ -326,7 +326,7 @@ def test_tables_are_readable(written):
     assert lines[0] == "made-up: 3 arms, 3 seeds, 40 steps each"
     row = next(line for line in lines if line.startswith("better") and "-1.01" in line)
     assert "-1.01 [-1.0" in row
-    assert "] ++" in row
+    assert "] **" in row
     assert "same (own budget)" in text
     assert "! OWN BUDGET: same did not train as long as the others" in text
     assert f"same/seed2, evaluate other: ended with status 3 (ValueError: {EVIL})" in text

@@ -187,8 +187,8 @@ def test_gain_and_forgetting_stand_side_by_side(tmp_path):
     assert (none[0], none[2], none[4]) == ("none", "–", "–")
     assert full[0] == "full"
     assert full[1].startswith("4 ")
-    assert full[2].startswith("-1 ")
-    assert full[4].startswith("+2 ")
+    assert full[2] == "-1.00"
+    assert full[4] == "+2.00"
     for text in (study_text(made), study_markdown(made), write_page(made).read_text()):
         assert "on each set of samples" in text.replace("\\", "")
     alone = dataclasses.replace(made, outcomes=made.outcomes[:1])

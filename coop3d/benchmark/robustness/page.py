@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coop3d.benchmark.cells import KINDS, cell, number
+from coop3d.benchmark.cells import cell
+from coop3d.benchmark.differences import SHARES, difference_cell
 from coop3d.benchmark.figures import to_png, to_svg
 from coop3d.benchmark.robustness.evaluate import Robustness
 from coop3d.benchmark.robustness.findings import KEYS, Finding, Findings
 from coop3d.benchmark.robustness.plots import family_plots
-from coop3d.benchmark.robustness.results import change, groups, shown_warning
-from coop3d.evaluation import Comparison, verdict
+from coop3d.benchmark.robustness.results import groups, short_heads, shown_warning
+from coop3d.evaluation import verdict
 from coop3d.evaluation.labels import LABELS
 from coop3d.files import write_bytes, write_text
 from coop3d.visualization.documents import card, document, facts, table
@@ -25,13 +25,13 @@ def write_robustness_page(robustness: Robustness) -> Path:
     found, head, folder = robustness.findings, robustness.head, robustness.folder
     body = [_changes(found), _plots(found, folder), *_values(found), _knowing(found), _about(found, head)]
     contract = head["contract"]
-    run = "/".join(Path(str(head["checkpoint"]["path"])).parts[-3:-1])
+    checkpoint = "/".join(Path(str(head["checkpoint"]["path"])).parts[-2:])
     note = (
         f"{contract['samples']} samples, {head['mode']}, contract {contract['name']} "
         f"({str(contract['sha256'])[:12]}), {head['created']}"
     )
     path = folder / "report.html"
-    write_text(path, document(f"Robustness of {run} on {contract['split']}", note, "".join(body)))
+    write_text(path, document(f"Robustness of {checkpoint} on {contract['split']}", note, "".join(body)))
     return path
 
 
@@ -40,9 +40,9 @@ def _changes(found: Findings) -> Markup:
     clean = [cell(k, found.clean[k].value, found.clean[k]) for k in keys]
     rows = [("clean", ["<td></td>", *clean, "<td></td>"])]
     for f in found.cases:
-        cells = [_difference(k, f.scores[k]) for k in keys]
+        cells = [difference_cell(k, f.scores[k], verdict(k, f.scores[k])) for k in keys]
         rows.append((f.case.name, [f"<td>{f.samples}</td>", *cells, f"<td>{escape(f.knows)}</td>"]))
-    head = ["", "samples", *(LABELS[k].short for k in keys), "confidence knows"]
+    head = ["", "samples", *short_heads(keys), "confidence knows"]
     warning = shown_warning(found)
     warnings = [f"Read intervals with care: {warning}."] if warning else []
     warnings += [
@@ -53,21 +53,10 @@ def _changes(found: Findings) -> Markup:
     about = (
         "First line: the clean run. Below: differences to it, paired frame by frame at the same targets, with 95 % "
         "intervals over resampled scenarios. Orange: certainly worse, blue: certainly better. Confidence knows: yes "
-        "where its mean certainly falls while some error certainly grew; unharmed where none grew."
+        f"where its mean certainly falls while some error certainly grew; unharmed where none grew. ↑ ↓: "
+        f"which way is better. {SHARES}"
     )
     return card("What each disturbance changes", f"{table(head, rows)}{lines}", about)
-
-
-def _difference(key: str, found: Comparison) -> str:
-    below = ""
-    if math.isfinite(found.low) and math.isfinite(found.high):
-        below = f"<small>{escape(_signed(key, found.low))} to {escape(_signed(key, found.high))}</small>"
-    return f'<td class="{KINDS[verdict(key, found)]}">{escape(change(key, found))}{below}</td>'
-
-
-def _signed(key: str, value: float) -> str:
-    text = number(key, abs(value))
-    return f"-{text}" if value < 0 and text not in ("0", "0 %") else text
 
 
 def _plots(found: Findings, folder: Path) -> Markup:
@@ -89,7 +78,7 @@ def _values(found: Findings) -> list[Markup]:
             (name, [f"<td>{escape(count)}</td>", *(cell(k, row[k].value, row[k]) for k in keys)])
             for name, count, row in rows
         ]
-        cards.append(card(heading, table([first, "views", *(LABELS[k].short for k in keys)], body)))
+        cards.append(card(heading, table([first, "views", *short_heads(keys)], body)))
     return cards
 
 

@@ -1,4 +1,4 @@
-"""Change of each score against severity, one row of panels per family."""
+"""Change of each score against severity, one picture of panels per family."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from coop3d.benchmark.figures import INK, QUIET, VERDICT_COLOURS, WIDE, figure, style
+from coop3d.benchmark.figures import INK, QUIET, VERDICT_COLOURS, panels, style
 from coop3d.benchmark.robustness.findings import Finding, Findings
 from coop3d.evaluation import Comparison, verdict
 from coop3d.evaluation.labels import titles
@@ -19,6 +19,9 @@ PANELS = {
     ),
     "scale/error/median": "scale off by, median",
 }  # fmt: skip
+
+
+PER_ROW, PANEL_HEIGHT, PICTURE_WIDTH = 4, 1.9, 8.6  # inches: letters can be read at a width of 900 pixels
 
 
 def family_plots(found: Findings) -> dict[str, tuple[str, Figure]]:
@@ -35,7 +38,7 @@ def family_plots(found: Findings) -> dict[str, tuple[str, Figure]]:
 
 
 def _figure(cases: list[Finding], keys: list[str]) -> Figure:
-    fig, axes = figure(columns=len(keys), width=WIDE, height=2.4)
+    fig, axes = panels(len(keys), PER_ROW, PANEL_HEIGHT, PICTURE_WIDTH)
     labels = [_label(f) for f in cases]
     for ax, key in zip(axes, keys, strict=True):
         ax.axhline(0, color=QUIET, linewidth=1)
@@ -50,6 +53,9 @@ def _figure(cases: list[Finding], keys: list[str]) -> Figure:
                 zorder=1,
             )
         ax.set_xticks(range(len(cases)), labels)
+        if max(map(len, labels)) > 4:  # words would touch
+            for text in ax.get_xticklabels():
+                text.set(rotation=40, ha="right", rotation_mode="anchor")
         ax.set(title=PANELS[key], xlim=(-0.6, len(cases) - 0.4))
     return fig
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from coop3d.benchmark import cells
+from coop3d.benchmark.cells import number
+from coop3d.benchmark.differences import SHARES, difference_text
 from coop3d.benchmark.robustness.findings import KEYS, LEVEL, Finding, Findings
 from coop3d.evaluation import (
     CERTAIN_SCENARIOS,
@@ -19,7 +19,7 @@ from coop3d.evaluation import (
     verdict,
     write_per_frame_csv,
 )
-from coop3d.evaluation.labels import LABELS
+from coop3d.evaluation.labels import LABELS, directed
 from coop3d.files import csv_text, safe_name, write_json, write_text
 
 FORMAT, VERSION = "coop3d-robustness", 1
@@ -27,41 +27,37 @@ CSV_COLUMNS = (
     "disturbance", "family", "severity", "unit", "samples", "score", "clean", "disturbed", "difference", "low", "high",
     "p_permutation", "count", "scenarios", "verdict",
 )  # fmt: skip
-MARKS = {"worse": "*", "better": "+", "": " "}
 
 
 def findings_table(title: str, found: Findings) -> str:
     """The console's table: the clean run, then what each disturbance changes."""
     keys = found.keys
-    lines = [["", "samples", *(LABELS[k].short for k in keys), "knows"]]
+    lines = [["", "samples", *short_heads(keys), "knows"]]
     lines.append(["clean", "", *(f"{number(k, found.clean[k].value)} " for k in keys), ""])
     for case in found.cases:
-        changes = [change(k, case.scores[k]) + MARKS[verdict(k, case.scores[k])] for k in keys]
+        changes = [_change(k, case.scores[k]) for k in keys]
         lines.append([case.case.name, str(case.samples), *changes, case.knows])
     parts = [title, "", aligned_text(lines), "", *_small_print(found)]
     for heading, first, rows in groups(found):
         body = [[name, count, *(number(k, row[k].value) for k in keys)] for name, count, row in rows]
-        parts += ["", heading, aligned_text([[first, "views", *(LABELS[k].short for k in keys)], *body])]
+        parts += ["", heading, aligned_text([[first, "views", *short_heads(keys)], *body])]
     return "\n".join(parts) + "\n"
 
 
-def number(key: str, value: float) -> str:
-    """As in other tables, but with the small changes of confidence that these round to 0."""
-    return f"{value:.3g}" if key == LEVEL and math.isfinite(value) else cells.number(key, value)
+def short_heads(keys: Iterable[str]) -> list[str]:
+    """Of the columns of scores."""
+    return [directed(key, LABELS[key].short) for key in keys]
 
 
-def change(key: str, found: Comparison) -> str:
-    """Difference to the clean run with its sign; percentage points for shares."""
-    if not math.isfinite(found.difference):
-        return "–"
-    text = number(key, abs(found.difference))
-    return text if text in ("0", "0 %") else f"{'+' if found.difference > 0 else '-'}{text}"
+def _change(key: str, found: Comparison) -> str:
+    """Difference to the clean run; a star, or the space of one, so that digits stay below each other."""
+    return difference_text(key, found, interval=False) + ("*" if verdict(key, found) else " ")
 
 
 def _small_print(found: Findings) -> list[str]:
     lines = [
-        "Differences to the clean run, frame by frame, at the same targets. * certainly worse, + certainly better: the "
-        f"95 % interval excludes 0, over {CERTAIN_SCENARIOS} scenarios or more.",
+        "Differences to the clean run, frame by frame, at the same targets. *: certainly worse or better, the 95 % "
+        f"interval excludes 0, over {CERTAIN_SCENARIOS} scenarios or more; ↑ ↓: which way is better. {SHARES}",
         "knows: the mean confidence certainly falls (1 % or more) where an error certainly grew; unharmed: none grew.",
     ]
     if warning := shown_warning(found):

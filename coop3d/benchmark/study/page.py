@@ -7,7 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from coop3d.benchmark.cells import KINDS, cell
+from coop3d.benchmark.cells import cell
+from coop3d.benchmark.differences import SHARES, difference_cell
 from coop3d.benchmark.figures import to_png, to_svg
 from coop3d.benchmark.study.outcome import ArmScores, SetOutcome
 from coop3d.benchmark.study.plan import Study
@@ -17,7 +18,6 @@ from coop3d.benchmark.study.tables import (
     LEGEND,
     arm_label,
     cost_lines,
-    difference_text,
     overview_lines,
     overview_title,
     set_title,
@@ -128,14 +128,17 @@ def _differences(study: Study, outcome: SetOutcome) -> Markup:
         return Markup("")
     rows = [(arm_label(study, arm.arm), [_difference(arm, key) for key in keys]) for arm in arms]
     head = ["", *(title_of(k) for k in keys)]
-    return card(f"Differences to {study.against}", table(head, rows), LEGEND)
+    about = (
+        "Small print: 95 % interval over scenarios and seeds; verdict, and p adjusted for the number of arms (Holm). "
+        f"Blue: better, orange: worse, the interval excludes 0. {SHARES}"
+    )
+    return card(f"Differences to {study.against}", table(head, rows), about)
 
 
 def _difference(arm: ArmScores, key: str) -> str:
     found = arm.differences[key]
-    p = found.p_holm
-    small = f"<small>{escape(f'{found.verdict}, p {p:.2g}')}</small>" if math.isfinite(p) else ""
-    return f'<td class="{KINDS.get(found.verdict, "")}">{escape(difference_text(key, found))}{small}</td>'
+    p = f", p {found.p_holm:.2g}" if math.isfinite(found.p_holm) else ""
+    return difference_cell(key, found.paired, found.verdict, f"{found.verdict}{p}")
 
 
 def _costs(result: StudyResult) -> Markup:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from coop3d.benchmark.figures import INK, MODEL_COLOURS, QUIET, WIDE, figure, style
+from coop3d.benchmark.figures import INK, MODEL_COLOURS, QUIET, VERDICT_COLOURS, WIDE, panels, style
 from coop3d.benchmark.study.outcome import SetOutcome
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.record import StudyResult
@@ -25,7 +25,6 @@ CURVES = titles("pose/translation_m/median", "pose/rotation_deg/median", "range/
 PER_ROW = 4
 CURVES_PER_ROW, CURVE_HEIGHT = 2, 2.8  # inches
 LINES = ("-", "--", ":", "-.")
-VERDICTS = {"better": "#2f7fe0", "worse": "#e07b2f"}
 Floats = NDArray[np.float64]
 
 
@@ -42,12 +41,9 @@ def curves_figure(result: StudyResult) -> Figure | None:
     if not keys:
         return None
     with style():
-        columns = min(CURVES_PER_ROW, len(keys))
-        fig, axes = figure(columns=columns, rows=math.ceil(len(keys) / columns), height=CURVE_HEIGHT)
+        fig, axes = panels(len(keys), CURVES_PER_ROW, CURVE_HEIGHT)
         colours = arm_colours(result.study)
-        for ax in axes[len(keys) :]:
-            ax.set_visible(False)
-        for ax, key in zip(axes, keys, strict=False):
+        for ax, key in zip(axes, keys, strict=True):
             for arm, (steps, values) in curves[key].items():
                 colour, line = colours[arm]
                 low, mean, high = values.min(axis=0), values.mean(axis=0), values.max(axis=0)
@@ -92,15 +88,10 @@ def forest_figure(study: Study, outcome: SetOutcome) -> Figure | None:
     keys = shown_keys(study, outcome)
     if not keys:
         return None
-    rows = math.ceil(len(keys) / PER_ROW)
-    columns = min(PER_ROW, len(keys))
     with style():
-        height = 0.7 + 0.3 * len(outcome.arms)
-        fig, axes = figure(columns=columns, rows=rows, width=WIDE, height=max(1.6, height))
-        for i, (ax, key) in enumerate(zip(axes, keys, strict=False)):
-            _forest(ax, study, outcome, key, names=i % columns == 0)
-        for ax in axes[len(keys) :]:
-            ax.set_visible(False)
+        fig, axes = panels(len(keys), PER_ROW, max(1.6, 0.7 + 0.3 * len(outcome.arms)), WIDE)
+        for i, (ax, key) in enumerate(zip(axes, keys, strict=True)):
+            _forest(ax, study, outcome, key, names=i % PER_ROW == 0)
     return fig
 
 
@@ -108,7 +99,7 @@ def _forest(ax: Axes, study: Study, outcome: SetOutcome, key: str, names: bool) 
     labels: Mapping[int, str] = {y: arm_label(study, arm) for y, arm in enumerate(outcome.arms)}
     for y, arm in enumerate(outcome.arms.values()):
         interval, found = arm.intervals[key], arm.differences.get(key)
-        colour = INK if found is None else VERDICTS.get(found.verdict, QUIET)
+        colour = INK if found is None else VERDICT_COLOURS.get(found.verdict, QUIET)
         if math.isfinite(interval.low) and math.isfinite(interval.high):
             ax.plot([interval.low, interval.high], [y, y], color=colour, linewidth=1.6)
         ax.plot(interval.value, y, marker="o", markersize=5, color=colour)

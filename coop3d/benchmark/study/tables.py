@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 
-from coop3d.benchmark.cells import number
+from coop3d.benchmark.cells import NOTHING, has_width, number
+from coop3d.benchmark.differences import SHARES, difference_text
 from coop3d.benchmark.study.outcome import ArmScores, Difference, SetOutcome
 from coop3d.benchmark.study.plan import Study
 from coop3d.benchmark.study.record import StudyResult
 from coop3d.evaluation import aligned_text
+from coop3d.evaluation.labels import directed
 from coop3d.files import write_text
 
 Lines = list[list[str]]  # the first is the head
 
 LEGEND = (
-    "[low, high]: 95 % interval over scenarios and seeds. + better, - worse than the arm compared with: the paired "
-    "95 % interval excludes 0; ++ and -- also when all arms are looked at together (Holm). (x): not comparable, "
-    "measured on other pixels or another truth."
+    "[low, high]: 95 % interval over scenarios and seeds. *: better or worse than the arm compared with, the paired "
+    "95 % interval excludes 0; **: also when all arms are looked at together (Holm). (x): not comparable, "
+    f"measured on other pixels or another truth. ↑ ↓: which way is better. {SHARES}"
 )
 COST_HEAD = (
     "trainable", "of", "steps", "samples", "training [s]", "evaluation [s]", "memory [GiB]", "GPU [GiB]",
 )  # fmt: skip
-MARKS = {"better": "+", "worse": "-", "not comparable": "(x)"}
+MARKS = {"better": "*", "worse": "*", "not comparable": "(x)"}
 
 
 def write_tables(result: StudyResult) -> str:
@@ -95,7 +97,7 @@ def shown_keys(study: Study, outcome: SetOutcome) -> list[str]:
 def score_lines(study: Study, outcome: SetOutcome) -> Lines:
     """An arm per line: mean over seeds with interval."""
     keys = shown_keys(study, outcome)
-    lines = [["", "seeds", *keys]]
+    lines = [["", "seeds", *map(directed, keys)]]
     for arm in outcome.arms.values():
         cells = [_value(arm, key) for key in keys]
         lines.append([arm_label(study, arm.arm), str(len(arm.seeds)), *cells])
@@ -105,12 +107,10 @@ def score_lines(study: Study, outcome: SetOutcome) -> Lines:
 def difference_lines(study: Study, outcome: SetOutcome) -> Lines:
     """An arm per line: paired difference with interval and mark."""
     keys = shown_keys(study, outcome)
-    lines = [["", *keys]]
+    lines = [["", *map(directed, keys)]]
     for arm in outcome.arms.values():
         if arm.differences:
-            lines.append(
-                [arm_label(study, arm.arm), *(difference_text(key, arm.differences[key]) for key in keys)]
-            )
+            lines.append([arm_label(study, arm.arm), *(marked(key, arm.differences[key]) for key in keys)])
     return lines
 
 
@@ -122,8 +122,8 @@ def cost_lines(result: StudyResult) -> Lines:
         if cost is None:
             continue
         numbers = (cost.train_seconds, cost.evaluate_seconds, cost.peak_memory_gib, cost.gpu_peak_gib)
-        cells = [f"{n:.4g}" if math.isfinite(n) else "–" for n in numbers]
-        counts = ["–" if n is None else f"{n:,}" for n in (cost.trainable, cost.parameters)]
+        cells = [f"{n:.4g}" if math.isfinite(n) else NOTHING for n in numbers]
+        counts = [NOTHING if n is None else f"{n:,}" for n in (cost.trainable, cost.parameters)]
         counts += [str(cost.steps), str(cost.samples)]
         lines.append([arm_label(result.study, arm), *counts, *cells])
     return lines
@@ -138,32 +138,27 @@ def overview_lines(result: StudyResult) -> Lines:
         for outcome in result.outcomes:
             scored = outcome.arms.get(arm) if key in outcome.keys else None
             found = None if scored is None else scored.differences.get(key)
-            cells += ["–" if scored is None else _value(scored, key)]
-            cells += ["–" if found is None else difference_text(key, found)]
+            cells += [NOTHING if scored is None else _value(scored, key)]
+            cells += [NOTHING if found is None else marked(key, found)]
         lines.append([arm_label(result.study, arm), *cells])
     return lines
 
 
 def overview_title(study: Study) -> str:
     """Above :func:`overview_lines`."""
-    return f"{study.scores[0]} on each set of samples"
+    return f"{directed(study.scores[0])} on each set of samples"
 
 
-def difference_text(key: str, found: Difference) -> str:
-    """A difference with sign, interval and mark."""
-    pair = found.paired
-    if not math.isfinite(pair.difference):
-        return "–"
-    mark = MARKS.get(found.verdict, "")
-    mark = mark * 2 if found.survives_holm else mark
-    sign = "+" if pair.difference > 0 else ""
-    return f"{sign}{number(key, pair.difference)} [{number(key, pair.low)}, {number(key, pair.high)}] {mark}".rstrip()
+def marked(key: str, found: Difference) -> str:
+    """A difference with sign, interval and the marks of `LEGEND`."""
+    mark = MARKS.get(found.verdict, "") * (2 if found.survives_holm else 1)
+    return difference_text(key, found.paired, mark)
 
 
 def _value(arm: ArmScores, key: str) -> str:
     interval = arm.intervals[key]
     text = number(key, interval.value)
-    if not math.isfinite(interval.low):
+    if not has_width(interval):
         return text
     return f"{text} [{number(key, interval.low)}, {number(key, interval.high)}]"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from coop3d.training.inspection.files import inspect_files
-from coop3d.training.inspection.sample import Inspection, inspect_sample, open_dataset, open_run
+from coop3d.training.inspection.sample import Inspection, inspect_sample, open_dataset, open_run, origin_of
 from coop3d.visualization.point_sources import PointSources
 
 
@@ -51,7 +51,7 @@ def choose(
     if data and checkpoint is None:
         raise ValueError("--data has no ground truth to show: it needs a --checkpoint to predict with")
     run, opened = open_run(checkpoint, config, device, overrides)
-    note = "ground truth" if run is None else f"{run.checkpoint}, step {run.step}"
+    note = origin_of(run)
     facts: dict[str, object] = {
         "checkpoint": None if run is None else str(run.checkpoint),
         "step": None if run is None else run.step,

@@ -113,6 +113,11 @@ def open_run(
     return run, _read_config(config, overrides)
 
 
+def origin_of(run: Run | None) -> str:
+    """What the points of a page come from, for its note."""
+    return "ground truth" if run is None else f"{run.checkpoint}, step {run.step}"
+
+
 def _read_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     if not path.exists():
         raise ConfigError(f"--config {path}: no such file")

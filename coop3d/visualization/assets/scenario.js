@@ -73,7 +73,7 @@ function carOf(frame, k, kind) {
 
 function boxesOf(frame) {
   if (frame.boxLines === undefined) {
-    frame.boxLines = viewer.addLines(frame.boxes.flatMap((corners) => boxEdges(corners, [0.55, 0.5, 0.4])));
+    frame.boxLines = boxLines(viewer, frame.boxes.map((corners) => ({ corners })));
   }
   return frame.boxLines;
 }

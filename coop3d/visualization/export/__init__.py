@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.types import ViewInputs, ViewTargets
+from coop3d.visualization.arrays import seen_pixels
 from coop3d.visualization.export.cloud import ExportCloud, export_cloud
 from coop3d.visualization.export.colmap import write_colmap
 from coop3d.visualization.export.formats import GLTF_FROM_OPENCV, write_glb, write_npz, write_pcd, write_ply
@@ -16,7 +17,6 @@ from coop3d.visualization.export.normals import view_normals
 from coop3d.visualization.export.pinholes import PinholeCut, camera_of_rays, cut_pinholes
 from coop3d.visualization.export.rerun_log import write_rrd
 from coop3d.visualization.export.viser_server import serve_viser
-from coop3d.visualization.gather import seen_pixels
 
 EXPORT_FORMATS = ("ply", "pcd", "glb", "colmap", "npz", "rrd")
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coop3d.types import FactoredPrediction, SampleKey, ViewInputs, ViewTargets
+from coop3d.visualization.arrays import photographs, seen_pixels, to_numpy, view_origins
 from coop3d.visualization.export.normals import view_normals
-from coop3d.visualization.figures import to_uint8
-from coop3d.visualization.gather import seen_pixels, to_numpy
+from coop3d.visualization.gather import view_names
 
 Kind = Literal["predicted", "truth"]
 
@@ -84,7 +84,7 @@ def export_cloud(
         range_m=range_m,
         confidence=None if kind == "truth" else confidence,
         vehicle=vehicle,
-        names=tuple(key.agent for key in keys[0]),
+        names=view_names(keys[0]),
         T_ref_view=to_numpy(source.T_ref_view[0]).astype(np.float64),
     )
 
@@ -98,8 +98,6 @@ def _view(
     """points, rgb, normals, range, confidence and view number of one view's usable pixels."""
     assert inputs.rays is not None
     rays = to_numpy(inputs.rays[0, v])
-    origins = np.zeros_like(rays) if inputs.origins is None else to_numpy(inputs.origins[0, v])
-    rgb = to_uint8(to_numpy(inputs.image[0, v]))
     known = seen_pixels(inputs, targets, v)
     if isinstance(source, ViewTargets):
         known = known & to_numpy(source.valid[0, v])
@@ -109,13 +107,13 @@ def _view(
         confidence = to_numpy(source.confidence[0, v])
     points, in_view = to_numpy(source.points_ref[0, v]), to_numpy(source.points_view[0, v])
     known = known & np.isfinite(points).all(axis=-1)
-    normals = view_normals(in_view, rays, origins, known)[known] @ to_numpy(source.T_ref_view[0, v, :3, :3]).T
-    count = int(known.sum())
+    normals = view_normals(in_view, rays, view_origins(inputs, rays, v), known)[known]
+    R_ref_view = to_numpy(source.T_ref_view[0, v, :3, :3])
     return (
         points[known].astype(np.float32),
-        rgb[known],
-        normals.astype(np.float32),
+        photographs(inputs, v)[known],
+        (normals @ R_ref_view.T).astype(np.float32),
         to_numpy(source.range_m[0, v])[known].astype(np.float32),
         confidence[known].astype(np.float32),
-        np.full(count, v, np.uint8),
+        np.full(int(known.sum()), v, np.uint8),
     )

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from coop3d.files import safe_name, write_bytes
 from coop3d.geometry import invert_rigid, matrix_to_quat, transform_points
 from coop3d.types import ViewInputs
+from coop3d.visualization.arrays import photographs, to_numpy, view_origins
 from coop3d.visualization.export.cloud import ExportCloud
 from coop3d.visualization.export.pinholes import PinholeCut, cut_pinholes
-from coop3d.visualization.figures import save_png, to_uint8
+from coop3d.visualization.figures import save_png
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,9 @@ def _images(cloud: ExportCloud, inputs: ViewInputs, covered: Sequence[NDArray[np
     for v, T_ref_view in enumerate(cloud.T_ref_view):
         if not np.isfinite(T_ref_view).all():
             continue  # the model diverged: this vehicle is nowhere
-        rays = inputs.rays[0, v].cpu().numpy()
-        origins = np.zeros_like(rays) if inputs.origins is None else inputs.origins[0, v].cpu().numpy()
-        rgb = to_uint8(inputs.image[0, v].float().cpu().numpy())
-        for k, cut in enumerate(cut_pinholes(rgb, rays, origins, covered[v])):
+        rays = to_numpy(inputs.rays[0, v])
+        origins = view_origins(inputs, rays, v)
+        for k, cut in enumerate(cut_pinholes(photographs(inputs, v), rays, origins, covered[v])):
             name = f"{v}_{safe_name(cloud.names[v])}/camera{k}.png"
             T_cam_ref = np.asarray(invert_rigid(T_ref_view @ cut.T_view_cam), np.float64)
             out.append(_Image(len(out) + 1, name, v, cut, T_cam_ref))

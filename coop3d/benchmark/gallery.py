@@ -12,9 +12,10 @@ from urllib.parse import quote
 
 import cv2
 
+from coop3d.evaluation.labels import title_of, titles
 from coop3d.files import write_text
+from coop3d.visualization.arrays import RGB
 from coop3d.visualization.documents import document
-from coop3d.visualization.figures import RGB
 from coop3d.visualization.pages import Markup, data_uri, escape, format_number
 
 PICTURE_WIDTH = 480  # pixels of a thumbnail
@@ -23,19 +24,17 @@ _GENERATOR = "coop3d gallery"  # as `document` names it
 _SHOWN = 60  # files of a kind that one run's card lists
 # What a card shows of numbers, in this order: of an evaluation, then of one sample.
 _METRICS = {
-    "pose/translation_m/median": "translation, median [m]",
-    "pose/rotation_deg/median": "rotation, median [°]",
-    "range/abs_rel": "range AbsRel",
-    "range/delta_125": "within 1.25×",
-    "scale/error/median": "scale off by",
-    "mask/iou": "mask IoU",
+    **titles(
+        "pose/translation_m/median", "pose/rotation_deg/median", "range/abs_rel", "range/delta_125",
+        "scale/error/median", "mask/iou",
+    ),
     "pose_translation_error_m": "translation [m]",
-    "pose_rotation_error_deg": "rotation [°]",
-    "depth_abs_rel": "range AbsRel",
-    "depth_delta_125": "within 1.25×",
+    "pose_rotation_error_deg": "rotation [deg]",
+    "depth_abs_rel": title_of("range/abs_rel"),
+    "depth_delta_125": title_of("range/delta_125"),
     "scale_ratio": "predicted / true scale",
-    "mask_iou": "mask IoU",
-}
+    "mask_iou": title_of("mask/iou"),
+}  # fmt: skip
 _NO_METRICS = ("index", "step", "version")  # numbers that measure nothing
 _FALLBACK_METRICS = 8  # numbers shown of a file with none of these keys
 
@@ -130,9 +129,10 @@ def _card(run: RunFolder, folder: Path) -> Markup:
     )
 
 
-def _link(target: Path, folder: Path, text: str, markup: bool = False) -> Markup:
+def _link(target: Path, folder: Path, content: str | Markup) -> Markup:
     relative = quote(target.relative_to(folder).as_posix())
-    return Markup(f'<a href="{escape("./" + relative)}">{text if markup else escape(text)}</a>')
+    shown = content if isinstance(content, Markup) else escape(content)
+    return Markup(f'<a href="{escape("./" + relative)}">{shown}</a>')
 
 
 def _thumbnail(run: RunFolder, folder: Path) -> Markup:
@@ -140,8 +140,8 @@ def _thumbnail(run: RunFolder, folder: Path) -> Markup:
     for path in sorted(run.pictures, key=lambda p: (not p.stem.endswith("_oblique"), p.name)):
         image = _small(path)
         if image is not None:
-            picture = f'<img alt="{escape(path.stem)}" src="{data_uri(image, lossless=False)}">'
-            return _link(run.pages[0] if run.pages else path, folder, picture, markup=True)
+            picture = Markup(f'<img alt="{escape(path.stem)}" src="{data_uri(image, lossless=False)}">')
+            return _link(run.pages[0] if run.pages else path, folder, picture)
     return Markup('<span class="quiet">no picture</span>')
 
 

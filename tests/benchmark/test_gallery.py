@@ -15,7 +15,9 @@ import pytest
 from support.browser import CHROMEDRIVER, CHROMIUM, MISSING
 from support.scripts import run_script
 
-from coop3d.visualization import save_png, write_gallery
+from coop3d.benchmark.gallery import write_gallery
+from coop3d.evaluation.labels import title_of
+from coop3d.visualization import save_png
 
 HOSTILE = "<img src=x onerror=alert(1)>'&\"%23#?"
 
@@ -63,6 +65,19 @@ def test_newest_first_with_numbers_and_links_that_lead_somewhere(runs):
     assert links
     assert all((runs / unquote(link)).is_file() for link in links)
     assert text.count("data:image/webp;base64,") == 1
+
+
+def test_scores_are_called_as_in_reports(tmp_path):
+    scores = (
+        "pose/translation_m/median",
+        "pose/rotation_deg/median",
+        "range/abs_rel",
+        "range/delta_125",
+        "mask/iou",
+    )
+    run(tmp_path, "evaluation", 0, summary__json=json.dumps(dict.fromkeys(scores, 0.5)))
+    text = write_gallery(tmp_path).read_text(encoding="utf-8")
+    assert re.findall("<dt>(.*?)</dt>", text) == [title_of(score) for score in scores]
 
 
 def test_a_gallery_is_replaced_whole_and_is_not_its_own_run(runs):
