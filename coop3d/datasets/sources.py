@@ -88,9 +88,9 @@ class StitchedPanoramas:
         """The vehicle's calibrated photographs and whatever range is to be taken from."""
         return self.recipe.load_frame(entry, self.index.partners_of(entry), with_sweep=with_sweep)
 
-    def stitch(self, frame: RigFrame) -> Panorama:
-        """The panorama of a frame from `load_frame`."""
-        return self.stitcher(frame)
+    def stitch(self, frame: RigFrame, T_rig_pano: NDArray[np.float64] | None = None) -> Panorama:
+        """The panorama of a frame from `load_frame`; its own frame as the stitcher's."""
+        return self.stitcher(frame, T_rig_pano)
 
     def load(self, entry: FrameEntry) -> tuple[Panorama, ...]:
         """The vehicle's panorama."""
@@ -198,12 +198,14 @@ class PinholeViews:
         frame = load_rig_frame(entry)
         return settle_rig(frame) if self.frame == "vehicle" else frame
 
-    def views(self, frame: RigFrame) -> tuple[Panorama, ...]:
-        """The photographs of a frame from `load_frame`, in the rig's camera order."""
+    def views(self, frame: RigFrame, T_rig_pano: NDArray[np.float64] | None = None) -> tuple[Panorama, ...]:
+        """The photographs of a frame from `load_frame`, in the rig's camera order; ``vehicle`` as the stitcher's."""
         photographs = self.resampler(frame)
         if self.frame == "camera":
             return photographs
-        return _in_vehicle_frame(photographs, frame, panorama_frame(frame, self.centre))
+        if T_rig_pano is None:
+            T_rig_pano = panorama_frame(frame, self.centre)
+        return _in_vehicle_frame(photographs, frame, T_rig_pano)
 
     def load(self, entry: FrameEntry) -> tuple[Panorama, ...]:
         """One view per photograph, in the rig's camera order."""

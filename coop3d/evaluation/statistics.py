@@ -64,15 +64,15 @@ class Comparison:
 def excludes_zero(comparison: Comparison) -> bool:
     """Whether the interval of the difference lies on one side of 0, over at least `CERTAIN_SCENARIOS`.
 
-    Where nothing differs that still happens more often than in one of twenty cases: in 8 to 17 % with 6 to 8
-    scenarios, in 8 % with 12, in 5 % with 45.
+    Where nothing differs that still happens, to medians least and to means of skewed errors most: in 4 to 17 % of cases
+    with 6 to 8 scenarios, in 4 to 12 % with 12, in 4 to 8 % with 50 (``benchmarks/false_certainty.py``).
     """
     enough = comparison.scenarios >= CERTAIN_SCENARIOS
     return enough and (comparison.low > 0 or comparison.high < 0)
 
 
 def survives_permutation(comparison: Comparison) -> bool:
-    """`excludes_zero`, and exchanging the runs agrees: by chance in less than one of twenty cases."""
+    """`excludes_zero`, and exchanging the runs agrees: by chance in about one of twenty cases at most."""
     return excludes_zero(comparison) and comparison.p_permutation < CERTAIN_P
 
 

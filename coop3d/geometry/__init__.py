@@ -23,6 +23,7 @@ from coop3d.geometry.transforms import (
     invert_rigid,
     make_rigid,
     rotation_angle,
+    rotation_from_vector,
     transform_points,
     yaw_rotation,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "quat_to_matrix",
     "rotate_rays",
     "rotation_angle",
+    "rotation_from_vector",
     "transform_from_quat_trans",
     "transform_points",
     "yaw_rotation",

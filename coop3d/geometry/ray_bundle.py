@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from coop3d.geometry.transforms import eye_like
+from coop3d.geometry.transforms import eye_like, rotation_from_vector, skew
 
 SCALE = 3.0  # standard deviations at which a match begins to count as wrong
 
@@ -133,7 +133,7 @@ class Bundle:
         change = -torch.linalg.solve_ex(poses.S, poses.g).result
         follow = poses.coupling @ change[:, None, :, None]
         self._move(-(points.inverse @ (points.toward + follow))[..., 0])
-        self.R = torch.linalg.matrix_exp(skew(change[:, :3])) @ self.R
+        self.R = rotation_from_vector(change[:, :3]) @ self.R
         self.t = self.t + change[:, 3:]
 
     def agreement(self) -> Tensor:
@@ -202,10 +202,3 @@ def _compare(X: Tensor, measured: RayPoints, noise: PointNoise) -> _Residuals:
         torch.cat([across, depth[..., None]], dim=-1),
         torch.cat([by_direction, by_range[..., None, :]], dim=-2),
     )
-
-
-def skew(v: Tensor) -> Tensor:
-    """[..., 3] to the matrix [..., 3, 3] of its cross product."""
-    x, y, z = v.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))

@@ -63,6 +63,32 @@ def rotation_angle(R: ArrayT) -> ArrayT:
     return xp.atan2(sine2, cosine2)
 
 
+def skew(v: Tensor) -> Tensor:
+    """[..., 3] to the matrix [..., 3, 3] of its cross product."""
+    x, y, z = v.unbind(-1)
+    zero = torch.zeros_like(x)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+
+
+def rotation_from_vector(w: Tensor) -> Tensor:
+    """Axis times angle [..., 3] in rad to [..., 3, 3] rotation: the exponential of `skew`, by Rodrigues' formula.
+
+    Unlike `torch.linalg.matrix_exp` it never asks a GPU for a number.
+    """
+    squared = w.square().sum(-1)[..., None, None]
+    K = skew(w)
+    return eye_like(3, w) + _sinc(squared) * K + 0.5 * _sinc(squared / 4).square() * (K @ K)
+
+
+def _sinc(squared: Tensor) -> Tensor:
+    """sin(x) / x by x^2, which unlike x has a derivative at zero."""
+    near = squared < 0.01  # there the terms left out are below 3e-18
+    x = torch.where(near, 1.0, squared).sqrt()
+    s = torch.where(near, squared, 0.0)
+    series = 1 - s / 6 * (1 - s / 20 * (1 - s / 42 * (1 - s / 72)))
+    return torch.where(near, series, x.sin() / x)
+
+
 def yaw_rotation(yaw_rad: float) -> NDArray[np.float64]:
     """[4, 4] rotation about the vertical (y, down) axis; positive yaw turns forward (z) to the right (x)."""
     c, s = np.cos(yaw_rad), np.sin(yaw_rad)

@@ -78,18 +78,26 @@ class PanoramaStitcher:
         self._tables = TableCache(self.camera, supersample)
         self._proxy_tables = TableCache(self.camera, supersample, ground_and_far)
 
-    def __call__(self, frame: RigFrame) -> Panorama:
-        """Stitch one frame. In a ``rig`` panorama depth is used for range and masks, never for colour."""
-        T_world_pano = frame.T_world_rig @ self._T_rig_pano(frame)
+    def __call__(self, frame: RigFrame, T_rig_pano: NDArray[np.float64] | None = None) -> Panorama:
+        """Stitch one frame. In a ``rig`` panorama depth is used for range and masks, never for colour.
+
+        Args:
+            frame: as its mounting poses say.
+            T_rig_pano: [4, 4] where the panorama's frame lies; None: where `panorama_frame` puts it.
+        """
+        if T_rig_pano is None:
+            T_rig_pano = panorama_frame(frame, self.centre)
+        T_world_pano = frame.T_world_rig @ T_rig_pano
         if self.kind == "central":
-            panorama = self._central(frame, T_world_pano)
+            panorama = self._central(frame, T_rig_pano)
         elif self.kind == "first_stitch":
             aspect = self.camera.width / self.camera.height
             frame = replace(frame, views=tuple(crop_to_aspect(view, aspect) for view in frame.views))
-            table = self.table(frame)
+            table = self._table(frame, T_rig_pano, self._tables)
             panorama = without_geometry(_fill(frame, frame.views, table, T_world_pano), table)
         else:
-            panorama = _fill(frame, frame.views, self.table(frame), T_world_pano)
+            table = self._table(frame, T_rig_pano, self._tables)
+            panorama = _fill(frame, frame.views, table, T_world_pano)
             if self.kind == "central_infinite":
                 panorama = replace(panorama, kind="central", origins=np.zeros_like(panorama.origins))
         if self.exposure == "matched":
@@ -99,22 +107,20 @@ class PanoramaStitcher:
 
     def table(self, frame: RigFrame) -> RigTable:
         """The fixed look-up of this frame's rig, built on first use."""
-        return self._table(frame, self._tables)
+        return self._table(frame, panorama_frame(frame, self.centre), self._tables)
 
-    def _table(self, frame: RigFrame, tables: TableCache) -> RigTable:
-        poses = rig_poses([v.T_rig_cam for v in frame.views], self._T_rig_pano(frame))
+    def _table(self, frame: RigFrame, T_rig_pano: NDArray[np.float64], tables: TableCache) -> RigTable:
+        poses = rig_poses([v.T_rig_cam for v in frame.views], T_rig_pano)
         return tables.get([v.camera for v in frame.views], poses)
 
-    def _T_rig_pano(self, frame: RigFrame) -> NDArray[np.float64]:
-        return panorama_frame(frame, self.centre)
-
-    def _central(self, frame: RigFrame, T_world_pano: NDArray[np.float64]) -> Panorama:
+    def _central(self, frame: RigFrame, T_rig_pano: NDArray[np.float64]) -> Panorama:
+        T_world_pano = frame.T_world_rig @ T_rig_pano
         if not frame.depth_is_dense:
-            table = self._table(frame, self._proxy_tables)
+            table = self._table(frame, T_rig_pano, self._proxy_tables)
             panorama = _fill(frame, frame.views, table.from_one_centre, T_world_pano, colours=table)
             origins = np.zeros((len(frame.views), 3), np.float32)
             return replace(panorama, kind="central", source=table.source, origins=origins)
-        image = warp_dense(frame.views, self.table(frame))
+        image = warp_dense(frame.views, self._table(frame, T_rig_pano, self._tables))
         return Panorama(
             key=frame.key,
             camera=self.camera,

@@ -118,7 +118,7 @@ class CheckpointStore:
             p for p in self.run_dir.glob("checkpoint-*.pth") if p.stem.removeprefix("checkpoint-").isdigit()
         ]
         by_age = sorted(named, key=lambda p: int(p.stem.removeprefix("checkpoint-")))
-        for old in by_age[: len(by_age) - keep]:
+        for old in by_age[: max(0, len(by_age) - keep)]:
             old.unlink()
 
     def latest(self) -> Path | None:

@@ -89,10 +89,13 @@ class Processes:
             torch.cuda.set_device(self.device)
 
     def average_gradients(self, model: nn.Module) -> None:
-        """Average ``.grad`` over processes by hand, for the rare step in which some process has no sample."""
-        for parameter in model.parameters():
-            if not parameter.requires_grad:
-                continue
+        """Average ``.grad`` over processes by hand, where DDP cannot.
+
+        What no process used keeps no gradient, as in one process: the optimiser leaves it alone.
+        """
+        trained = [p for p in model.parameters() if p.requires_grad]
+        users = self.sum([p.grad is not None for p in trained])
+        for parameter in (p for p, count in zip(trained, users, strict=True) if count):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)

@@ -44,8 +44,12 @@ def transformer_blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def replicate(model: nn.Module, processes: Processes) -> nn.Module:
-    """The model whose backward pass averages gradients over processes; sharded models do so themselves."""
-    if processes.world_size == 1 or processes.sharded:
+    """The model whose backward pass averages gradients over processes; sharded models do so themselves.
+
+    Not for weights that some steps do not use: DDP finds them, but takes those that passes outside of its wrap used
+    in an earlier step for used, and fails. `Processes.average_gradients` has to follow the last backward pass then.
+    """
+    if processes.world_size == 1 or processes.sharded or processes.find_unused_parameters:
         return model
     arguments = inspect.signature(DistributedDataParallel).parameters  # renamed by newer torch
     sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in arguments else "broadcast_buffers"
@@ -53,7 +57,6 @@ def replicate(model: nn.Module, processes: Processes) -> nn.Module:
     return DistributedDataParallel(
         model,
         device_ids=[processes.device.index] if processes.device.type == "cuda" else None,
-        find_unused_parameters=processes.find_unused_parameters,
         **options,
     )
 

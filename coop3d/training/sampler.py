@@ -7,7 +7,7 @@ the work, never what the step is made of.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -168,11 +168,12 @@ class GlobalBatchSampler:
         return batches
 
     def never_drawn(self) -> dict[int, int]:
-        """View counts of pass 0 with fewer samples than one batch, which dropping leaves out for good."""
-        counts: dict[int, int] = defaultdict(int)
-        for index in range(len(self.dataset)):
-            counts[self.dataset.num_views_of(0, index)] += 1
-        return {} if self.pad_last else {v: n for v, n in sorted(counts.items()) if n < self.global_batch}
+        """View counts that pass 0 has no batch of, as dropping leaves them out; and their numbers of samples."""
+        if self.pad_last:
+            return {}
+        counts = Counter(self.dataset.num_views_of(0, index) for index in range(len(self.dataset)))
+        drawn = {self.dataset.num_views_of(*batch[0]) for batch in self.plan(0)}
+        return {views: n for views, n in sorted(counts.items()) if views not in drawn}
 
     def requests(self, state: SamplerState) -> list[Request]:
         """The global batch at a position."""

@@ -136,7 +136,7 @@ class OptimiserStep:
             self._backward(batch, network, len(batch.keys) * factor if i < len(batches) else 0.0)
             for i, (batch, network) in enumerate(self._passes(batches, everyone_has_some))
         ]
-        if not everyone_has_some and not self.processes.sharded:
+        if not self._averaged_by_backward(everyone_has_some):
             self.processes.average_gradients(self.model)
         with self._phase("gradient clipping", None):
             grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)))
@@ -153,6 +153,11 @@ class OptimiserStep:
             self.optimizer.step()
         self.guard.accept(loss)
         return StepResult(loss, grad_norm)
+
+    def _averaged_by_backward(self, everyone_has_some: bool) -> bool:
+        """Whether gradients are those of all processes already, thanks to DDP or FSDP, or for want of others."""
+        me = self.processes
+        return me.world_size == 1 or me.sharded or (everyone_has_some and not me.find_unused_parameters)
 
     def _passes(
         self, batches: Sequence[CoopBatch], everyone_has_some: bool

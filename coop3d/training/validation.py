@@ -187,9 +187,12 @@ class Validation:
 
 
 def same_best(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two configs choose the best checkpoint by the same metric."""
+    """Whether two configs choose the best checkpoint by the same metric; values of two losses do not compare."""
     before, after = (config.get("train_params", {}) for config in (then, now))
-    return all(before.get(key) == after.get(key) for key in ("best_metric", "best_mode"))
+    if any(before.get(key) != after.get(key) for key in ("best_metric", "best_mode")):
+        return False
+    by_loss = str(after.get("best_metric")).startswith("loss")
+    return not by_loss or then.get("loss") == now.get("loss")
 
 
 def improves(score: float, best: float | None, mode: MetricMode) -> bool:

@@ -309,6 +309,30 @@ def test_a_believed_position_is_as_far_off_as_it_says(frame):
         np.testing.assert_array_equal(believed.T_rig_cam[:3, :3], true.T_rig_cam[:3, :3])
 
 
+@pytest.mark.parametrize("kind", ["panoramas", "photographs"])
+@pytest.mark.parametrize("centre", ["lidar", "rig_centroid"])
+def test_believed_ray_origins_lie_in_the_frame_of_the_targets(files, centre, kind):
+    """Against the drawn directions: a frame about the mean of the believed cameras would take theirs away."""
+    images, depth = files
+    if kind == "panoramas":
+        source = StitchedPanoramas(images, "train", CAMERA, depth, centre=centre)
+    else:
+        source = PinholeViews(images, "train", 40, 30, depth, frame="vehicle", centre=centre)
+    single = CooperativeDataset(source, VehicleSampling(vehicles=2))
+    truth, seen = single[0].batch, DisturbedDataset(single, RigPosition(0.1))[0].batch
+    for vehicle, key in enumerate(truth.keys[0][:: source.views_per_vehicle]):
+        drawn = generator(0, "position", key, per_vehicle=True).standard_normal((4, 3))
+        expected = 0.1 * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        mine = truth.targets.vehicle == vehicle
+        covered, camera = truth.targets.covered[0, mine], truth.targets.source[0, mine]
+        if kind == "photographs":
+            camera = torch.arange(4, dtype=torch.uint8)[:, None, None].expand_as(camera)
+        moved = (seen.inputs.origins - truth.inputs.origins)[0, mine]
+        for k in range(4):
+            found = moved[covered & (camera == k)]
+            np.testing.assert_allclose(found, np.broadcast_to(expected[k], found.shape), atol=1e-6)  # float32
+
+
 def test_a_wrong_rig_shows_what_the_true_cameras_saw_elsewhere(frame):
     """Against ray tracing: a pixel's direction, by the believed rig, is another direction of the true camera."""
     scene, believed = street(), RigRotation(6.0)(frame, rng())

@@ -17,9 +17,11 @@ from coop3d.geometry import (
     quat_multiply,
     quat_to_matrix,
     rotation_angle,
+    rotation_from_vector,
     transform_points,
     yaw_rotation,
 )
+from coop3d.geometry.transforms import skew
 
 RNG = np.random.default_rng(0)
 
@@ -45,6 +47,32 @@ def test_inverse_and_points(convert):
 def test_rotation_angle_stays_accurate_near_zero_and_pi(angle):
     R = Rotation.from_rotvec(angle * np.array([0.6, 0.0, 0.8])).as_matrix()
     assert rotation_angle(R) == pytest.approx(angle, rel=1e-6, abs=1e-9)
+
+
+ANGLES = (0.0, 1e-30, 1e-8, 1e-4, 1e-2, 0.0999, 0.1001, 1.0, np.pi - 1e-3, 5.0)  # 0.1: where the series ends
+AXIS = np.array([0.48, -0.6, 0.64])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rotation_vectors_against_scipy_and_the_matrix_exponential(dtype):
+    w = torch.tensor(np.outer(ANGLES, AXIS), dtype=dtype)
+    rounding = 8 * torch.finfo(dtype).eps
+    found = rotation_from_vector(w)
+    np.testing.assert_allclose(found, Rotation.from_rotvec(w.double().numpy()).as_matrix(), atol=rounding)
+    np.testing.assert_allclose(found, torch.linalg.matrix_exp(skew(w)), atol=4 * rounding)
+    off_diagonal = found - torch.diag_embed(torch.diagonal(found, dim1=-2, dim2=-1))
+    np.testing.assert_allclose(off_diagonal[2], skew(w[2]), rtol=1e-7)  # relative: nothing is lost beside 1
+
+
+@pytest.mark.parametrize("angle", ANGLES)
+def test_the_derivative_of_a_rotation_by_its_vector(angle):
+    w = torch.tensor(angle * AXIS, requires_grad=True)
+    assert torch.autograd.gradcheck(rotation_from_vector, (w,), eps=1e-6, atol=1e-8, rtol=1e-7)
+    single = w.detach().float().requires_grad_()
+    jacobian = torch.autograd.functional.jacobian(rotation_from_vector, single).double()
+    torch.testing.assert_close(
+        jacobian, torch.autograd.functional.jacobian(rotation_from_vector, w), rtol=0, atol=1e-5
+    )
 
 
 def test_yaw_turns_forward_to_the_right():

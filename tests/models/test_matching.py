@@ -171,7 +171,7 @@ def test_poses_from_matches_know_no_half_precision(monkeypatch):
 class Waits(TorchDispatchMode):
     """Counts operations whose answer a GPU's host waits for."""
 
-    ASKING = ("_local_scalar_dense", "nonzero", "_linalg_check_errors", "masked_select")
+    ASKING = ("_local_scalar_dense", "nonzero", "_linalg_check_errors", "masked_select", "linalg_matrix_exp")
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.processes import run_ranks
 from support.toy_run import ALONE, ToyDataset, ToyModel, make_trainer
+from torch import nn
 
 from coop3d.conf import DistributedConf, Strategy
 from coop3d.losses import DistillationTerm, MetricRangeTerm, WeightedSum
@@ -19,6 +20,7 @@ from coop3d.training.checkpoint import LAST, CheckpointWriteError, load_checkpoi
 from coop3d.training.data import BadSamplesError
 from coop3d.training.distributed import PeerError, Processes, processes
 from coop3d.training.trainer import Outcome, Trainer
+from coop3d.types import FactoredPrediction, ViewInputs
 
 # Differences come from the order of float32 sums only.
 TOLERANCE = {"rel": 1e-5, "abs": 1e-7}
@@ -29,6 +31,22 @@ class PartlyBad(ToyDataset):
 
     def __init__(self) -> None:
         super().__init__(24, bad=tuple(i for i in range(24) if i % 5 in (1, 2)))
+
+
+class OftenUnused(ToyModel):
+    """Some weights move bright samples only: often no micro-batch, no process or not the last pass uses them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bright = nn.Linear(3, 3)
+
+    def forward(self, inputs: ViewInputs) -> FactoredPrediction:
+        prediction = super().forward(inputs)
+        bright = inputs.image.mean(dim=(1, 2, 3, 4)) > 0.515
+        if not bright.any():
+            return prediction
+        moved = bright[:, None, None] * self.bright(inputs.image.mean(dim=(3, 4)))
+        return replace(prediction, trans=prediction.trans + moved)
 
 
 DATASETS = {"good": ToyDataset, "partly_bad": PartlyBad, "all_bad": lambda: ToyDataset(bad=tuple(range(24)))}
@@ -47,18 +65,19 @@ class Job:
     error: type[Exception] | None = None
     full_disk: bool = False
     teacher: bool = False
+    often_unused: bool = False
 
 
 def _work(_: int, jobs: list[Job]) -> None:
     with processes(DistributedConf(strategy=Strategy.ddp, device="cpu", timeout_minutes=1)) as me:
         for job in jobs:
-            _run(job, replace(me, sharded=job.sharded))
+            _run(job, replace(me, sharded=job.sharded, find_unused_parameters=job.often_unused))
 
 
 def _run(job: Job, me: Processes) -> None:
     dataset = DATASETS[job.dataset]()
     dataset.sigterm_at = job.sigterm_at
-    make = make_student if job.teacher else make_trainer
+    make = make_student if job.teacher else make_often_unused if job.often_unused else make_trainer
     trainer = make(job.run_dir, dataset, processes=me, **{**CHANGES, **job.changes})
     if job.full_disk:
         trainer.store.save = full_disk
@@ -75,6 +94,14 @@ def make_student(*arguments: Any, processes: Processes = ALONE, **changes: Any) 
     torch.manual_seed(99)
     loss = WeightedSum({"range": MetricRangeTerm(), "pose": DistillationTerm()})
     task = replace(plain.task, model=ToyModel(), teacher=ToyModel(), loss_function=loss)
+    return Trainer(task, plain.params, plain.loader, processes, plain.run_dir, plain.config)
+
+
+def make_often_unused(*arguments: Any, processes: Processes = ALONE, **changes: Any) -> Trainer:
+    """A trainer of `OftenUnused`."""
+    plain = make_trainer(*arguments, **changes)
+    torch.manual_seed(0)
+    task = replace(plain.task, model=OftenUnused())
     return Trainer(task, plain.params, plain.loader, processes, plain.run_dir, plain.config)
 
 
@@ -111,6 +138,7 @@ def alone(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     for dataset in ("good", "partly_bad"):
         make_trainer(folder / dataset, DATASETS[dataset](), **CHANGES).fit()
+        make_often_unused(folder / f"unused_{dataset}", DATASETS[dataset](), **CHANGES).fit()
     make_student(folder / "taught", DATASETS["partly_bad"](), **CHANGES).fit()
     return folder
 
@@ -129,6 +157,7 @@ def two(tmp_path_factory) -> Path:
         2,
         *everything,
         *(Job(folder / f"{k}_taught", "partly_bad", k == "fsdp", single, teacher=True) for k in KINDS),
+        *(Job(folder / f"unused_{d}", d, changes=single, often_unused=True) for d in ("good", "partly_bad")),
         Job(folder / "all_bad", "all_bad", error=BadSamplesError),
         Job(folder / "full_disk", full_disk=True, error=CheckpointWriteError),
         *(Job(folder / f"stopped_{name}", sharded=name == "fsdp", sigterm_at=(0, 13)) for name in KINDS),
@@ -144,6 +173,11 @@ KINDS = ("ddp", "fsdp")
 def test_two_processes_equal_one(alone, two, kind, dataset):
     """Also with micro-batches of one, and with shares of which some hold no good sample at all."""
     assert_same(alone / dataset, two / f"{kind}_{dataset}")
+
+
+@pytest.mark.parametrize("dataset", ["good", "partly_bad"])
+def test_weights_that_nobody_uses_in_a_step_are_left_alone_as_by_one_process(alone, two, dataset):
+    assert_same(alone / f"unused_{dataset}", two / f"unused_{dataset}")
 
 
 def test_four_processes_equal_one_and_each_kind_resumes_the_other(alone, two, tmp_path):

@@ -27,7 +27,7 @@ from coop3d.training.checkpoint import (
 )
 from coop3d.training.schedule import make_optimizer, parameter_groups
 from coop3d.training.trainer import Outcome
-from coop3d.training.validation import ValidationResult
+from coop3d.training.validation import ValidationResult, same_best
 
 
 def losses(run_dir: Path) -> list[tuple]:
@@ -149,11 +149,11 @@ def test_finished_run_says_so(undisturbed, caplog):
 
 
 def test_checkpoints_of_the_newest_epochs_are_kept(tmp_path):
-    make_trainer(tmp_path, epochs=4, epoch_checkpoints=2).fit()
+    make_trainer(tmp_path, epochs=5, epoch_checkpoints=3).fit()
     numbered = sorted(p.name for p in tmp_path.glob("checkpoint-[0-9]*.pth"))
-    assert numbered == ["checkpoint-3.pth", "checkpoint-4.pth"]
+    assert numbered == ["checkpoint-3.pth", "checkpoint-4.pth", "checkpoint-5.pth"]
     steps = [load_checkpoint(tmp_path / name)["step"] for name in numbered]
-    assert steps[1] == load_checkpoint(tmp_path / LAST)["step"] > steps[0]
+    assert steps == [12, 16, load_checkpoint(tmp_path / LAST)["step"]]
 
 
 def test_best_is_the_lowest_validation_loss(undisturbed):
@@ -179,6 +179,15 @@ def test_the_best_value_of_another_metric_is_forgotten(tmp_path):
     again = trainer(3, best_metric="range/delta_125", best_mode=MetricMode.max)
     again.fit()
     assert again.best == before
+
+
+def test_the_best_value_of_another_loss_is_forgotten():
+    config = {"train_params": {"best_metric": "loss", "best_mode": "min"}, "loss": {"pose": 1.0}}
+    other = {**config, "loss": {"pose": 2.0}}
+    assert same_best(config, dict(config))
+    assert not same_best(config, other)
+    by_score = {"best_metric": "range/abs_rel", "best_mode": "min"}
+    assert same_best({**config, "train_params": by_score}, {**other, "train_params": by_score})
 
 
 def test_a_misspelt_metric_is_named_before_anything_trains(tmp_path):

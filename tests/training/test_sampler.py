@@ -112,6 +112,12 @@ def test_view_counts_that_are_never_drawn_are_reported():
     assert GlobalBatchSampler(Sizes([2] * 9 + [5] * 3), 4, seed=0, pad_last=True).never_drawn() == {}
 
 
+def test_view_counts_that_weights_draw_often_enough_are_not_reported():
+    sampler = GlobalBatchSampler(AtDistances([5.0] * 3), 4, seed=0, distance_weights=[2.0] * 5)
+    assert len(sampler.plan(0)) == 1
+    assert sampler.never_drawn() == {}
+
+
 @pytest.mark.parametrize("batch", [1, 3, 50])
 def test_fixed_batches_are_the_same_samples_whatever_the_batch(batch):
     batches = fixed_batches(Sizes([2, 3, 2, 2, 4] * 5), limit=7, batch=batch)

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from coop3d.datasets.coop import BadSample, CooperativeDataset, CoopSample, make_batch
 from coop3d.datasets.disturb.base import Disturbance, generator
 from coop3d.datasets.disturb.colours import ColourCurves
@@ -15,6 +18,7 @@ from coop3d.datasets.errors import DataError
 from coop3d.datasets.opv2v import FrameEntry
 from coop3d.datasets.opv2v.frame import read_image
 from coop3d.datasets.sources import PinholeViews, StitchedPanoramas
+from coop3d.stitching import panorama_frame
 from coop3d.types import Panorama, RigFrame, SampleKey
 
 TICK_MS = 50  # frame numbers of OPV2V count ticks of the simulator; every second one was kept
@@ -27,23 +31,34 @@ class _Workshop:
     """How a source turns photographs into views."""
 
     load: Callable[[FrameEntry], RigFrame]
-    views: Callable[[RigFrame], Views]
+    views: Callable[[RigFrame, NDArray[np.float64] | None], Views]
+    centre: str
     warps: bool  # colours are warped with depth
 
-    def look(self, frame: RigFrame) -> Views:
-        """The views for their colours and ray origins alone: depth is not sampled where these do not need it."""
+    def clean(self, frame: RigFrame) -> Views:
+        """The views of an undisturbed frame."""
+        return self.views(frame, None)
+
+    def look(self, seen: RigFrame, true: RigFrame) -> Views:
+        """The views for their colours and ray origins alone: depth is not sampled where these do not need it.
+
+        They lie in the frame of the true rig, as the targets do, wherever the believed one has its centre.
+        """
         if not self.warps:
-            bare = tuple(replace(view, z_m=None) for view in frame.views)
-            frame = replace(frame, views=bare, depth_is_dense=False, sweeps=())
-        return self.views(frame)
+            bare = tuple(replace(view, z_m=None) for view in seen.views)
+            seen = replace(seen, views=bare, depth_is_dense=False, sweeps=())
+        return self.views(seen, panorama_frame(true, self.centre))
 
 
 def _workshop(source: Any) -> _Workshop | None:
     """None for sources that hold no photographs."""
     if isinstance(source, StitchedPanoramas):
-        return _Workshop(source.load_frame, lambda f: (source.stitch(f),), source.recipe.kind == "central")
+        recipe = source.recipe
+        return _Workshop(
+            source.load_frame, lambda f, T: (source.stitch(f, T),), recipe.centre, recipe.kind == "central"
+        )
     if isinstance(source, PinholeViews):
-        return _Workshop(source.load_frame, source.views, warps=False)
+        return _Workshop(source.load_frame, source.views, source.centre, warps=False)
     return None
 
 
@@ -99,7 +114,7 @@ class DisturbedDataset(_SeenOtherwise):
             views = self.source.load(entry)
             return views, tuple(d.on_panorama(view, rng) for view in views)
         frame = workshop.load(entry)
-        return workshop.views(frame), workshop.look(d(frame, rng))
+        return workshop.clean(frame), workshop.look(d(frame, rng), frame)
 
 
 class DelayedDataset(_SeenOtherwise):
@@ -135,8 +150,8 @@ class DelayedDataset(_SeenOtherwise):
         workshop = _workshop(self.source)
         assert workshop is not None
         frame = workshop.load(entry)
-        views = workshop.views(frame)
-        return views, views if is_reference else workshop.look(self._delayed(frame, entry))
+        views = workshop.clean(frame)
+        return views, views if is_reference else workshop.look(self._delayed(frame, entry), frame)
 
     def _delayed(self, frame: RigFrame, entry: FrameEntry) -> RigFrame:
         before = self.earlier(entry.key)
