@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_model import H, W, hardware
-from bench_presets import CHECKPOINTING, GPUS, PANORAMAS, PRESETS
+from bench_presets import GPUS, PANORAMAS, PRESETS
 from torch import nn
 from tqdm import tqdm
 
@@ -41,6 +41,7 @@ from coop3d.training.distributed import Processes, set_backend_flags
 from coop3d.training.flops import BACKWARD_FACTOR, FlopCounter
 from coop3d.training.guard import LossGuard
 from coop3d.training.interval import peak_tflops
+from coop3d.training.memory_need import CHECKPOINTED
 from coop3d.training.network import build_network, network_config, preset_of
 from coop3d.training.out_of_memory import GpuMemoryError
 from coop3d.training.schedule import make_optimizer, parameter_groups
@@ -66,8 +67,9 @@ class Case:
 
 def measure(case: Case, size: tuple[int, int], device: torch.device, repeats: int) -> dict[str, Any]:
     """Median time, peaks and operations of a case; a dictionary that says so where memory does not suffice."""
-    checkpointing = CHECKPOINTING if case.mode == "train_checkpointed" else ()
-    overrides = (f"model={case.model}", f"preset={case.preset}", f"loss={LOSS}", *checkpointing)
+    checkpointing = str(case.mode == "train_checkpointed").lower()
+    overrides = (f"model={case.model}", f"preset={case.preset}", f"loss={LOSS}")
+    overrides += tuple(f"{key}={checkpointing}" for key in CHECKPOINTED)
     cfg = compose("train", overrides)
     batch = made_up_batch(case.views, size)
     result = {**vars(case), **estimates(cfg, case, size, device)}

@@ -13,7 +13,7 @@ from coop3d.training import launch
 from coop3d.training.distributed import PeerError, Processes
 from coop3d.training.gpu_probe import GpuProcess, GpuState, cgroup_left, host_memory_bytes, parse_state
 from coop3d.training.launch import preflight
-from coop3d.training.memory_need import GIB, MemoryNeed, alternatives, gpu_need, host_need
+from coop3d.training.memory_need import CHECKPOINTED, GIB, MemoryNeed, alternatives, gpu_need, host_need
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
 
 ME = Processes(rank=0, world_size=1, device=torch.device("cpu"))
@@ -170,6 +170,13 @@ def test_need_of_the_teams_config(ten, quick_forecast):
     assert sharded.parts["activations"] == replicated.parts["activations"]
 
 
+@pytest.mark.slow
+def test_the_default_training_fits_ten_cards_of_24_gb(ten):
+    need = gpu_need(compose("train", ["train_params.precision=bf16"]), ten)
+    assert need is not None
+    assert need.total < 22 * GIB  # of 24, what the driver and the screen leave
+
+
 def test_need_can_be_named_and_unknown_models_have_none(ten):
     cfg = compose("train", [*TEAM, "preflight.need_gib=7.5"])
     need = gpu_need(cfg, ten)
@@ -182,7 +189,8 @@ def test_need_can_be_named_and_unknown_models_have_none(ten):
 
 def test_alternatives_lower_the_need_and_name_overrides(monkeypatch):
     monkeypatch.setattr("coop3d.training.memory_need.gpu_need", lambda cfg, me: MemoryNeed({"x": 1}))
-    team = [*TEAM, "loss=cyl_loss", "train_params.max_micro_batch=2"]
+    plain = [f"{key}=false" for key in CHECKPOINTED]
+    team = [*TEAM, *plain, "loss=cyl_loss", "train_params.max_micro_batch=2"]
     names = [text for text, _ in alternatives(compose("train", team), replace(ME, world_size=10))]
     assert names[0] == "train_params.max_micro_batch=1"
     weighs = [
