@@ -9,7 +9,34 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from coop3d.geometry import invert_rigid, make_rigid, quat_multiply
+from coop3d.models import GeometricInputs
 from coop3d.models.geometric_inputs import normalised_log_depth, normalised_trans, relative_poses
+
+
+def test_views_may_lack_anything():
+    """A pose is rotation and translation; half of one is none."""
+    quat, trans = torch.rand(2, 4), torch.rand(2, 3)
+    depth, rays = torch.rand(2, 5, 6, 1), torch.rand(2, 5, 6, 3)
+    found = GeometricInputs.from_views(
+        [
+            {"camera_pose_quats": quat, "camera_pose_trans": trans, "depth_along_ray": depth},
+            {"camera_pose_quats": quat, "ray_directions_cam": rays},
+            {},
+        ]
+    )
+    assert found.pose_given.tolist() == [[True, False, False]] * 2
+    assert found.depth_given.tolist() == [[True, False, False]] * 2
+    assert found.ray_dirs_given.tolist() == [[False, True, False]] * 2
+    assert torch.equal(found.quat_xyzw[:, 0], quat)
+    assert torch.equal(found.trans[:, 0], trans)
+    assert torch.equal(found.depth[:, 0], depth[..., 0])
+    assert torch.equal(found.ray_dirs[:, 1], rays)
+    assert found.is_metric is None
+    alone = GeometricInputs.from_views(
+        [{"camera_pose_quats": quat, "is_metric_scale": torch.tensor([True, False])}]
+    )
+    assert alone.quat_xyzw is None
+    assert alone.is_metric.tolist() == [[True], [False]]
 
 
 def test_poses_relative_to_the_first_view_against_matrices():
@@ -41,7 +68,7 @@ def test_depth_over_its_mean_by_hand():
 
 def test_translations_over_their_mean_length_by_hand():
     """Views that stand where the first does are not counted."""
-    trans = torch.tensor([[[0.0, 0.0, 0.0], [3.0, 0.0, 4.0], [0.0, -15.0, 0.0]]])
+    trans = torch.tensor([[[0.0, 0.0, 0.0], [0.3, 0.0, 0.4], [0.0, -19.5, 0.0]]])
     unit, log_length = normalised_trans(trans)
     torch.testing.assert_close(unit, trans / 10)
     torch.testing.assert_close(log_length, torch.tensor([[math.log(10.0)]]))
