@@ -84,6 +84,10 @@ def test_right_side_is_right_and_forward_is_in_the_middle():
     np.testing.assert_array_equal(middle[90], colours[2])
     np.testing.assert_array_equal(middle[0], colours[3])  # the seam lies behind
     np.testing.assert_array_equal(middle[359], colours[3])
+    # Where two cameras see the same, from 130 to 150 degrees, each has the half nearer to its axis.
+    # The front camera alone reaches 50 degrees to both sides.
+    for column, k in ((318, 1), (321, 3), (41, 2), (38, 3), (131, 0), (228, 0)):
+        np.testing.assert_array_equal(middle[column], colours[k])
 
 
 def test_colour_matches_a_filtered_rendering_of_the_same_rays():
