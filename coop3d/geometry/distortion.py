@@ -47,7 +47,7 @@ def undistort(x: Array, y: Array, coefficients: Coefficients) -> tuple[Array, Ar
     xp = array_namespace(x, y)
     limit = radius_limit(coefficients)
     tolerance = 16 * xp.finfo(x.dtype).eps
-    xi, yi = _within(x, y, limit)
+    xi, yi = _start(x, y, coefficients, limit)
     for _ in range(_MOST_STEPS):
         u, v = _apply(xi, yi, coefficients)
         du, dv = u - x, v - y
@@ -112,12 +112,28 @@ def _jacobian(x: Array, y: Array, coefficients: Coefficients) -> tuple[Array, Ar
     )
 
 
+def _start(x: Array, y: Array, coefficients: Coefficients, limit: float) -> tuple[Array, Array]:
+    """First guess of the ideal coordinates: the radius, found by bisection, is too short by ``limit / 64`` at most.
+
+    Near the limit the distortion hardly grows, so a step of Newton's method from the far side would lead anywhere.
+    """
+    if math.isinf(limit):
+        return x, y
+    xp = array_namespace(x, y)
+    distorted = xp.hypot(x, y)
+    r = xp.zeros_like(distorted)
+    for k in range(1, 7):
+        longer = r + limit / 2**k
+        r = xp.where(longer * _radial(longer * longer, coefficients)[0] <= distorted, longer, r)
+    scale = r / xp.clip(distorted, min=1e-12)
+    return x * scale, y * scale
+
+
 def _within(x: Array, y: Array, limit: float) -> tuple[Array, Array]:
     """Pull a guess back to just inside the radius where the distortion can be inverted."""
     if math.isinf(limit):
         return x, y
     xp = array_namespace(x, y)
-    r = xp.hypot(x, y)
     most = limit * (1.0 - 1e-6)
-    scale = xp.where(r > most, most / xp.where(r > most, r, xp.ones_like(r)), xp.ones_like(r))
+    scale = most / xp.clip(xp.hypot(x, y), min=most)
     return x * scale, y * scale

@@ -51,8 +51,6 @@ class DenseTerm(RobustTerm):
 
     def kept(self, scene: Scene, penalty: Tensor, mask: Tensor) -> Tensor:
         """``mask`` without the excluded pixels: [B, V, H, W]."""
-        if self.exclude_top_percent == 0:
-            return mask
         kept = keep_smallest(penalty, mask, self.exclude_top_percent)
         return torch.where(per_pixel(scene.targets.is_synthetic), mask, kept)
 

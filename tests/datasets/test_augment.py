@@ -1,4 +1,4 @@
-"""Colours of single cameras in training, against light computed here."""
+"""Colours of vehicles and single cameras in training, against levels and light computed here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coop3d.datasets import Augmentation
+from coop3d.datasets.augment import _jitter
 from coop3d.geometry import EquirectangularCamera, PinholeCamera
 from coop3d.types import Panorama, SampleKey
 
@@ -59,6 +60,38 @@ def gains(views: tuple[Panorama, ...]) -> np.ndarray:
             assert (pixels == pixels[0]).all()
             found.append([light(float(level)) / light(LEVEL) for level in pixels[0]])
     return np.array(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "colour", "grey"),
+    [  # of (200, 100, 50), whose grey is 124, and of 128
+        ({"gain": 1.2}, (240, 120, 60), 154),
+        ({"contrast": 0.5}, (164, 114, 89), 128),  # half of the way to 127.5
+        ({"saturation": 0.5}, (162, 112, 87), 128),
+        ({"exponent": 2.0}, (157, 39, 10), 64),
+        ({"exponent": 2.0, "gain": 1.5, "contrast": 0.5}, (181, 93, 71), 112),
+    ],
+)
+def test_jitter_by_hand(change, colour, grey):
+    rgb = np.array([[[200, 100, 50], [128] * 3, [128] * 3]], np.uint8)
+    covered = np.array([[True, True, False]])
+    found = _jitter(
+        rgb, covered, **{"gain": 1.0, "contrast": 1.0, "saturation": 1.0, "exponent": 1.0} | change
+    )
+    assert found.tolist() == [[list(colour), [grey] * 3, [0, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("name", "amount", "low", "high"),
+    [("brightness", 0.3, 84, 156), ("contrast", 0.3, 118, 122), ("gamma", 0.15, 106, 133)],
+)
+def test_jitter_is_drawn_from_its_range(name, amount, low, high):
+    augment = Augmentation(**STILL | {name: amount})
+    views = views_of("panorama")
+    levels = [int(augment(views, np.random.default_rng(seed))[0].rgb[1, 0, 0]) for seed in range(60)]
+    assert (min(levels), max(levels)) == pytest.approx((low, high), abs=3)
+    assert low <= min(levels)
+    assert max(levels) <= high
 
 
 @pytest.mark.parametrize("kind", ["panorama", "photographs"])

@@ -46,10 +46,19 @@ def test_pinhole_sees_nothing_behind_it():
     assert np.isnan(uv[:2]).all()
 
 
+def test_the_image_of_a_pinhole_is_half_open():
+    camera = PinholeCamera(4, 2, 1.0, 1.0, 2.0, 1.0)
+    _, inside = camera.project(
+        np.array([[-2, -1, 1.0], [2, 0, 1.0], [0, 1, 1.0], [-2.1, 0, 1.0], [0, -1.1, 1.0]])
+    )
+    assert inside.tolist() == [True, False, False, False, False]
+
+
 def test_carla_intrinsics_from_field_of_view():
     camera = PinholeCamera.from_hfov(800, 600, 100.0)
     assert camera.fx == pytest.approx(335.639852470912, abs=1e-9)  # OPV2V's own intrinsic
     assert (camera.cx, camera.cy) == (400.0, 300.0)
+    assert PinholeCamera.from_matrix(PINHOLE.matrix, 800, 600) == PINHOLE
 
 
 def test_range_per_z_is_one_over_the_cosine_to_the_axis():

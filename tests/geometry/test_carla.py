@@ -52,6 +52,14 @@ def test_order_of_rotations_against_scipy(roll, yaw, pitch):
     np.testing.assert_allclose(back, [4, 5, 6, roll, yaw, pitch], atol=1e-6)
 
 
+@pytest.mark.parametrize("pitch", [-90.0, 90.0])
+def test_straight_up_or_down_all_of_the_turn_is_called_yaw(pitch):
+    T = carla_pose_to_matrix([4, 5, 6, 25, 130, pitch])
+    back = matrix_to_carla_pose(T)
+    np.testing.assert_allclose(carla_pose_to_matrix(back), T, atol=1e-7)
+    assert (back[3], back[5]) == (0, pitch)
+
+
 def test_published_example_gives_the_published_camera_offset():
     """Frame 000069 of agent 4805: LiDAR to camera0 is about (-3.0, 0, 0.9) in CARLA axes."""
     cords = [141.3507, -388.6426, 1.0411, 0.0759, 174.1805, 0.2069]

@@ -61,6 +61,7 @@ def test_walls_bound_what_projects_into_the_cell():
     assert 1000 < inside.sum() < 3000
     # A corner extrapolated on the unit sphere lies a little beside the true one: less than a hundredth of a cell.
     assert (found == expected).mean() > 0.995
+    assert (within.sum(dim=0).numpy() == inside).mean() > 0.995  # in no two cells
     edge = np.abs(uv / 8 - np.round(uv / 8)).min(axis=1)
     assert edge[(found != expected) & inside].max(initial=0) < 0.02
 

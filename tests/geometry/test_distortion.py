@@ -104,6 +104,21 @@ def test_a_pole_of_the_rational_model_is_a_limit():
     cam = PinholeCamera(100, 100, 50.0, 50.0, 50.0, 50.0, (0, 0, 0, 0, 0, -0.25, 0, 0))  # r / (1 - r^2 / 4)
     _, inside = cam.project(np.array([[0.5, 0, 1], [2.5, 0, 1], [6.0, 0, 1]]))
     assert inside.tolist() == [True, False, False]
+    turns = PinholeCamera(
+        200, 200, 50.0, 50.0, 100.0, 100.0, (0, 0, 0, 0, 0, 1, 0, 0)
+    )  # r / (1 + r^2), up to r = 1
+    _, inside = turns.project(np.array([[0.98, 0, 1], [1.02, 0, 1]]))
+    assert inside.tolist() == [True, False]
+
+
+def test_pixels_farther_out_than_the_last_radius_that_is_seen():
+    """r (1 + r^2 - r^4 / 2) grows up to r = 1.2132, where it is 1.6846: Newton may not start on the far side."""
+    cam = PinholeCamera(1000, 1000, 250.0, 250.0, 500.0, 500.0, (1.0, -0.5, 0.0, 0.0))
+    uv = 500 + 250 * np.array([[0.5, 0.0], [1.0, 1.0], [-1.6, 0.0], [0.0, 1.684], [1.69, 0.0]])
+    rays = cam.directions(uv)
+    assert np.isfinite(rays).all(axis=1).tolist() == [True, True, True, True, False]
+    assert (np.hypot(rays[:4, 0], rays[:4, 1]) / rays[:4, 2] < 1.2133).all()
+    np.testing.assert_allclose(cam.project(rays[:4])[0], uv[:4], atol=1e-6)
 
 
 def test_no_distortion_changes_nothing():

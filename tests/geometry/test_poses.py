@@ -81,10 +81,13 @@ def test_yaw_turns_forward_to_the_right():
 
 def test_quaternions_against_scipy():
     R1, R2 = Rotation.random(64, random_state=2), Rotation.random(64, random_state=3)
-    q1, q2 = torch.from_numpy(R1.as_quat()), torch.from_numpy(R2.as_quat())
-    np.testing.assert_allclose(quat_to_matrix(q1).numpy(), R1.as_matrix(), atol=1e-12)
-    np.testing.assert_allclose(quat_to_matrix(quat_multiply(q1, q2)), (R1 * R2).as_matrix(), atol=1e-12)
-    np.testing.assert_allclose(quat_to_matrix(quat_conjugate(q1)), R1.inv().as_matrix(), atol=1e-12)
+    q1, q2 = (torch.from_numpy(R.as_quat()).reshape(4, 16, 4) for R in (R1, R2))
+    for found, expected in (
+        (q1, R1),
+        (quat_multiply(q1, q2), R1 * R2),
+        (quat_conjugate(q1), R1.inv()),
+    ):
+        np.testing.assert_allclose(quat_to_matrix(found).flatten(0, 1), expected.as_matrix(), atol=1e-12)
 
 
 @pytest.mark.parametrize("axis", [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0], [0, 0, 0]])

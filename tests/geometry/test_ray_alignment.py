@@ -10,6 +10,7 @@ from support.alignment import umeyama
 
 from coop3d.geometry import make_rigid
 from coop3d.geometry.ray_alignment import PointNoise, RayPoints, _Pair, align, level_rotation
+from coop3d.geometry.ray_bundle import Bundle
 
 
 def pose(yaw_deg: float, tilt_deg: tuple[float, float], t: tuple[float, float, float]) -> torch.Tensor:
@@ -62,6 +63,18 @@ def test_exact_matches_give_the_exact_pose_on_slopes_too(yaw, tilt):
     assert metres < 2e-3
     assert degrees < 2e-3
     assert float(found.support) == pytest.approx(60, abs=1e-2)
+
+
+@pytest.mark.parametrize("tilt", [0.02, 0.5])
+def test_without_matches_the_prior_alone_levels_the_vehicles(tilt):
+    start, level = (pose(50.0, tilted, (12.0, -1.5, 20.0)) for tilted in ((6.0, -4.0), (0.0, 0.0)))
+    a, b = (RayPoints(*(x.double() for x in points)) for points in scene(start))
+    R, t = start[None, :3, :3].double(), start[None, :3, 3].double()
+    bundle = Bundle(a, b, torch.zeros(60).double(), PointNoise(), tilt, R, t)
+    for _ in range(3):
+        bundle.step()
+    torch.testing.assert_close(bundle.R[0, :, 1], torch.tensor([0.0, 1.0, 0.0]).double(), atol=1e-6, rtol=0)
+    assert errors(make_rigid(bundle.R[0], bundle.t[0]), level.double())[1] < 1.0
 
 
 def test_seventy_per_cent_of_wrong_matches_do_no_harm():

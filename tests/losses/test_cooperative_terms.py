@@ -85,9 +85,16 @@ def test_photographs_with_poses_of_their_own_are_pairs():
     assert torch.equal(Scene(perfect_prediction(alike), alike).apart, other)
 
 
-def signed_pair(predicted_m: float, ahead_m: float = 20.0) -> tuple[float, float, float]:
-    """Value, d value / d z of vehicle 1 in metres, and wrong_side; truth is ``ahead_m`` ahead."""
+def signed_pair(
+    predicted_m: float, ahead_m: float = 20.0, opposed: bool = False
+) -> tuple[float, float, float]:
+    """Value, d value / d z of vehicle 1 in metres, and wrong_side; truth is ``ahead_m`` ahead.
+
+    ``opposed``: of the other heading.
+    """
     targets = two_vehicles(ahead_m)
+    if opposed:
+        targets.T_ref_view[0, 1, :3, :3] = torch.diag(torch.tensor([-1.0, 1.0, -1.0]))
     perfect = perfect_prediction(targets, scale=1.0)
     trans = perfect.trans.clone()
     trans[0, 1] = torch.tensor([0.0, 0.0, predicted_m])
@@ -105,6 +112,7 @@ def test_a_car_behind_is_not_a_car_in_front():
     assert signed_pair(20.0)[0] == pytest.approx(0, abs=1e-12)
     assert signed_pair(20.0)[2] == 0.0
     assert signed_pair(-2.0, ahead_m=2.0)[2] == 0.0  # side by side: which is in front is not clear
+    assert signed_pair(20.0, ahead_m=-20.0, opposed=True)[2] == 1.0  # back to back, said to be face to face
     nearer, at_zero = signed_pair(-5.0), signed_pair(1e-9)
     assert value > nearer[0] > at_zero[0] > signed_pair(10.0)[0] > 0
     assert nearer[1] < 0

@@ -12,10 +12,11 @@ from support.analytic_panoramas import CAMERAS, MAX_RANGE_M, POSES, batch, cast,
 
 from coop3d.geometry import EquirectangularCamera, invert_rigid, transform_points
 from coop3d.losses import MatchingTerm, Scene
-from coop3d.losses.matching import USUAL_SHARE, Cells
+from coop3d.losses.matching import USUAL_SHARE, Cells, _representative_pixel
 
 GRID = (18, 72)  # of panoramas of 504 x 126 pixels: cells of 7 x 7
 AGENTS = ("641", "650", "659")
+HIDDEN = -2
 
 
 def with_descriptors(descriptors: torch.Tensor, seen: torch.Tensor | None = None, agents=AGENTS[:2]) -> Scene:
@@ -27,7 +28,9 @@ def with_descriptors(descriptors: torch.Tensor, seen: torch.Tensor | None = None
 
 
 def counterparts(i: int, j: int) -> np.ndarray:
-    """[9, 36] cell of vehicle j that shows what the middle of each cell of vehicle i shows, by casting rays; else -1.
+    """Cell of vehicle j [GRID] that shows what the middle of each cell of vehicle i shows, by casting rays; else -1.
+
+    `HIDDEN` where all of that cell is nearer by a tenth and more.
 
     Per point: which of j's cameras looks in its direction, is it the camera of that pixel, and does a ray cast from
     that camera towards the point reach it?
@@ -51,6 +54,9 @@ def counterparts(i: int, j: int) -> np.ndarray:
             reach, _ = cast(origin, ray[None])
             if np.linalg.norm(offset) < MAX_RANGE_M and abs(reach[0] - np.linalg.norm(offset)) < 0.02:
                 result[tuple(cell)] = (v // 7) * 72 + u // 7
+            block = truth.range_m[0, j, v // 7 * 7 : v // 7 * 7 + 7, u // 7 * 7 : u // 7 * 7 + 7].numpy()
+            if np.nanmax(block, initial=0) < 0.9 * np.linalg.norm(offset) and np.isfinite(block).all():
+                result[tuple(cell)] = HIDDEN
     return result
 
 
@@ -67,6 +73,18 @@ def test_counterparts_are_those_of_cast_rays(i, j):
     assert (found == expected)[both].mean() > 0.97
     # A cell is not a pixel: at silhouettes its span of ranges decides. Few may differ.
     assert ((found >= 0) != (expected >= 0)).sum() < 0.25 * both.sum()
+    hidden = expected == HIDDEN
+    assert hidden.sum() > 15
+    assert not (found[hidden] >= 0).any()
+
+
+def test_the_measured_pixel_nearest_to_the_middle_stands_for_a_sparse_cell():
+    """Of 3 rows of 5 pixels, number 7 is the middle; 13 is one row and one column from it."""
+    valid = torch.zeros(2, 1, 2, 15, dtype=torch.bool)
+    valid[..., 0, [0, 4, 10, 13]] = True
+    pixel, known = _representative_pixel(valid, torch.tensor([False, True]), 5)
+    assert pixel[:, 0, 0].tolist() == [13, 7]
+    assert known[:, 0].tolist() == [[True, False], [False, False]]
 
 
 def perfect_descriptors(agents=AGENTS[:2], sharpness: float = 12.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,7 @@ from support.random_views import perfect_prediction, random_targets
 
 from coop3d.geometry import EquirectangularCamera, PinholeCamera
 from coop3d.losses import GradientMatchingTerm, NormalTerm, Scene
+from coop3d.losses.normal import rounded_angle
 from coop3d.types import FactoredPrediction, ViewTargets
 
 H, W = 4, 12
@@ -80,6 +81,12 @@ def test_scaling_one_camera_alone_costs_nothing(term, border):
         term(Scene(scaled, replace(targets, source=torch.zeros_like(targets.source)))).per_sample.item()
         > 1e-3
     )
+
+
+def test_angles_are_rounded_off_below_three_degrees():
+    degrees = torch.tensor([0.0, 1.0, 3.0, 10.0]).double()
+    expected = torch.tensor([0.0, 1 / 6, 1.5, 8.5]).double()  # a^2 / 6, a - 1.5
+    torch.testing.assert_close(rounded_angle(degrees.deg2rad()).rad2deg(), expected)
 
 
 def test_unmeasured_pixels_are_left_out():

@@ -1,10 +1,13 @@
-"""Dense head: order of its linear steps, and the layout of its maps."""
+"""Dense head: order of its linear steps, the layout of its maps, and what the raw numbers of all heads mean."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 
+from coop3d.models.adaptors import adapt_dense, adapt_quaternion, adapt_scale
 from coop3d.models.heads import DptFeatures, DptRegressor, FusionBlock, to_map
 from coop3d.models.spatial import upsample
 
@@ -54,3 +57,22 @@ def test_on_a_cpu_channels_lie_last_from_tokens_to_raw_maps():
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert plain.is_contiguous()
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
+
+
+def test_raw_numbers_by_hand():
+    raw = torch.tensor(
+        [[3.0, 0.0], [0.0, 0.0], [-4.0, 0.0], [math.log(7), 99.0], [math.log(2), -99.0], [-5.0, 1.0]]
+    )
+    found = adapt_dense(raw[:, None], log_limit=10.0)  # one row of two pixels
+    torch.testing.assert_close(found.rays[0], torch.tensor([[0.6, 0.0, -0.8], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(found.distance[0], torch.tensor([7.0, math.exp(10)]))
+    torch.testing.assert_close(found.confidence[0], torch.tensor([3.0, 1 + math.exp(-10)]))
+    assert found.mask_logits[0].tolist() == [-5.0, 1.0]
+    assert adapt_dense(raw[:, None], log_limit=None).distance[0, 1].isinf()
+    torch.testing.assert_close(
+        adapt_quaternion(torch.tensor([0.0, 0.0, -6.0, -8.0])), torch.tensor([0.0, 0.0, -0.6, -0.8])
+    )
+    assert adapt_quaternion(torch.zeros(4)).tolist() == [0, 0, 0, 0]
+    torch.testing.assert_close(
+        adapt_scale(torch.tensor([math.log(12), -99.0]), None), torch.tensor([12.0, 1e-8])
+    )

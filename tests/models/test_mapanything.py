@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.small_model import PANORAMA, random_panoramas, small_model
 
+from coop3d.geometry import quat_multiply, quat_to_matrix
 from coop3d.models import GeometricInputs
 from coop3d.models.mapanything import normalise_image
 from coop3d.types import ViewInputs
@@ -109,21 +110,32 @@ def test_absent_geometry_runs_no_encoder():
 
 def test_poses_count_only_relative_to_the_first_view():
     model, images, geometry = small_model(), torch.randn(2, 3, 3, 28, 42), geometry_of()
-    moved = replace(geometry, trans=geometry.trans + torch.tensor([3.0, -2.0, 1.0]))
+    turn = torch.nn.functional.normalize(torch.tensor([0.3, -0.8, 0.2, 0.4]), dim=-1)
+    moved = replace(
+        geometry,
+        quat_xyzw=quat_multiply(turn.expand(2, 3, 4), geometry.quat_xyzw),
+        trans=geometry.trans @ quat_to_matrix(turn).T + torch.tensor([3.0, -2.0, 1.0]),
+    )
     before, after = model.predict(images, geometry), model.predict(images, moved)
     torch.testing.assert_close(before.trans, after.trans, rtol=1e-3, atol=1e-4)
 
 
-def test_metric_depth_carries_scale_and_other_depth_does_not():
+@pytest.mark.parametrize("kind", ["depth", "poses"])
+def test_metric_geometry_carries_scale_and_other_geometry_does_not(kind):
     model, images, geometry = small_model(), torch.randn(2, 3, 3, 28, 42), geometry_of()
-    depth_only = replace(geometry, quat_xyzw=None, trans=None)
-    far = replace(depth_only, depth=7 * depth_only.depth)
-    none = replace(depth_only, is_metric=None)
-    far_none = replace(far, is_metric=None)
-    assert (model.predict(images, far).trans - model.predict(images, depth_only).trans).abs().max() > 1e-3
-    torch.testing.assert_close(
-        model.predict(images, none).trans, model.predict(images, far_none).trans, rtol=1e-3, atol=1e-4
-    )
+    if kind == "depth":
+        near = replace(geometry, quat_xyzw=None, trans=None)
+        far = replace(near, depth=7 * near.depth)
+    else:
+        near = replace(geometry, depth=None)
+        far = replace(near, trans=7 * near.trans)
+    with torch.no_grad():
+        metric, other = (
+            [model.predict(images, replace(g, is_metric=is_metric)).trans for g in (near, far)]
+            for is_metric in (geometry.is_metric, None)
+        )
+    assert (metric[0] - metric[1]).abs().max() > 1e-3
+    torch.testing.assert_close(*other, rtol=1e-3, atol=1e-4)
 
 
 def test_a_pose_without_the_first_views_is_refused():

@@ -36,6 +36,14 @@ def test_matched_exposure_recovers_the_gains():
         assert ratio == pytest.approx(common, rel=0.02), k
 
 
+def test_no_camera_is_brightened_more_than_twice():
+    """The third would need 3.3 times the light: a fault, not an exposure."""
+    frame = exposed([1.0, 1.0, 0.2, 1.0])
+    as_is, matched = (PanoramaStitcher(CAMERA, exposure=e)(frame) for e in ("as_is", "matched"))
+    dark = as_is.source == 2
+    assert matched.rgb[dark].mean() / as_is.rgb[dark].mean() == pytest.approx(2, rel=0.02)
+
+
 def test_parallax_at_the_seams_does_little_harm():
     """Near textured surfaces differ across a seam because the cameras stand apart, not because of exposure."""
     frame = render_rig(street(), vehicle_pose(1.0, -2.0, 25.0), size=(400, 300))

@@ -7,9 +7,9 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 from support.analytic import render_rig, street, street_rig, true_range, vehicle_pose
 
-from coop3d.geometry import CylindricalCamera, EquirectangularCamera
+from coop3d.geometry import CylindricalCamera, EquirectangularCamera, PinholeCamera
 from coop3d.stitching import PanoramaStitcher, PinholeResampler, build_table
-from coop3d.stitching.table import NO_CAMERA
+from coop3d.stitching.table import NO_CAMERA, TableCache
 
 SLOPES = [(0.0, 0.0), (4.0, -7.0)]  # (roll, pitch) degrees of the ground
 CAMERAS = [EquirectangularCamera(504, 126), CylindricalCamera(504, 126, 80.0)]
@@ -67,9 +67,16 @@ def test_nominal_rig_covers_what_its_geometry_predicts():
 
 
 def test_right_side_is_right_and_forward_is_in_the_middle():
-    frame = render_rig(street(), vehicle_pose(0, 0, 0), size=(80, 60))
+    frame = render_rig(street(), vehicle_pose(0, 0, 0), size=(80, 60), with_depth=False)
     colours = np.eye(4, 3, dtype=np.uint8) * 200
-    painted = [replace(v, image=np.full_like(v.image, colours[k])) for k, v in enumerate(frame.views)]
+    painted = [  # photographs need not have one size
+        replace(
+            view,
+            camera=PinholeCamera.from_hfov(80 + 8 * k, 60 + k, 100.0),
+            image=np.full((60 + k, 80 + 8 * k, 3), colours[k]),
+        )
+        for k, view in enumerate(frame.views)
+    ]
     rgb = PanoramaStitcher(EquirectangularCamera(360, 90))(replace(frame, views=tuple(painted))).rgb
     middle = rgb[45]
     np.testing.assert_array_equal(middle[180], colours[0])  # azimuth 0: front camera
@@ -77,6 +84,10 @@ def test_right_side_is_right_and_forward_is_in_the_middle():
     np.testing.assert_array_equal(middle[90], colours[2])
     np.testing.assert_array_equal(middle[0], colours[3])  # the seam lies behind
     np.testing.assert_array_equal(middle[359], colours[3])
+    # Where two cameras see the same, from 130 to 150 degrees, each has the half nearer to its axis.
+    # The front camera alone reaches 50 degrees to both sides.
+    for column, k in ((318, 1), (321, 3), (41, 2), (38, 3), (131, 0), (228, 0)):
+        np.testing.assert_array_equal(middle[column], colours[k])
 
 
 def test_colour_matches_a_filtered_rendering_of_the_same_rays():
@@ -157,14 +168,19 @@ def test_sparse_depth_is_never_interpolated():
     panorama = PanoramaStitcher(EquirectangularCamera(1008, 252))(
         replace(frame, views=tuple(sparse), depth_is_dense=False)
     )
-    measured = sum(np.isfinite(v.z_m).sum() for v in sparse)
+    expected = np.full((252, 1008), np.nan, np.float32)
+    for k, view in enumerate(sparse):
+        hit = np.isfinite(view.z_m)
+        ranges = (view.z_m * view.camera.range_per_z(_centres(view.z_m)))[hit]
+        uv, inside = panorama.camera.project(view.camera.rays()[hit] @ view.T_rig_cam[:3, :3].T)
+        nearest_last = np.argsort(-ranges)
+        for n in nearest_last[inside[nearest_last]]:
+            column, row = uv[n].astype(int)
+            if panorama.source[row, column] == k:
+                expected[row, column] = ranges[n]
     assert 0.02 < panorama.valid.mean() < 0.2
-    assert panorama.valid.sum() <= measured
-    # every range is one of the measured ones, and only hit pixels are known (or uncovered)
-    ranges = np.concatenate(
-        [(v.z_m * v.camera.range_per_z(_centres(v.z_m)))[np.isfinite(v.z_m)] for v in sparse]
-    )
-    assert np.isin(panorama.range_m[panorama.valid], ranges.astype(np.float32)).all()
+    np.testing.assert_array_equal(panorama.range_m, expected)
+    # only hit pixels are known (or uncovered)
     np.testing.assert_array_equal(panorama.mask_known, panorama.valid | ~panorama.covered)
 
 
@@ -186,6 +202,26 @@ def test_seams_depend_on_the_rig_only_and_noise_in_poses_shares_a_table():
     a = stitcher(render_rig(street(), vehicle_pose(0, 0, 0), size=(80, 60)))
     b = stitcher(render_rig(street((5.0, 5.0)), vehicle_pose(3, 4, 77, (5.0, 5.0)), size=(80, 60)))
     assert a.source is b.source
+
+
+def test_tables_are_kept_for_the_rigs_used_last():
+    camera = PinholeCamera.from_hfov(80, 60, 100.0)
+    cache = TableCache(EquirectangularCamera(36, 9), size=2)
+
+    def table(x_m: float, pitch: float = 0.0):
+        T = np.eye(4)
+        T[:3, 3] = x_m, 0.25, 0.5
+        T[1, 2], T[2, 1] = -pitch, pitch
+        return cache.get([camera], [T])
+
+    first, second = table(1.0), table(2.0)
+    assert first is not second
+    assert table(1.00003, 3e-6) is first
+    assert table(3.0) is not second
+    assert table(1.0) is first  # used after the second
+    assert table(2.0) is not second
+    assert table(2.0, 3e-5) is not table(2.0)
+    assert table(2.0003) is not table(2.0)
 
 
 def test_rig_centroid_moves_the_frame_but_not_the_world():

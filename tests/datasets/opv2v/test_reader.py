@@ -16,6 +16,7 @@ from coop3d.datasets.opv2v import (
     read_pcd,
     sweeps,
 )
+from coop3d.geometry import transform_points
 from coop3d.types import SampleKey
 
 KEY = SampleKey("2021_08_20_21_10_24", "641", "000069")
@@ -264,6 +265,27 @@ def test_damaged_depth_headers_are_data_errors(frame_on_disk):
     assert refused > 100
 
 
+def test_points_on_the_own_body_are_left_out_of_partners_clouds(tmp_path):
+    """The box is placed around the partner's LiDAR, so that it is axis-aligned in the partner's cloud."""
+    images, depth = write_dataset(tmp_path, frames=1)
+    me, partner = OPV2VIndex(images, "train", depth).frames
+    meta = yaml.safe_load(partner.yaml_path.read_text())
+    x, y, z, *angle = meta["lidar_pose"]
+    length, width, height = 0.6, 0.9, 0.3
+    meta["vehicles"] = {
+        int(me.key.agent): {
+            "location": [x, y, z], "center": [0.0] * 3, "extent": [length, width, height], "angle": angle,
+        }
+    }  # fmt: skip
+    partner.yaml_path.write_text(yaml.dump(meta))
+    cloud = load_rig_frame(partner, with_sweep=True).sweeps[0].points
+    body = (np.abs(cloud) < np.array([width, height, length]) + 0.15).all(
+        axis=1
+    )  # x right, y down, z forward
+    assert 0 < body.sum() < len(cloud)
+    np.testing.assert_array_equal(load_rig_frame(me, "fused", [partner]).sweeps[1].points, cloud[~body])
+
+
 def test_clouds_of_all_vehicles(tmp_path, monkeypatch):
     """One without a cloud is left out; every cloud is read once for all who need it, and again once it has changed."""
     images, depth = write_dataset(tmp_path, frames=1, positions=((0, 0, 0), (3, 18, 20), (-3, -6, 175)))
@@ -274,8 +296,13 @@ def test_clouds_of_all_vehicles(tmp_path, monkeypatch):
     def load():
         return [load_rig_frame(e, "fused", index.partners_of(e)) for e in index.frames]
 
-    assert [len(frame.sweeps) for frame in load()] == [3, 3, 3]
+    frames = load()
+    assert [len(frame.sweeps) for frame in frames] == [3, 3, 3]
     assert len(reads) == 3
+    world = [[transform_points(f.T_world_rig, s.points_rig.astype(float)) for s in f.sweeps] for f in frames]
+    for n, seen in enumerate(world):  # its own cloud, then the others', where these vehicles have them
+        others = [world[m][0] for m in range(3) if m != n]
+        np.testing.assert_allclose(seen, [world[n][0], *others], atol=1e-4)
     changed = index.frames[0].pcd_path
     changed.write_text(changed.read_text().replace("6553600", "6553601"))
     load()
