@@ -24,14 +24,14 @@ class AfterStitching:
 
     def __init__(
         self,
-        stitcher: Callable[[RigFrame], Panorama],
+        stitcher: Callable[..., Panorama],
         change: Callable[[Panorama, RigFrame], Panorama] = lambda panorama, frame: panorama,
         before: Callable[[RigFrame], RigFrame] = lambda frame: frame,
     ) -> None:
         self.stitcher, self.change, self.before = stitcher, change, before
 
-    def __call__(self, frame: RigFrame) -> Panorama:
-        return self.change(self.stitcher(self.before(frame)), frame)
+    def __call__(self, frame: RigFrame, *where: np.ndarray | None) -> Panorama:
+        return self.change(self.stitcher(self.before(frame), *where), frame)
 
 
 # 1. Euler angles
