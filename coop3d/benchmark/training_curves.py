@@ -60,11 +60,9 @@ def plot_training(runs: Sequence[Path], output: Path, keys: Sequence[str] | None
             for log, colour, name in zip(logs.values(), colours, names, strict=True):
                 _draw(ax, log, key, colour, name)
             ax.set(title=PANELS.get(key, key), xlabel="optimiser step", xlim=(0, 1.03 * last))
-        handles = [
-            Line2D([], [], color=colour, label=name) for colour, name in zip(colours, names, strict=True)
-        ]
+        handles = [Line2D([], [], color=c, label=name) for c, name in zip(colours, names, strict=True)]
         fig.legend(
-            handles=handles,
+            handles=handles if len(runs) > 1 else [],  # one needs no name
             loc="outside lower center",
             ncols=columns,
             title="thin: training, dots: validation",
