@@ -11,7 +11,6 @@ python benchmarks/bench_cache.py --output benchmarks/results/cache.json
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -28,7 +27,7 @@ from typing import Any
 import cv2
 import h5py
 import numpy as np
-from measure import median_ms
+from measure import median_ms, report
 
 from coop3d.datasets import CachedPanoramas, StitchedPanoramas
 from coop3d.datasets.cache import CacheBuilder
@@ -37,7 +36,6 @@ from coop3d.datasets.cache.journal import Journal, Place, Record
 from coop3d.datasets.opv2v import FrameEntry, OPV2VIndex
 from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
-from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.types import Panorama
 
@@ -258,9 +256,7 @@ def main() -> None:
     result["command"] = shlex.join(["python", *sys.argv])
     result["hardware"] = f"{processor()}, {os.cpu_count()} cores, load at start {load:.1f}"
     result["software"] = f"{platform.system()}, Python {platform.python_version()}, h5py {h5py.__version__}"
-    print(json.dumps(result, indent=2))
-    if args.output is not None:
-        write_text(args.output, json.dumps(result, indent=2) + "\n")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

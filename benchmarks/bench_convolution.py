@@ -10,16 +10,14 @@ python benchmarks/bench_convolution.py --output benchmarks/results/convolution.j
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_model import THREADS, VIEWS, hardware, product_gflops
-from measure import median_ms
+from measure import median_ms, report
 from torch import Tensor
 
-from coop3d.files import write_text
 from coop3d.models.convolution import Window, weight_gradient
 
 KERNEL, SAME = (3, 3), Window((1, 1), (1, 1), (1, 1))
@@ -73,10 +71,7 @@ def main() -> None:
         "product_gflops": round(product_gflops()),
         "levels": [measure(*level) for level in LEVELS],
     }
-    text = json.dumps(result, indent=2) + "\n"
-    print(text, end="")
-    if args.output is not None:
-        write_text(args.output, text)
+    report(result, args.output)
 
 
 if __name__ == "__main__":

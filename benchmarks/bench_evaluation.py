@@ -12,7 +12,6 @@ python benchmarks/bench_evaluation.py --checkpoint weights/coop3d_small_synth_v1
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import report
 
 from coop3d.benchmark.baselines import BASELINES, FITTED
 from coop3d.benchmark.entrants import Blind
@@ -34,7 +34,6 @@ from coop3d.datasets import CachedPanoramas, CoopSample, collate_coop, make_batc
 from coop3d.datasets.recipe import PanoramaRecipe
 from coop3d.evaluation import TrainingStatistics
 from coop3d.evaluation.contracts import ContractSample, FrameContract
-from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.training.distributed import Processes
 from coop3d.training.run import load_run
@@ -148,10 +147,7 @@ def main() -> None:
         "over_inference": {name: round(best[name]["wall"] / alone, 3) for name in variants},
         **best,
     }  # fmt: skip
-    text = json.dumps(found, indent=1)
-    print(text)
-    if args.output is not None:
-        write_text(args.output, text + "\n")
+    report(found, args.output)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ import argparse
 import gc
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +25,7 @@ import numpy as np
 import torch
 from bench_model import H, W, hardware
 from bench_presets import GPUS, PANORAMAS, PRESETS
+from measure import median_ms
 from torch import nn
 from tqdm import tqdm
 
@@ -138,15 +137,13 @@ def task_of(
 
 def median_seconds(task: Callable[[], Any], repeats: int, device: torch.device) -> float:
     """Wall time of the task, the GPU's part included."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    times = []
-    for _ in range(WARM_UP + repeats):
-        wait()
-        start = time.perf_counter()
+
+    def finished() -> None:
         task()
-        wait()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[WARM_UP:])
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return median_ms(finished, repeats, WARM_UP) / 1e3
 
 
 def made_up_batch(views: int, size: tuple[int, int]) -> CoopBatch:

@@ -11,7 +11,6 @@ Example:
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import platform
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from measure import report
 
 from coop3d.datasets.opv2v import OPV2VIndex
 from coop3d.datasets.synthetic import writer
@@ -126,9 +126,7 @@ def main() -> None:
             "cpu": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
         }
-    logger.info("%s", json.dumps(result, indent=2))
-    if args.output is not None:
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

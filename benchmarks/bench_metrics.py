@@ -8,15 +8,13 @@ python benchmarks/bench_metrics.py --output benchmarks/results/metrics.json
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from pathlib import Path
 
 import torch
-from measure import median_ms
+from measure import median_ms, report
 
 from coop3d.evaluation import bootstrap, compare, score_batch, score_table
-from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.types import FactoredPrediction, SampleKey, ViewTargets
 
@@ -105,10 +103,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     result = {"machine": platform.platform(), "torch": str(torch.__version__), **measure(args.repeats)}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        write_text(args.output, text + "\n")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import in_new_process, median_ms, peak_bytes, resident_bytes
+from measure import in_new_process, median_ms, peak_bytes, report, resident_bytes
 
-from coop3d.files import write_text
 from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
 from coop3d.training.flops import BACKWARD_FACTOR, FlopCounter
 from coop3d.types import FactoredPrediction, ViewInputs
@@ -172,9 +171,7 @@ def main() -> None:
     for mode in args.modes:
         ours = in_new_process(measure, mode, args.repeats)
         result["modes"][mode] = ours | compare(ours, here.get(mode, {}), ELSEWHERE[mode])
-    print(json.dumps(result, indent=2))
-    if args.output is not None:
-        write_text(args.output, json.dumps(result, indent=2) + "\n")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

@@ -11,34 +11,30 @@ python benchmarks/bench_presets.py --output benchmarks/results/presets.json
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_model import THREADS, VIEWS, H, W, hardware, middle_size, one_step, some_views
-from measure import in_new_process, peak_bytes, resident_bytes
+from measure import in_new_process, peak_bytes, report, resident_bytes
 from tqdm import tqdm
 
 from coop3d.conf import compose
-from coop3d.files import write_text
 from coop3d.models.memory import GIB, Workload, build_on_meta, estimate_memory
 from coop3d.models.presets import count_all
+from coop3d.training.memory_need import CHECKPOINTED
 from coop3d.training.network import network_config, preset_of
 
 PRESETS = ("full", "lower_encoder_lr", "freeze_encoder", "heads", "bias_only", "lora")
-CHECKPOINTING = (
-    "model.encoder.gradient_checkpointing=true",
-    "model.info_sharing.module_args.gradient_checkpointing=true",
-    "model.pred_head.gradient_checkpointing=true",
-)
 PANORAMAS, GPUS = 4, 10
 
 
 def estimate(name: str) -> dict[str, Any]:
     """Parameters and GiB per GPU of a preset of ``model=mapanything_v1_1``."""
-    cfg = compose("train", ("model=mapanything_v1_1", f"preset={name}", *CHECKPOINTING))
+    cfg = compose(
+        "train", ("model=mapanything_v1_1", f"preset={name}", *(f"{key}=true" for key in CHECKPOINTED))
+    )
     config, preset = network_config(cfg), preset_of(cfg)
     assert config is not None
     count = count_all(build_on_meta(config, preset))
@@ -99,9 +95,7 @@ def main() -> None:
             result["presets"][name]["estimated"] = in_new_process(estimate, name)
         if not args.estimated_only:
             result["presets"][name]["measured"] = in_new_process(measure, name, args.repeats)
-    print(json.dumps(result, indent=2))
-    if args.output is not None:
-        write_text(args.output, json.dumps(result, indent=2) + "\n")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ python benchmarks/bench_stitching.py --output benchmarks/results/stitching.json
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import tempfile
 from dataclasses import replace
@@ -19,11 +18,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from measure import median_ms, resident_bytes
+from measure import median_ms, report, resident_bytes
 
 from coop3d.datasets.opv2v import OPV2VIndex, load_rig_frame
 from coop3d.datasets.synthetic import SyntheticConfig, make_synthetic_opv2v
-from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.stitching import PanoramaStitcher, TorchStitcher, build_table
 from coop3d.stitching.lidar import sample_lidar
@@ -124,9 +122,7 @@ def main() -> None:
         "milliseconds": milliseconds,
         "megabytes": megabytes,
     }
-    print(json.dumps(result, indent=2))
-    if args.output is not None:
-        write_text(args.output, json.dumps(result, indent=2) + "\n")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

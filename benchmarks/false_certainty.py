@@ -8,19 +8,18 @@ python benchmarks/false_certainty.py --output benchmarks/results/false_certainty
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from measure import report
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from coop3d.evaluation import Comparison, compare, excludes_zero, survives_permutation
 from coop3d.evaluation.estimators import Quantile, Ratio, Score
 from coop3d.evaluation.scores import ScoreTable
-from coop3d.files import write_text
 
 SCENARIOS = (2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 50)
 Values = NDArray[np.float64]  # [2, N] of both runs
@@ -94,10 +93,7 @@ def main() -> None:
     rates = {
         kind: {n: false_rates(kind, n, args.repetitions) for n in tqdm(SCENARIOS, kind)} for kind in KINDS
     }
-    text = json.dumps({"repetitions": args.repetitions, "false_rates": rates}, indent=1) + "\n"
-    print(text, end="")
-    if args.output is not None:
-        write_text(args.output, text)
+    report({"repetitions": args.repetitions, "false_rates": rates}, args.output)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from coop3d.files import write_text
 
 
 def median_ms(task: Callable[[], Any], repeats: int = 9, warm_up: int = 3) -> float:
@@ -39,3 +42,11 @@ def resident_bytes() -> int:
     """Memory of this process now (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
+
+
+def report(result: Mapping[str, Any], output: Path | None) -> None:
+    """Print a result as JSON, and write the same to a file if one is named."""
+    text = json.dumps(result, indent=2) + "\n"
+    print(text, end="")
+    if output is not None:
+        write_text(output, text)

@@ -8,19 +8,18 @@ python benchmarks/panorama_accuracy.py --output benchmarks/results/panorama_accu
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from measure import report
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from coop3d.datasets import StitchedPanoramas
 from coop3d.datasets.synthetic import Scenario, SyntheticConfig, build_scenario, make_synthetic_opv2v
-from coop3d.files import write_text
 from coop3d.geometry import EquirectangularCamera
 from coop3d.geometry.carla import opencv_points_to_carla
 from coop3d.types import Panorama, RigFrame
@@ -179,9 +178,7 @@ def main() -> None:
             for name, found in rows.items()
         },
     }
-    print(json.dumps(result, indent=2))
-    if args.output is not None:
-        write_text(args.output, json.dumps(result, indent=2) + "\n")
+    report(result, args.output)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ python benchmarks/range_by_elevation.py outputs/studies/supervision/runs/*/seed*
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
+from measure import report
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -21,7 +21,6 @@ from coop3d.benchmark.options import EvaluationOptions
 from coop3d.benchmark.samples import choose_samples
 from coop3d.datasets import collate_coop
 from coop3d.datasets.synthetic.sensors import LIDAR_HIGH_DEG, LIDAR_LOW_DEG
-from coop3d.files import write_text
 from coop3d.training.run import load_run
 from coop3d.types import CoopBatch, FactoredPrediction
 
@@ -69,10 +68,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     found = {str(path): of_run(path, args.frames_json) for path in args.checkpoints}
-    text = json.dumps({"contract": args.frames_json, "abs_rel_by_elevation_deg": found}, indent=1) + "\n"
-    print(text, end="")
-    if args.output is not None:
-        write_text(args.output, text)
+    report({"contract": args.frames_json, "abs_rel_by_elevation_deg": found}, args.output)
 
 
 if __name__ == "__main__":
