@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import permutations
 
 import torch
 import torch.nn.functional as F
@@ -64,15 +64,13 @@ class MatchingTerm(Term):
         known = cells.known.unflatten(1, (-1, K)).flatten(2)
         visible = torch.zeros_like(known)
         entropy, found, right = [], [], []
-        for i, j in combinations(range(flat.shape[1]), 2):
-            similarity = flat[:, i] @ flat[:, j].mT  # [B, Ni, Nj]
-            for a, b, odds in ((i, j, similarity), (j, i, similarity.mT)):
-                partners = cells.partners(a, b, self.range_tolerance)  # [B, Ni, K]
-                has = (partners >= 0).any(dim=2)
-                entropy.append(odds.logsumexp(dim=2) - _odds_of(partners, odds))
-                found.append(has)
-                right.append((odds.detach().argmax(dim=2, keepdim=True) == partners).any(dim=2))
-                visible[:, a] |= has
+        for a, b in permutations(range(flat.shape[1]), 2):
+            partners = cells.partners(a, b, self.range_tolerance)  # [B, Na, K]
+            cost, hit, has = _cross_entropy(flat[:, a], flat[:, b], partners)
+            entropy.append(cost)
+            right.append(hit)
+            found.append(has)
+            visible[:, a] |= has
         doubt = F.binary_cross_entropy_with_logits(
             seen.reshape(visible.shape), visible.to(seen.dtype), reduction="none"
         )
@@ -87,8 +85,8 @@ class MatchingTerm(Term):
         parts.append(matches._replace(counts=torch.where(speaks, usual, 0.0)))
         total = has.sum().clamp_min(1)
         statistics = {
-            "right": (torch.stack(right, 1) & has).sum() / total,
-            "entropy": torch.where(has, costs.detach(), 0.0).sum() / total,
+            "right": torch.stack(right, 1).sum() / total,
+            "entropy": costs.detach().sum() / total,
             "found": has.to(costs.dtype).mean(),
         }
         return TermValue.joined(parts, statistics)
@@ -104,12 +102,30 @@ def photographs_per_pose(targets: ViewTargets) -> int:
     return K if bool((poses - poses[:, :, :1]).abs().max() < SAME_POSE) else 1
 
 
-def _odds_of(partners: Tensor, odds: Tensor) -> Tensor:
-    """[B, N]: ``logsumexp`` of ``odds`` [B, N, M] over the ``partners`` [B, N, K] of each row, those of -1 left out."""
-    picked = odds.gather(2, partners.clamp_min(0))
-    # Rows without any partner are masked by the caller: they only must not be infinite, whose gradient is NaN.
-    absent = (partners < 0) & (partners >= 0).any(dim=2, keepdim=True)
-    return picked.masked_fill(absent, -torch.inf).logsumexp(dim=2)
+def _cross_entropy(queries: Tensor, candidates: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cost of each query's partners among all candidates; rows without one, four in five, are not computed.
+
+    Args:
+        queries: [B, N, D].
+        candidates: [B, M, D].
+        partners: [B, N, K] which candidates are right, the probability of all of them counts; -1: none.
+
+    Returns:
+        Cross-entropy [B, N], 0 without partner; whether a partner is the best candidate [B, N]; and which queries have
+        a partner [B, N].
+    """
+    has = (partners >= 0).any(dim=2)
+    rows = queries[has].split(has.sum(dim=1).tolist())
+    odds = torch.cat([row @ c.mT for row, c in zip(rows, candidates, strict=True)])  # [rows, M]
+    partners = partners[has]
+    chosen = odds.gather(1, partners.clamp_min(0)).masked_fill(partners < 0, -torch.inf)
+    cost = odds.logsumexp(dim=1) - chosen.logsumexp(dim=1)
+    hit = (odds.detach().argmax(dim=1, keepdim=True) == partners).any(dim=1)
+    return (
+        odds.new_zeros(has.shape).masked_scatter(has, cost),
+        torch.zeros_like(has).masked_scatter(has, hit),
+        has,
+    )
 
 
 def _as_one_group(values: Tensor, mask: Tensor) -> TermValue:
@@ -183,21 +199,26 @@ class Cells:
 
         It is the cell whose ray, from that ray's own origin, passes nearest to the point, or in a photograph the cell
         between whose sides the point lies. The point must lie inside the cell, as far away as the cell's own surface:
-        farther and something hides it. Inner products only: never a tensor of N x N x 3.
+        farther and something hides it. Matrix products and work in place: never a tensor of N x N x 3.
         """
-        points, rays, origins = self.points[:, i], self.rays[:, j], self.origins[:, j]
-        along = points @ rays.mT - (origins * rays).sum(-1)[:, None]
+        origins, rays = self.origins[:, j], self.rays[:, j]
+        if self.walls is None:  # a cosine of 0 with rays of unknown range
+            rays = torch.where(self.known[:, j, :, None], rays, 0.0)
+        middle = origins.mean(dim=1, keepdim=True)  # squares of metres from here keep their digits in float32
+        points, starts = self.points[:, i] - middle, origins - middle
+        one = torch.ones_like(points[..., :1])
+        along = torch.cat([points, one], -1) @ torch.cat([rays, -_inner(starts, rays)], -1).mT  # [B, N, N]
         squared = (
-            points.square().sum(-1)[..., None] + origins.square().sum(-1)[:, None]
-        ) - 2 * points @ origins.mT
-        distance = squared.clamp_min(1e-12).sqrt()
-        cosines = along / distance
+            torch.cat([points, _inner(points, points), one], -1)
+            @ torch.cat([-2 * starts, torch.ones_like(starts[..., :1]), _inner(starts, starts)], -1).mT
+        )
+        cosine, cell = along.mul_(squared.clamp_min_(1e-12).rsqrt_()).max(dim=2)
         if self.walls is None:
-            cosine, cell = cosines.masked_fill(~self.known[:, j, None], -1.0).max(dim=2)
             inside = cosine > self.cosine_reach
         else:  # photographs: sizes and shapes of cells differ
-            cell, inside = self._between_walls(points, j, cosines.argmax(dim=2), self.walls[:, j])
-        here = distance.gather(2, cell[..., None])[..., 0]
+            cell, inside = self._between_walls(self.points[:, i], j, cell, self.walls[:, j])
+        start = starts.gather(1, cell[..., None].expand_as(starts))
+        here = (points - start).norm(dim=2)
         nearest, farthest = (x[:, j].gather(1, cell) for x in (self.nearest, self.farthest))
         visible = (here > nearest * (1 - range_tolerance)) & (here < farthest * (1 + range_tolerance))
         found = self.known[:, i] & visible & inside
@@ -218,6 +239,11 @@ class Cells:
         cell = row.clamp(0, rows - 1) * self.columns + column.clamp(0, self.columns - 1)
         within = (walls[batch, cell] @ offset)[..., 0].amin(dim=-1) > -SLACK
         return cell, in_view & within
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product over the last axis, which stays."""
+    return (a * b).sum(dim=-1, keepdim=True)
 
 
 def _by_cell(x: Tensor, grid: tuple[int, int]) -> Tensor:

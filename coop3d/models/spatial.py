@@ -14,8 +14,10 @@ from coop3d.models.convolution import Window, conv2d
 def wrap_columns(x: Tensor, margin: int) -> Tensor:
     """[..., W] to [..., W + 2 margin]: each side continued by the opposite one, turns repeated if narrow."""
     W = x.shape[-1]
-    if margin <= W:
-        return torch.cat([x[..., W - margin :], x, x[..., :margin]], dim=-1)
+    if 2 * margin <= W:
+        # Of a split, not slices: each slice's gradient would be a whole image of zeros, added to the others.
+        left, middle, right = x.split([margin, W - 2 * margin, margin], dim=-1)
+        return torch.cat([right, left, middle, right, left], dim=-1)
     index = torch.arange(-margin, W + margin, device=x.device).remainder(W)
     return x[..., index]
 
