@@ -127,9 +127,7 @@ def task_of(
         return forward
     me = Processes(rank=0, world_size=1, device=device)
     loss: nn.Module = build(cfg, "loss")
-    optimizer = make_optimizer(
-        parameter_groups(model, 1e-6, 0.05, 1.0), (0.9, 0.95), fused=device.type == "cuda"
-    )
+    optimizer = make_optimizer(parameter_groups(model, 1e-6, 0.05, 1.0), (0.9, 0.95))
     objective = Objective(loss_function=loss.to(device), autocast=autocast)
     step = OptimiserStep(model.train(), objective, optimizer, 1.0, LossGuard(1e6), me)
     return lambda: step([batch], good=1, everyone_has_some=True, sums=Sums())

@@ -59,11 +59,9 @@ def parameter_groups(
     return [groups[name] for name in sorted(groups)]
 
 
-def make_optimizer(
-    groups: list[dict[str, Any]], betas: tuple[float, float], fused: bool
-) -> torch.optim.AdamW:
-    """AdamW over the groups; ``fused`` on GPUs."""
-    return torch.optim.AdamW(groups, betas=betas, fused=fused)
+def make_optimizer(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW over the groups, fused: one pass over all parameters."""
+    return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -136,7 +136,7 @@ class Trainer:
         if self.teacher is not None:
             self.teacher = shard(self.teacher.requires_grad_(False).eval(), self.processes, self._bf16)
         groups = parameter_groups(self.model, params.lr, params.weight_decay, params.encoder_lr_factor)
-        self.optimizer = make_optimizer(groups, params.betas, fused=device.type == "cuda")
+        self.optimizer = make_optimizer(groups, params.betas)
         self.average = None if params.ema_decay is None else MovingAverage(self.model, params.ema_decay)
 
     # ---- the loop

@@ -270,7 +270,7 @@ def test_a_parameter_without_a_gradient_does_not_prevent_resuming(tmp_path):
         made = make_trainer(tmp_path, epochs=epochs)
         made.model.spare = torch.nn.Linear(2, 2)
         groups = parameter_groups(made.model, 1e-2, 0.05, 1.0)
-        made.optimizer = make_optimizer(groups, (0.9, 0.95), fused=False)
+        made.optimizer = make_optimizer(groups, (0.9, 0.95))
         return made
 
     trainer(1).fit()

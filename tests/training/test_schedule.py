@@ -64,7 +64,7 @@ def test_restored_optimiser_keeps_the_rates_of_the_present_config():
     model = ToyModel()
 
     def make(lr: float) -> torch.optim.AdamW:
-        return make_optimizer(parameter_groups(model, lr, 0.1, 0.5), (0.9, 0.95), fused=False)
+        return make_optimizer(parameter_groups(model, lr, 0.1, 0.5), (0.9, 0.95))
 
     old, new = make(1.0), make(2.0)
     load_optimizer_state(model, new, optimizer_state(model, old))
