@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -62,34 +63,32 @@ class MatchingTerm(Term):
         cells = Cells.of(scene, (descriptors.shape[2], descriptors.shape[3]), K)
         flat = descriptors.unflatten(1, (-1, K)).flatten(2, 4)  # [B, poses, K N, D]
         known = cells.known.unflatten(1, (-1, K)).flatten(2)
-        visible = torch.zeros_like(known)
-        entropy, found, right = [], [], []
-        for a, b in permutations(range(flat.shape[1]), 2):
-            partners = cells.partners(a, b, self.range_tolerance)  # [B, Na, K]
-            cost, hit, has = _cross_entropy(flat[:, a], flat[:, b], partners)
-            entropy.append(cost)
-            right.append(hit)
-            found.append(has)
-            visible[:, a] |= has
-        doubt = F.binary_cross_entropy_with_logits(
-            seen.reshape(visible.shape), visible.to(seen.dtype), reduction="none"
-        )
-        certain = known & scene.targets.is_synthetic[:, None, None]
-        parts = [_as_one_group(doubt, certain).scaled(self.seen_weight)]
-        if not entropy:  # one view: nothing to match, but processes wait for a gradient of every parameter
-            return parts[0]._replace(sums=parts[0].sums + 0.0 * flat.sum())
-        costs, has = torch.stack(entropy, 1), torch.stack(found, 1)  # [B, pairs, N]
+        pairs = [*permutations(range(flat.shape[1]), 2)]
+        if not pairs:  # one view: nothing to match, but processes wait for a gradient of every parameter
+            doubt = self._doubt(scene, seen, known, torch.zeros_like(known))
+            return doubt._replace(sums=doubt.sums + 0.0 * flat.sum())
+        partners = torch.stack([cells.partners(a, b, self.range_tolerance) for a, b in pairs], dim=1)
+        costs, right, has = _cross_entropy(flat, pairs, partners)  # [B, pairs, N]
+        visible = has.unflatten(1, (flat.shape[1], -1)).any(dim=2)  # by the first of a pair
         matches = _as_one_group(costs, has)
         usual = matches.counts.new_full(matches.counts.shape, USUAL_SHARE * has[0].numel())
         speaks = cells.known.flatten(1).any(dim=1)[:, None, None]
-        parts.append(matches._replace(counts=torch.where(speaks, usual, 0.0)))
+        matches = matches._replace(counts=torch.where(speaks, usual, 0.0))
         total = has.sum().clamp_min(1)
         statistics = {
-            "right": torch.stack(right, 1).sum() / total,
+            "right": right.sum() / total,
             "entropy": costs.detach().sum() / total,
             "found": has.to(costs.dtype).mean(),
         }
-        return TermValue.joined(parts, statistics)
+        return TermValue.joined([self._doubt(scene, seen, known, visible), matches], statistics)
+
+    def _doubt(self, scene: Scene, seen: Tensor, known: Tensor, visible: Tensor) -> TermValue:
+        """Cross-entropy of ``seen`` against whether another view shows a cell: ``visible`` [B, poses, N]."""
+        value = F.binary_cross_entropy_with_logits(
+            seen.reshape(visible.shape), visible.to(seen.dtype), reduction="none"
+        )
+        certain = known & scene.targets.is_synthetic[:, None, None]
+        return _as_one_group(value, certain).scaled(self.seen_weight)
 
 
 def photographs_per_pose(targets: ViewTargets) -> int:
@@ -102,22 +101,26 @@ def photographs_per_pose(targets: ViewTargets) -> int:
     return K if bool((poses - poses[:, :, :1]).abs().max() < SAME_POSE) else 1
 
 
-def _cross_entropy(queries: Tensor, candidates: Tensor, partners: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cost of each query's partners among all candidates; rows without one, four in five, are not computed.
+def _cross_entropy(
+    descriptors: Tensor, pairs: Sequence[tuple[int, int]], partners: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cost of the partners of each cell of a view among all cells of another; of cells that have one, a fifth, alone.
 
     Args:
-        queries: [B, N, D].
-        candidates: [B, M, D].
-        partners: [B, N, K] which candidates are right, the probability of all of them counts; -1: none.
+        descriptors: [B, P, N, D].
+        pairs: (view, other view), as `itertools.permutations` orders them.
+        partners: [B, pairs, N, K] cells of the other view that are right, the probability of all counts; -1: none.
 
     Returns:
-        Cross-entropy [B, N], 0 without partner; whether a partner is the best candidate [B, N]; and which queries have
-        a partner [B, N].
+        Cross-entropy [B, pairs, N], 0 without partner; whether a partner is the best candidate [B, pairs, N]; and which
+        cells have a partner [B, pairs, N].
     """
-    has = (partners >= 0).any(dim=2)
-    rows = queries[has].split(has.sum(dim=1).tolist())
-    odds = torch.cat([row @ c.mT for row, c in zip(rows, candidates, strict=True)])  # [rows, M]
+    has = (partners >= 0).any(dim=3)
     partners = partners[has]
+    rows = descriptors.repeat_interleave(descriptors.shape[1] - 1, dim=1)[has]
+    rows = rows.split(has.sum(dim=2).flatten().tolist())
+    candidates = [sample[b] for sample in descriptors for _, b in pairs]
+    odds = torch.cat([row @ c.mT for row, c in zip(rows, candidates, strict=True)])  # [rows, N]
     chosen = odds.gather(1, partners.clamp_min(0)).masked_fill(partners < 0, -torch.inf)
     cost = odds.logsumexp(dim=1) - chosen.logsumexp(dim=1)
     hit = (odds.detach().argmax(dim=1, keepdim=True) == partners).any(dim=1)
