@@ -8,12 +8,11 @@ Importing this changes the process for good: PyTorch then believes in an acceler
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_iter, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
@@ -65,18 +64,11 @@ class OtherTensor(Tensor):
         return _run(func, args, dict(kwargs or {}))
 
 
-class _Placing(TorchDispatchMode):
-    """Sees what makes tensors from nothing, too."""
+class OtherDevice(TorchDispatchMode):
+    """Inside, `OTHER` is a device that computes: what makes tensors from nothing can make them there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, dict(kwargs or {}))
-
-
-@contextmanager
-def other_device() -> Iterator[None]:
-    """Inside, `OTHER` is a device that computes."""
-    with _Placing():
-        yield
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -114,7 +106,7 @@ def _host(x: Any) -> Any:
 
 
 # PyTorch makes tensors of lists and numbers below the level where modes and subclasses are asked.
-_KERNELS = torch.library.Library("aten", "IMPL")
+_KERNELS = library.Library("aten", "IMPL")
 _KERNELS.impl(
     "empty.memory_format", lambda size, **options: _run(ops.empty.memory_format, (size,), options), OTHER_KEY
 )

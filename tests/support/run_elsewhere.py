@@ -47,10 +47,10 @@ def infer(device: torch.device, overrides: list[str]) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    from support.other_device import OTHER, other_device  # changes the process
+    from support.other_device import OTHER, OtherDevice  # changes the process
 
     task, out, config = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
-    with other_device():
+    with OtherDevice():
         if task == "train":
             train(out, OTHER, config)
         else:

@@ -14,6 +14,8 @@ from support.opv2v_files import write_dataset
 from support.run_elsewhere import infer, train
 from support.toy_run import records
 
+from coop3d.training.memory_need import CHECKPOINTED
+
 TESTS = Path(__file__).parents[1]
 MATCHED = ["model=small", "loss=match_loss"]
 KINDS = {
@@ -24,8 +26,7 @@ KINDS = {
     "regressed panoramas": [
         "model=tiny", "loss=coop_loss", "dataset=opv2v_cyl_coop_demo", "dataset.panoramas=raw",
         "dataset.camera.width=112", "dataset.camera.height=28", "train_params.ema_decay=0.9",
-        "model.encoder.gradient_checkpointing=true", "model.info_sharing.module_args.gradient_checkpointing=true",
-        "model.pred_head.gradient_checkpointing=true",
+        *(f"{key}=true" for key in CHECKPOINTED),
     ],
     "fused photographs": [
         *MATCHED, "dataset=opv2v_pinhole_fused", "model.panorama.fuse_cameras=true",
@@ -80,8 +81,8 @@ def test_inference_gives_the_numbers_of_the_cpu(machine, tmp_path):
 def test_the_device_refuses_tensors_of_the_cpu():
     code = """
 import torch
-from support.other_device import OTHER, MixedDevicesError, other_device
-with other_device():
+from support.other_device import OTHER, MixedDevicesError, OtherDevice
+with OtherDevice():
     x = torch.ones(3, device=OTHER)
     assert (x * 2 + torch.tensor(1.0))[torch.tensor([0])].tolist() == [3.0]
     for mixture in (lambda: x + torch.ones(3), lambda: torch.ones(3)[x.long()], lambda: x.lerp(x, torch.ones(3))):
