@@ -56,6 +56,7 @@ def _attend_by_kernel(
 
 
 @lru_cache(maxsize=16)  # every layer asks, and a copy from the host would make the GPU wait
+@torch.inference_mode(False)  # made while predicting, they serve training, too
 def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 

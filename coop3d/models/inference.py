@@ -22,7 +22,7 @@ Images: TypeAlias = Array | Sequence[Array] | Sequence[Panorama]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-@torch.no_grad()  # not inference_mode: cached position axes made inside must serve training, too
+@torch.no_grad()  # not inference_mode, whose tensors may not enter a training step, as a teacher's targets do
 def infer(
     model: MapAnything,
     images: Images,

@@ -1,7 +1,7 @@
 """Resampling of a learned position table to another patch grid, as two small matrices.
 
 Bicubic resampling is separable: ``out = rows @ table @ columns.T``. The matrices depend on sizes only, so they
-are cached while the table itself keeps training.
+are cached while the table itself keeps training; ``inference_mode(False)`` lets those made while predicting serve it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def cubic_weights(position: Tensor, size: int, wrap: bool) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def official_axis(length: int, size: int, device: torch.device) -> Tensor:
     """[length, size] float64 matrix of DINOv2's resampling along one axis (with its +0.1)."""
     position = (torch.arange(length, dtype=torch.float64) + 0.5) * size / (length + SIZE_OFFSET) - 0.5
@@ -47,6 +48,7 @@ def official_axis(length: int, size: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def identity_axis(size: int, device: torch.device) -> Tensor:
     """[size, size] float64: an axis that already has the table's length."""
     return torch.eye(size, dtype=torch.float64, device=device)

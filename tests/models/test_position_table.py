@@ -11,6 +11,8 @@ from coop3d.geometry import CylindricalCamera
 from coop3d.models.position_table import (
     column_turns,
     cubic_weights,
+    forget_axes,
+    identity_axis,
     official_axis,
     periodic_axis,
     ray_turns,
@@ -60,6 +62,16 @@ def test_official_resampling_against_torch():
     found = resample(table[0].permute(1, 2, 0), official_axis(9, 37, CPU), official_axis(36, 37, CPU))
     # float32 coordinates near 37 are exact to 4e-6, and the kernel's slope is about 1
     torch.testing.assert_close(found.T.unflatten(1, (9, 36)), expected[0], rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("size", [7, 5])
+def test_axes_made_while_predicting_serve_training(size):
+    forget_axes()
+    table = torch.ones(size, size, 3, dtype=torch.float64, requires_grad=True)
+    with torch.inference_mode():
+        rows = identity_axis(7, CPU) if size == 7 else official_axis(7, size, CPU)
+    resample(table, rows, rows).sum().backward()
+    torch.testing.assert_close(table.grad.sum(), torch.tensor(7.0 * 7 * 3, dtype=torch.float64))
 
 
 def test_periodic_reading_is_the_table_itself_on_its_own_grid():
