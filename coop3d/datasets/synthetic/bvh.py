@@ -58,32 +58,45 @@ def build_bvh(triangles: NDArray[np.float64]) -> Bvh:
     if len(tris) == 0:
         bounds = np.array([[FAR, FAR, FAR, FAR, FAR, FAR]])  # a box no ray reaches
         return Bvh(bounds, np.zeros(1, np.int64), np.zeros(1, np.int64), tris, np.zeros(0, np.int64))
-    lo, hi = tris.min(axis=1), tris.max(axis=1)
-    bounds, first, count, order, used = _build(lo, hi)
+    bounds, first, count, order, used = _build(tris)
     return Bvh(bounds[:used].copy(), first[:used].copy(), count[:used].copy(), tris[order], order)
 
 
 @njit(cache=True)
-def _build(lo, hi):
-    n = lo.shape[0]
+def _build(tris):
+    n = len(tris)
     order = np.arange(n)
-    center = 0.5 * (lo + hi)
-    bounds = np.empty((2 * n, 6))
-    first = np.zeros(2 * n, np.int64)
-    count = np.zeros(2 * n, np.int64)
+    boxes = _boxes(tris)
+    bounds, centres = (
+        np.empty((2 * n, 6)),
+        np.empty((2 * n, 6)),
+    )  # of nodes: around triangles, around their centres
+    first, count = np.zeros(2 * n, np.int64), np.zeros(2 * n, np.int64)
+    bins, bin_n = np.empty(n, np.int64), np.empty(_BINS, np.int64)
+    bin_box, bin_centres, cost = np.empty((_BINS, 6)), np.empty((_BINS, 6)), np.empty((2, _BINS))
+    _sort_into_bins(boxes, order, bins, bin_n, bin_box, bin_centres, 0, 0.0, 0.0)  # all in the first
+    bounds[0], centres[0] = bin_box[0], bin_centres[0]
     used = 1
     stack = [(0, 0, n)]
     while len(stack) > 0:
         node, start, stop = stack.pop()
-        own = order[start:stop]
-        axis, low, extent = _enclose(lo, hi, center, own, bounds[node])
+        axis, extent = 0, centres[node, 3] - centres[node, 0]
+        for a in range(1, 3):
+            if centres[node, a + 3] - centres[node, a] > extent:
+                axis, extent = a, centres[node, a + 3] - centres[node, a]
         if stop - start <= _LEAF or extent <= 1e-9:
             first[node], count[node] = start, stop - start
             continue
-        bins = np.empty(len(own), np.int64)
-        for i in range(len(own)):
-            bins[i] = min(_BINS - 1, int((center[own[i], axis] - low) * (_BINS / extent)))
-        middle = start + _partition(own, bins, _best_cut(lo, hi, own, bins))
+        own, own_bins = order[start:stop], bins[start:stop]
+        scale = _BINS / extent
+        _sort_into_bins(boxes, own, own_bins, bin_n, bin_box, bin_centres, axis, centres[node, axis], scale)
+        cut = _best_cut(bin_n, bin_box, cost)
+        middle = start + _partition(own, own_bins, cut)
+        for child, begin, end in ((used, 0, cut), (used + 1, cut, _BINS)):
+            bounds[child], centres[child] = bin_box[begin], bin_centres[begin]
+            for b in range(begin + 1, end):
+                _grow(bounds[child], bin_box[b])
+                _grow(centres[child], bin_centres[b])
         first[node] = used
         stack.append((used, start, middle))
         stack.append((used + 1, middle, stop))
@@ -92,47 +105,63 @@ def _build(lo, hi):
 
 
 @njit(cache=True)
-def _enclose(lo, hi, center, own, box):
-    """Write the ``box`` [6] of the triangles ``own``; the longest axis of their centres, its start and its length."""
-    box[:3], box[3:] = FAR, -FAR
-    start, end = np.full(3, FAR), np.full(3, -FAR)
-    for t in own:
+def _boxes(tris):
+    """[N, 6] min xyz, max xyz."""
+    boxes = np.empty((len(tris), 6))
+    for i in range(len(tris)):
         for a in range(3):
-            box[a], box[a + 3] = min(box[a], lo[t, a]), max(box[a + 3], hi[t, a])
-            start[a], end[a] = min(start[a], center[t, a]), max(end[a], center[t, a])
-    axis = np.argmax(end - start)
-    return axis, start[axis], end[axis] - start[axis]
+            boxes[i, a] = min(tris[i, 0, a], min(tris[i, 1, a], tris[i, 2, a]))
+            boxes[i, a + 3] = max(tris[i, 0, a], max(tris[i, 1, a], tris[i, 2, a]))
+    return boxes
+
+
+@njit(cache=True, inline="always")
+def _grow(box, other):
+    """Make a box [6] include another, in place."""
+    for a in range(3):
+        box[a], box[a + 3] = min(box[a], other[a]), max(box[a + 3], other[a + 3])
 
 
 @njit(cache=True)
-def _best_cut(lo, hi, own, bins):
-    """The bin that starts the second half, by the surface-area heuristic; -1: all are in one bin."""
-    bin_lo, bin_hi, bin_n = np.full((_BINS, 3), FAR), np.full((_BINS, 3), -FAR), np.zeros(_BINS, np.int64)
+def _sort_into_bins(boxes, own, bins, bin_n, bin_box, bin_centres, axis, low, scale):
+    """Write the bin of each of the triangles ``own``, and of each bin its count and the boxes around what is in it."""
+    bin_n[:] = 0
+    bin_box[:, :3], bin_box[:, 3:] = FAR, -FAR
+    bin_centres[:, :3], bin_centres[:, 3:] = FAR, -FAR
     for i in range(len(own)):
-        b = bins[i]
+        box = boxes[own[i]]
+        b = min(_BINS - 1, int((0.5 * (box[axis] + box[axis + 3]) - low) * scale))
+        bins[i] = b
         bin_n[b] += 1
+        _grow(bin_box[b], box)
         for a in range(3):
-            bin_lo[b, a], bin_hi[b, a] = min(bin_lo[b, a], lo[own[i], a]), max(bin_hi[b, a], hi[own[i], a])
-    left = _costs(bin_lo, bin_hi, bin_n)
-    right = _costs(bin_lo[::-1], bin_hi[::-1], bin_n[::-1])[::-1]
+            centre = 0.5 * (box[a] + box[a + 3])
+            bin_centres[b, a] = min(bin_centres[b, a], centre)
+            bin_centres[b, a + 3] = max(bin_centres[b, a + 3], centre)
+
+
+@njit(cache=True)
+def _best_cut(bin_n, bin_box, cost):
+    """The bin that starts the second half, by the surface-area heuristic; ``cost`` [2, bins] is scratch."""
+    _costs(bin_n, bin_box, cost[0])
+    _costs(bin_n[::-1], bin_box[::-1], cost[1, ::-1])
     best, best_cost = -1, FAR
     for b in range(_BINS - 1, 0, -1):
-        if left[b - 1] + right[b] < best_cost:
-            best, best_cost = b, left[b - 1] + right[b]
+        if cost[0, b - 1] + cost[1, b] < best_cost:
+            best, best_cost = b, cost[0, b - 1] + cost[1, b]
     return best
 
 
 @njit(cache=True)
-def _costs(bin_lo, bin_hi, bin_n):
+def _costs(bin_n, bin_box, cost):
     """Triangles in the bins up to each, times the area of the box around them; infinite where there are none."""
-    cost, run_lo, run_hi, run_n = np.full(_BINS, FAR), np.full(3, FAR), np.full(3, -FAR), 0
+    x0, y0, z0, x1, y1, z1, n = FAR, FAR, FAR, -FAR, -FAR, -FAR, 0
     for b in range(_BINS):
-        run_n += bin_n[b]
-        run_lo, run_hi = np.minimum(run_lo, bin_lo[b]), np.maximum(run_hi, bin_hi[b])
-        if run_n > 0:
-            d = run_hi - run_lo
-            cost[b] = run_n * (d[0] * d[1] + d[1] * d[2] + d[2] * d[0])
-    return cost
+        n += bin_n[b]
+        x0, y0, z0 = min(x0, bin_box[b, 0]), min(y0, bin_box[b, 1]), min(z0, bin_box[b, 2])
+        x1, y1, z1 = max(x1, bin_box[b, 3]), max(y1, bin_box[b, 4]), max(z1, bin_box[b, 5])
+        dx, dy, dz = x1 - x0, y1 - y0, z1 - z0
+        cost[b] = n * (dx * dy + dy * dz + dz * dx) if n > 0 else FAR
 
 
 @njit(cache=True)

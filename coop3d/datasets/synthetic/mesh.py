@@ -90,7 +90,7 @@ class MeshBuilder:
     def quad(self, corners: ArrayLike, uv: ArrayLike, kind: int, layer: int, tint, tag: int = 0) -> None:
         """A flat quadrilateral [4, 3], wound so that cross(c1 - c0, c2 - c0) points outwards."""
         c, t = np.asarray(corners, np.float64), np.asarray(uv, np.float64)
-        self.add(c[_QUAD], t[_QUAD], kind, layer, tint, tag)
+        self.add(c[QUAD], t[QUAD], kind, layer, tint, tag)
 
     def box(self, T, size, layer: int, tint, *, kind: int = PLAIN, period: float = 1.0, tag: int = 0) -> None:
         """A box of full ``size`` (x, y, z) standing on the local plane z = 0, centred in x and y."""
@@ -112,7 +112,7 @@ class MeshBuilder:
         u0, u1 = around[:-1], around[1:]
         uv = np.stack([np.stack([u0, 0 * u0], 1), np.stack([u1, 0 * u0], 1),
                        np.stack([u1, 0 * u0 - high], 1), np.stack([u0, 0 * u0 - high], 1)], axis=1)  # fmt: skip
-        self.add(quads[:, _QUAD].reshape(-1, 3, 3), uv[:, _QUAD].reshape(-1, 3, 2), kind, layer, tint, tag)
+        self.add(quads[:, QUAD].reshape(-1, 3, 3), uv[:, QUAD].reshape(-1, 3, 2), kind, layer, tint, tag)
         for ring, flip in ((top, False), (bottom, True)):
             fan = np.stack([np.repeat(ring[:1], n - 2, 0), ring[1:-1], ring[2:]], axis=1)
             fan = fan[:, ::-1] if flip else fan
@@ -153,9 +153,9 @@ def ring(radius, n: int, T: NDArray[np.float64], z: float, phase: float = 0.0) -
     return local @ T[:3, :3].T + T[:3, 3]
 
 
-_QUAD = np.array([[0, 1, 2], [0, 2, 3]])
+QUAD = np.array([[0, 1, 2], [0, 2, 3]])
 _BOX_CORNERS = np.array([[x, y, z] for z in (0, 1) for y in (-1, 1) for x in (-1, 1)], dtype=np.float64)
 # Corner numbers: bit 0 = +x, bit 1 = +y, bit 2 = top.
 _BOX_FACES = np.array([[1, 3, 7, 5], [2, 0, 4, 6], [3, 2, 6, 7], [0, 1, 5, 4], [4, 5, 7, 6], [0, 2, 3, 1]])
-_BOX_TRIANGLES = _BOX_FACES[:, _QUAD].reshape(12, 3)
+_BOX_TRIANGLES = _BOX_FACES[:, QUAD].reshape(12, 3)
 _BOX_UV_AXES = np.repeat([(1, 2), (1, 2), (0, 2), (0, 2), (0, 1), (0, 1)], 2, axis=0)  # [12, 2]

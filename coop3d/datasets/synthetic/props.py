@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import partial
 
@@ -205,28 +204,35 @@ def barrier(
     """A wall or hedge along world points [n, 3] (on the ground), with small piers where it is masonry."""
     period = textures.PERIOD_M[layer]
     kind = mesh.LEAVES if layer == textures.HEDGE else mesh.PLAIN
-    run = 0.0
-    for p, q in itertools.pairwise(points):
-        d = q[:2] - p[:2]
-        length = float(np.hypot(*d))
-        if length < 1e-6:
-            continue
-        side = np.array([-d[1], d[0], 0.0]) / length * (thick / 2)
-        up, down = np.array([0, 0, height]), np.array([0, 0, -0.6])
-        ringed = np.array([p - side, q - side, q + side, p + side])
-        # A tube of four corners, textured in metres along the run.
-        for k, (m, n) in enumerate(((0, 1), (1, 2), (2, 3), (3, 0))):
-            long = length if k % 2 == 0 else thick
-            u0 = (run if k % 2 == 0 else 0.0) / period
-            u1, low, high = u0 + long / period, 0.6 / period, -height / period
-            uv = np.array([[u0, low], [u1, low], [u1, high], [u0, high]], np.float64)
-            corners = np.stack([ringed[m] + down, ringed[n] + down, ringed[n] + up, ringed[m] + up])
-            b.quad(corners, uv, kind, layer, tint)
-        lid = ringed + up
-        long = length / period
-        lid_uv = np.array([[0, 0], [long, 0], [long, thick], [0, thick]], np.float64)
-        b.quad(lid, lid_uv, kind, layer, np.clip(np.asarray(tint) * 1.1, 0, 1.4))
+    step = np.diff(points, axis=0)
+    length = np.hypot(step[:, 0], step[:, 1])
+    some = length >= 1e-6
+    p, q, step, length = points[:-1][some], points[1:][some], step[some], length[some]
+    side = np.stack([-step[:, 1], step[:, 0], np.zeros(len(p))], axis=1) / length[:, None] * (thick / 2)
+    ringed = np.stack([p - side, q - side, q + side, p + side], axis=1)  # [n, 4, 3]
+    foot, lid = ringed + np.array([0, 0, -0.6]), ringed + np.array([0, 0, height])
+    after = [1, 2, 3, 0]
+    walls = np.stack([foot, foot[:, after], lid[:, after], lid], axis=2)  # [n, 4 walls, 4 corners, 3]
+    faces = np.concatenate([walls, lid[:, None]], axis=1)
+    uv = _barrier_uv(length, height, thick, period)
+    tints = np.concatenate([np.tile(tint, (8, 1)), np.tile(np.clip(np.asarray(tint) * 1.1, 0, 1.4), (2, 1))])
+    for i in range(len(p)):
+        b.add(faces[i][:, mesh.QUAD], uv[i][:, mesh.QUAD], kind, layer, tints)
         if kind == mesh.PLAIN:
-            T = placed(p[0], p[1], p[2] - 0.6, np.arctan2(d[1], d[0]))
+            T = placed(p[i, 0], p[i, 1], p[i, 2] - 0.6, np.arctan2(step[i, 1], step[i, 0]))
             b.box(T, (thick * 2.2, thick * 2.2, height + 0.85), layer, tint, period=period)
-        run += length
+
+
+def _barrier_uv(
+    length: NDArray[np.float64], height: float, thick: float, period: float
+) -> NDArray[np.float64]:
+    """[n, 5, 4, 2] of the walls and the lid of a barrier's pieces, in metres along the run."""
+    n, low, high = len(length), 0.6 / period, -height / period
+    uv = np.zeros((n, 5, 4, 2))
+    uv[:, 0:4:2, :, 0] = (np.concatenate([[0.0], np.cumsum(length)[:-1]]) / period)[:, None, None]
+    uv[:, 0:4:2, 1:3, 0] += (length / period)[:, None, None]
+    uv[:, 1:4:2, 1:3, 0] = thick / period
+    uv[:, :4, :, 1] = low, low, high, high
+    uv[:, 4, 1:3, 0] = (length / period)[:, None]
+    uv[:, 4, 2:, 1] = thick
+    return uv
