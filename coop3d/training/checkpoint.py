@@ -105,8 +105,10 @@ class CheckpointStore:
         write_atomic({"format": FORMAT, "version": VERSION, **payload}, staged)
         if best:  # first: a last checkpoint that knows of a best one must find it
             self._link(staged, self.run_dir / BEST)
-        if last.exists():
-            os.replace(last, self.run_dir / PREVIOUS)
+        if (
+            last.exists()
+        ):  # under both names for a moment: whoever evaluates a run that trains must find the last one
+            self._link(last, self.run_dir / PREVIOUS)
         os.replace(staged, last)
         _fsync_directory(self.run_dir)
 
@@ -165,6 +167,7 @@ class CheckpointStore:
         except OSError:
             shutil.copyfile(source, temporary)
         os.replace(temporary, target)
+        temporary.unlink(missing_ok=True)  # POSIX leaves it where the target already was this file
 
 
 def newest_checkpoint(store: CheckpointStore, processes: Processes) -> tuple[Path, dict[str, Any]] | None:

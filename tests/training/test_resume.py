@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -138,6 +139,33 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_atomic({"step": 2}, tmp_path / "x.pth")
     assert torch.load(tmp_path / "x.pth", weights_only=True) == {"step": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, None])
+def test_there_is_a_last_checkpoint_at_every_moment(tmp_path, monkeypatch, killed_at):
+    """Also for an evaluation that reads it while the run trains, and after a kill between two renames."""
+    store, real, renamed = CheckpointStore(tmp_path), os.replace, []
+    store.save({"step": 1})
+
+    def replace(source, target):
+        renamed.append(target)
+        if len(renamed) - 1 == killed_at:
+            raise KeyboardInterrupt
+        real(source, target)
+        assert load_checkpoint(tmp_path / LAST)["step"] in (1, 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with contextlib.suppress(KeyboardInterrupt):
+            store.save({"step": 2})
+    assert len(renamed) == (3 if killed_at is None else killed_at + 1)  # staged, previous, last
+    assert load_checkpoint(tmp_path / LAST)["step"] == (2 if killed_at is None else 1)
+    store.save({"step": 3})
+    assert [load_checkpoint(tmp_path / name)["step"] for name in (LAST, PREVIOUS)] == [
+        3,
+        2 - (killed_at is not None),
+    ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [LAST, PREVIOUS]
 
 
 def test_finished_run_says_so(undisturbed, caplog):
