@@ -105,9 +105,8 @@ class CheckpointStore:
         write_atomic({"format": FORMAT, "version": VERSION, **payload}, staged)
         if best:  # first: a last checkpoint that knows of a best one must find it
             self._link(staged, self.run_dir / BEST)
-        if (
-            last.exists()
-        ):  # under both names for a moment: whoever evaluates a run that trains must find the last one
+        if last.exists():
+            # Not renamed: who evaluates a run while it trains must find the last one at every moment.
             self._link(last, self.run_dir / PREVIOUS)
         os.replace(staged, last)
         _fsync_directory(self.run_dir)

@@ -67,10 +67,8 @@ def _build(tris):
     n = len(tris)
     order = np.arange(n)
     boxes = _boxes(tris)
-    bounds, centres = (
-        np.empty((2 * n, 6)),
-        np.empty((2 * n, 6)),
-    )  # of nodes: around triangles, around their centres
+    # Of each node: the box around its triangles, and the one around their centres.
+    bounds, centres = np.empty((2 * n, 6)), np.empty((2 * n, 6))
     first, count = np.zeros(2 * n, np.int64), np.zeros(2 * n, np.int64)
     bins, bin_n = np.empty(n, np.int64), np.empty(_BINS, np.int64)
     bin_box, bin_centres, cost = np.empty((_BINS, 6)), np.empty((_BINS, 6)), np.empty((2, _BINS))
