@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+
+class CellGrid(NamedTuple):
+    """Images of equally many cells, which are numbered row by row, one image after another."""
+
+    rows: int  # of each image
+    columns: int
+    wraps: bool = False  # the first column is beside the last one
+
+    def around(self, cells: Tensor) -> Tensor:
+        """Numbers [..., 9] of cells [...] and of those around each in its image; -1 beyond a border."""
+        number = torch.arange(9, device=cells.device)
+        row = (cells // self.columns % self.rows)[..., None] + number // 3 - 1
+        column = (cells % self.columns)[..., None] + number % 3 - 1
+        inside = (row >= 0) & (row < self.rows)
+        if self.wraps:
+            column = column % self.columns
+        else:
+            inside &= (column >= 0) & (column < self.columns)
+        image = cells[..., None] // (self.rows * self.columns)
+        return torch.where(inside, (image * self.rows + row) * self.columns + column, -1)
+
+    def peaks(self, x: Tensor) -> Tensor:
+        """Where values [..., cells of some images] are at least as large as all around: bool, the same shape."""
+        maps = x.reshape(-1, 1, self.rows, self.columns)
+        if self.wraps:
+            maps = torch.cat([maps[..., -1:], maps, maps[..., :1]], dim=-1)
+        largest = F.max_pool2d(maps, 3, stride=1, padding=(1, 0 if self.wraps else 1))
+        return (x.reshape(largest.shape) >= largest).view(x.shape)
 
 
 def at_cells(x: Tensor, grid: tuple[int, int], rows_axis: int) -> Tensor:
@@ -69,7 +101,7 @@ def cell_walls(rays: Tensor, columns: int) -> Tensor:
     corners = torch.stack(
         [_beyond(pixels, *ends) for ends in ((0, 0), (0, -1), (-1, -1), (-1, 0))], dim=-2
     )  # clockwise as x goes right and y down, so that cross products of successive ones point inwards
-    return torch.nn.functional.normalize(torch.linalg.cross(corners, corners.roll(-1, -2), dim=-1), dim=-1)
+    return F.normalize(torch.linalg.cross(corners, corners.roll(-1, -2), dim=-1), dim=-1)
 
 
 def _beyond(pixels: Tensor, row: int, column: int) -> Tensor:

@@ -97,8 +97,8 @@ class MatchingConfig:
     initial_temperature: float = 10.0  # similarity of equal descriptors at the start of training
     pose: bool = True  # outside training the pose comes from matches, where they suffice
     min_support: float = 2.0  # matches' worth of agreement below which the regressed pose stays
-    angle_noise: float = 0.4  # standard deviation of a match's direction, cells
-    range_noise: float = 0.25  # standard deviation of log range
+    angle_noise: float = 0.15  # standard deviation of a match's direction, cells
+    range_noise: float = 0.3  # standard deviation of log range
 
     def __post_init__(self) -> None:
         for name in (

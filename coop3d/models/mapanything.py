@@ -333,7 +333,8 @@ class MapAnything(HubMixin, nn.Module):
         composed, matching = FactoredPrediction(**fields), self.config.pred_head.matching
         if matching is None or not matching.pose or self.training:
             return composed
-        return pose_from_matches(composed, matching, self.config.panorama.fused_cameras)
+        panorama = self.config.panorama
+        return pose_from_matches(composed, matching, panorama.fused_cameras, panorama.wrap_around)
 
     def _check_inputs(self, inputs: ViewInputs) -> None:
         options, P = self.config.panorama, self.config.encoder.patch_size

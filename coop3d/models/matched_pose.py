@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from coop3d.geometry import invert_rigid, matrix_to_quat
-from coop3d.geometry.cells import at_cells, cell_angle, cell_angles
+from coop3d.geometry.cells import CellGrid, at_cells, cell_angle, cell_angles
 from coop3d.geometry.precision import full_precision
 from coop3d.geometry.ray_alignment import Alignment, PointNoise, RayPoints, align
 from coop3d.geometry.transforms import eye_like
@@ -23,7 +24,7 @@ LEAST_PROBABILITY = 3e-3  # of a match; what is below never decides anything and
 
 @torch.no_grad()
 def pose_from_matches(
-    prediction: FactoredPrediction, config: MatchingConfig, cameras: int = 1
+    prediction: FactoredPrediction, config: MatchingConfig, cameras: int = 1, wrap: bool = False
 ) -> FactoredPrediction:
     """Replace regressed poses by those that the matches give, where enough of them agree.
 
@@ -41,21 +42,24 @@ def pose_from_matches(
         prediction: with descriptors; views in any number.
         config: of the matching head.
         cameras: successive views that share one frame and one pose.
+        wrap: left and right borders of the images touch.
 
     Returns:
         The same with ``trans`` and ``quat_xyzw`` replaced, and ``pose_support`` set.
     """
     with full_precision(prediction.trans.device.type):  # half precision has no inverse
-        return _posed(prediction, config, cameras)
+        return _posed(prediction, config, cameras, wrap)
 
 
-def _posed(prediction: FactoredPrediction, config: MatchingConfig, cameras: int) -> FactoredPrediction:
+def _posed(
+    prediction: FactoredPrediction, config: MatchingConfig, cameras: int, wrap: bool
+) -> FactoredPrediction:
     assert prediction.descriptors is not None
     B, V = prediction.trans.shape[:2]
     T, support = prediction.T_ref_view.clone(), prediction.trans.new_zeros(B, V)
     poses = [slice(first, first + cameras) for first in range(0, V, cameras)]
     for b in range(B):
-        cells = [_Cells.of(prediction, b, views) for views in poses]
+        cells = [_Cells.of(prediction, b, views, wrap) for views in poses]
         edges = {(i, j): _align(cells[i], cells[j], config) for i, j in combinations(range(len(poses)), 2)}
         for n, (T_ref_view, agreed) in _reach_from_reference(edges, config.min_support).items():
             T[b, poses[n]], support[b, poses[n]] = T_ref_view, agreed
@@ -75,9 +79,10 @@ class _Cells:
     descriptors: Tensor  # [N, D]
     weight: Tensor  # [N] probability that the cell shows a surface which another view shows, too
     angle: float | Tensor  # rad between the rays of neighbouring cells; of photographs [N]
+    grid: CellGrid
 
     @classmethod
-    def of(cls, prediction: FactoredPrediction, b: int, views: slice) -> _Cells:
+    def of(cls, prediction: FactoredPrediction, b: int, views: slice, wrap: bool) -> _Cells:
         assert prediction.descriptors is not None
         assert prediction.seen_logits is not None
         descriptors = prediction.descriptors[b, views]  # [K, h, w, D]
@@ -95,19 +100,42 @@ class _Cells:
             descriptors.flatten(0, 2),
             seen * mask.flatten().sigmoid(),
             cell_angle(rays, grid) if len(rays) == 1 else cell_angles(rays, grid).flatten(),
+            CellGrid(*grid, wraps=wrap),
         )
+
+    def between(self, cells: Tensor, odds: Tensor) -> RayPoints:
+        """Points of cells [M], their rays turned half way to where a match probably lies between cells.
+
+        That is the mean direction of the cells around, seen from the cell's own origin (at a seam a neighbour has
+        another), weighted by their probabilities. Half way, because the other view's cell has moved as well: the
+        place in the middle of cell i is seen at some shift from the middle of cell j, that in the middle of j at the
+        opposite shift from i, and the place between both at half of each.
+
+        Args:
+            cells: [M] of this view in M matches.
+            odds: [M, N] probability of each cell of this view to be the counterpart of the match's other cell.
+        """
+        around = self.grid.around(cells)
+        weights = odds.gather(1, around.clamp_min(0)) * (around >= 0)
+        points = self.points.pick(cells)
+        towards = F.normalize(self.points.points[around.clamp_min(0)] - points.origins[:, None], dim=-1)
+        mean = F.normalize((weights[..., None] * towards).sum(dim=1), dim=-1)
+        return points._replace(rays=F.normalize(points.rays + mean, dim=-1))
 
 
 def _align(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | None:
     """Pose of b in a; None where there are too few matches.
 
-    Not only mutual best matches count: while descriptors are uncertain, many weak ones that agree know the pose better
-    than a few strong ones, and neighbouring cells that share a match locate it between their rays. A weight is the
-    geometric mean of the match's probabilities from either side.
+    A match is a pair of cells whose joint probability is a peak over the cells around either: neighbours of a peak
+    repeat it, slightly off. Not only mutual best matches count: while descriptors are uncertain, many weak ones that
+    agree know the pose better than a few strong ones. A weight is the geometric mean of the match's probabilities from
+    either side, and what these say of the cells around tells its direction to a fraction of a cell.
     """
     similarity = a.descriptors @ b.descriptors.mT  # [Na, Nb]
-    odds = similarity.softmax(dim=1) * similarity.softmax(dim=0) * a.weight[:, None] * b.weight
-    weights, pairs = odds.sqrt().flatten().topk(min(MOST_MATCHES, odds.numel()))
+    in_b, in_a = similarity.softmax(dim=1), similarity.softmax(dim=0)
+    odds = in_b * in_a * a.weight[:, None] * b.weight
+    peaks = b.grid.peaks(odds) | a.grid.peaks(odds.mT).mT
+    weights, pairs = (odds * peaks).sqrt().flatten().topk(min(MOST_MATCHES, odds.numel()))
     # The heaviest come first, so a number cuts them; with a mask as index, twice, a GPU would wait twice more.
     kept = int((weights > LEAST_PROBABILITY).sum())
     if kept < LEAST_MATCHES:
@@ -116,7 +144,7 @@ def _align(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | None:
     first, second = pairs // odds.shape[1], pairs % odds.shape[1]
     angle = _coarser(a.angle, first, b.angle, second)
     noise = PointNoise(angle=config.angle_noise * angle, log_range=config.range_noise)
-    return align(a.points.pick(first), b.points.pick(second), weights, noise)
+    return align(a.between(first, in_a.mT[second]), b.between(second, in_b[first]), weights, noise)
 
 
 def _coarser(a: float | Tensor, first: Tensor, b: float | Tensor, second: Tensor) -> float | Tensor:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from coop3d.files import replacing
 from coop3d.training.checkpoint import FORMAT, VERSION, load_checkpoint
+from coop3d.training.overrides import overridden
 
 KEPT = ("step", "config", "git", "best")  # nothing that only training needs
 
 
-def publish_checkpoint(source: Path, target: Path) -> int:
+def publish_checkpoint(source: Path, target: Path, overrides: Sequence[str] = ()) -> int:
     """Write ``target`` from a training checkpoint; it opens wherever a checkpoint does, but no run resumes from it.
 
     Weights are the averaged ones (EMA) where the run has them, rounded to float16: relative 5e-4, far below what
@@ -23,12 +26,14 @@ def publish_checkpoint(source: Path, target: Path) -> int:
     Args:
         source: ``checkpoint-*.pth`` of a run.
         target: replaced only when whole.
+        overrides: ``key=value`` changes of the saved config, such as options of inference chosen after training.
 
     Returns:
         Its size in bytes.
 
     Raises:
         CheckpointError: if the source is none.
+        ConfigError: if an override names no key of the saved config.
         ValueError: if a weight does not fit into float16.
     """
     state = load_checkpoint(source)
@@ -38,6 +43,7 @@ def publish_checkpoint(source: Path, target: Path) -> int:
         "version": VERSION,
         **{k: state[k] for k in KEPT if k in state},
     }
+    payload["config"] = OmegaConf.to_container(overridden(state["config"], overrides))
     payload["model"] = {name: _half(name, x) for name, x in weights.items()}
     with replacing(target) as path:
         torch.save(payload, path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from coop3d.geometry import EquirectangularCamera, PinholeCamera
-from coop3d.geometry.cells import at_cells, cell_angle, cell_angles, cell_walls
+from coop3d.geometry.cells import CellGrid, at_cells, cell_angle, cell_angles, cell_walls
 
 CAMERA = PinholeCamera(96, 64, 40.0, 44.0, 48.0, 32.0)  # 100 degrees wide
 GRID = (8, 12)  # of 8 x 8 pixels
@@ -72,3 +72,25 @@ def test_grids_that_tell_nothing_are_refused():
     with pytest.raises(ValueError, match="cells of 1 x 8 pixels are too small"):
         cell_walls(torch.zeros(4, 8, 3), 8)
     assert cell_angles(torch.rand(4, 3), (2, 2)).shape == (4,)
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+def test_neighbours_and_peaks_against_plain_loops(wraps):
+    rows, columns, images = 3, 4, 2
+    grid = CellGrid(rows, columns, wraps)
+    values = torch.randn(5, images * rows * columns, generator=torch.Generator().manual_seed(0))
+    values[0] = 1.0  # a plateau is a peak everywhere
+    around = grid.around(torch.arange(values.shape[1]))
+    peaks = grid.peaks(values)
+    for n in range(values.shape[1]):
+        image, row, column = n // 12, n // 4 % 3, n % 4
+        expected = {
+            image * 12 + r * 4 + c % 4
+            for r in range(max(row - 1, 0), min(row + 2, rows))
+            for c in range(column - 1, column + 2)
+            if wraps or 0 <= c < columns
+        }
+        found = [k for k in around[n].tolist() if k >= 0]
+        assert sorted(found) == sorted(expected)
+        assert around[n, 4] == n
+        torch.testing.assert_close(peaks[:, n], values[:, n] >= values[:, sorted(expected)].amax(dim=1))

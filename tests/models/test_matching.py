@@ -13,10 +13,13 @@ from support.small_model import PANORAMA, small_model, small_values
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coop3d.geometry import EquirectangularCamera, invert_rigid
-from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
+from coop3d.geometry.cells import CellGrid
+from coop3d.geometry.ray_alignment import RayPoints, align
+from coop3d.geometry.transforms import rotation_from_vector
+from coop3d.models import MapAnything, MapAnythingConfig, from_mapping, matched_pose
 from coop3d.models.checkpoints import load_checkpoint
 from coop3d.models.config import MatchingConfig
-from coop3d.models.matched_pose import pose_from_matches
+from coop3d.models.matched_pose import _align, _Cells, pose_from_matches
 from coop3d.models.published import canonical_state
 from coop3d.training.distributed import set_backend_flags
 from coop3d.training.state import load_model_state
@@ -144,6 +147,46 @@ def test_matches_replace_wrong_poses():
     assert float((3 - turn.diagonal(dim1=-2, dim2=-1).sum(-1)).max()) < 1e-3
     assert bool((found.pose_support[0, 1:] > 3).all())
     torch.testing.assert_close(found.T_ref_view[0, 0], torch.eye(4))
+
+
+def sphere_seen_twice(T: torch.Tensor, radius_m: float, wrap: bool) -> list[_Cells]:
+    """10 x 40 cells of rigs at the centre, the second one at pose T; descriptors are alike up to some half a cell."""
+    H, W = 10, 40
+    rays = torch.from_numpy(EquirectangularCamera(W, H).rays().copy()).float().flatten(0, 1)
+    cell = 2 * torch.pi / W
+    cameras = torch.tensor([[0.0, 0.0, 1.5], [1.0, 0.3, 0.0], [0.0, 0.0, -1.5], [-1.0, 0.3, 0.0]])
+    origins = cameras[(torch.atan2(rays[:, 0], rays[:, 2]) / (torch.pi / 2)).round().long() % 4]
+    along = (origins * rays).sum(-1)
+    points = RayPoints(origins, rays, (along**2 - origins.square().sum(-1) + radius_m**2).sqrt() - along)
+    waves = torch.randn(3, 256, generator=torch.Generator().manual_seed(0)) / (2 * cell * radius_m)
+    views = []
+    for pose in (torch.eye(4), T):
+        phase = points.points @ pose[:3, :3].T @ waves
+        codes = (phase.cos() + phase.sin()) * (12 / 256) ** 0.5
+        views.append(_Cells(points, codes, torch.ones(H * W), cell, CellGrid(H, W, wrap)))
+    return views
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+def test_matches_are_more_exact_than_cells(wrap, monkeypatch):
+    """Turned by 0.4 cells about a skew axis: the best cell of the other view is that of the same number."""
+    T, cell, radius_m = torch.eye(4), 2 * torch.pi / 40, 20.0
+    T[:3, :3] = rotation_from_vector(torch.tensor([0.2, 0.3, -0.2]) * cell)
+    a, b = sphere_seen_twice(T, radius_m, wrap)
+    matches = []
+    monkeypatch.setattr(matched_pose, "align", lambda *given: matches.append(given) or align(*given))
+
+    def apart(a: RayPoints, b: RayPoints) -> float:
+        """Cells between the places of matched points, median."""
+        return float((a.points - b.points @ T[:3, :3].T).norm(dim=-1).median()) / (radius_m * cell)
+
+    found = _align(a, b, MatchingConfig())
+    assert apart(*matches[0][:2]) < 0.15
+    turn = found.T_a_b[:3, :3].T @ T[:3, :3]
+    assert float((3 - turn.trace()).clamp_min(0).sqrt()) < 0.1 * cell
+    monkeypatch.setattr(_Cells, "between", lambda self, cells, _: self.points.pick(cells))
+    _align(a, b, MatchingConfig())
+    assert apart(*matches[1][:2]) > 0.3  # of whole cells
 
 
 def test_poses_from_matches_know_no_half_precision(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.scripts import run_script
 
+from coop3d.conf import ConfigError
 from coop3d.training import CheckpointError, load_run
 from coop3d.training.checkpoint import LAST, load_checkpoint
 from coop3d.training.publish import publish_checkpoint
@@ -20,6 +21,16 @@ def test_it_opens_as_a_run_with_rounded_weights_and_without_the_optimiser(toy_ru
     for name, x in original.model.state_dict().items():
         assert opened.model.state_dict()[name].dtype == x.dtype
         torch.testing.assert_close(opened.model.state_dict()[name], x, atol=1e-6, rtol=1e-3)
+
+
+def test_the_config_can_be_changed(toy_run, tmp_path):
+    publish_checkpoint(toy_run / LAST, tmp_path / "toy.pth", ["train_params.tf32=true"])
+    plain, changed = load_run(toy_run / LAST).config, load_run(tmp_path / "toy.pth").config
+    assert changed.train_params.tf32 is True is not plain.train_params.tf32
+    assert {**changed, "train_params": {**changed.train_params, "tf32": plain.train_params.tf32}} == plain
+    with pytest.raises(ConfigError, match=r"no key 'train_params\.tf'"):
+        publish_checkpoint(toy_run / LAST, tmp_path / "other.pth", ["train_params.tf=false"])
+    assert not (tmp_path / "other.pth").exists()
 
 
 def test_weights_beyond_half_precision_are_refused(toy_run, tmp_path):
