@@ -29,13 +29,21 @@ class CellGrid(NamedTuple):
         image = cells[..., None] // (self.rows * self.columns)
         return torch.where(inside, (image * self.rows + row) * self.columns + column, -1)
 
-    def peaks(self, x: Tensor) -> Tensor:
-        """Where values [..., cells of some images] are at least as large as all around: bool, the same shape."""
-        maps = x.reshape(-1, 1, self.rows, self.columns)
-        if self.wraps:
-            maps = torch.cat([maps[..., -1:], maps, maps[..., :1]], dim=-1)
-        largest = F.max_pool2d(maps, 3, stride=1, padding=(1, 0 if self.wraps else 1))
-        return (x.reshape(largest.shape) >= largest).view(x.shape)
+    def peaks(self, x: Tensor, axis: int) -> Tensor:
+        """Where values are at least as large as all around: bool, the same shape; ``axis`` >= 0 is that of cells."""
+        maps = x.unflatten(axis, (-1, self.rows, self.columns))
+        largest = _largest_of_three(maps, axis + 2, self.wraps)
+        largest = _largest_of_three(largest, axis + 1, wraps=False)
+        return (maps >= largest).flatten(axis, axis + 2)
+
+
+def _largest_of_three(x: Tensor, axis: int, wraps: bool) -> Tensor:
+    """Of every value and its two neighbours along an axis; several times as fast as `max_pool2d` on a CPU."""
+    before, after = x.roll(1, axis), x.roll(-1, axis)
+    if not wraps:
+        before.narrow(axis, 0, 1).fill_(-torch.inf)
+        after.narrow(axis, -1, 1).fill_(-torch.inf)
+    return before.maximum(after).maximum(x)
 
 
 def at_cells(x: Tensor, grid: tuple[int, int], rows_axis: int) -> Tensor:

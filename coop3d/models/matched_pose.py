@@ -134,7 +134,7 @@ def _align(a: _Cells, b: _Cells, config: MatchingConfig) -> Alignment | None:
     similarity = a.descriptors @ b.descriptors.mT  # [Na, Nb]
     in_b, in_a = similarity.softmax(dim=1), similarity.softmax(dim=0)
     odds = in_b * in_a * a.weight[:, None] * b.weight
-    peaks = b.grid.peaks(odds) | a.grid.peaks(odds.mT).mT
+    peaks = a.grid.peaks(odds, 0) | b.grid.peaks(odds, 1)
     weights, pairs = (odds * peaks).sqrt().flatten().topk(min(MOST_MATCHES, odds.numel()))
     # The heaviest come first, so a number cuts them; with a mask as index, twice, a GPU would wait twice more.
     kept = int((weights > LEAST_PROBABILITY).sum())

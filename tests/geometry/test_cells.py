@@ -81,7 +81,8 @@ def test_neighbours_and_peaks_against_plain_loops(wraps):
     values = torch.randn(5, images * rows * columns, generator=torch.Generator().manual_seed(0))
     values[0] = 1.0  # a plateau is a peak everywhere
     around = grid.around(torch.arange(values.shape[1]))
-    peaks = grid.peaks(values)
+    peaks = grid.peaks(values, 1)
+    torch.testing.assert_close(grid.peaks(values.T.contiguous(), 0), peaks.T)
     for n in range(values.shape[1]):
         image, row, column = n // 12, n // 4 % 3, n % 4
         expected = {
