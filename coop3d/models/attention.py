@@ -16,8 +16,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int] | None = None
     """Softmax attention; a token sees the tokens of its own sequence only.
 
     Padding every sequence to the longest would waste ``1 - sum(l^2) / (n max(l)^2)`` of the work. Instead, sequences of
-    equal length are attended together, or, in half precision on a GPU whose PyTorch has it, all of them by one
-    variable-length kernel.
+    equal length are attended together, or, in half precision on a GPU of compute capability 8.0 and later whose PyTorch
+    has it, all of them by one variable-length kernel.
 
     Args:
         q: [N, heads, T, head_dim]; so are ``k`` and ``v``.
@@ -30,9 +30,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int] | None = None
     if lengths is None:
         return F.scaled_dot_product_attention(q, k, v)
     kernel = _variable_length_kernel()
-    if kernel is not None and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+    if kernel is not None and _runs_flash_attention(q):
         return _attend_by_kernel(kernel, q, k, v, lengths)
     return _attend_by_length(q, k, v, lengths)
+
+
+def _runs_flash_attention(q: Tensor) -> bool:
+    """What the kernel is made of: for half precision, from Ampere on."""
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    return half and q.is_cuda and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
 
 def _attend_by_length(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:

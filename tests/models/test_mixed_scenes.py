@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +103,22 @@ def test_the_kernels_layout():
     with torch.inference_mode():
         found = attention._attend_by_kernel(kernel, q, k, v, (2, 4, 3))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_cuda", "capability", "expected"),
+    [
+        (torch.bfloat16, True, (8, 6), True),
+        (torch.float16, True, (9, 0), True),
+        (torch.float16, True, (7, 5), False),
+        (torch.float32, True, (8, 6), False),
+        (torch.bfloat16, False, None, False),
+    ],
+)
+def test_the_kernel_runs_in_half_precision_from_ampere_on(dtype, is_cuda, capability, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    q = SimpleNamespace(dtype=dtype, is_cuda=is_cuda, device="cuda:0")
+    assert attention._runs_flash_attention(q) is expected
 
 
 def test_scenes_that_do_not_fit_together_are_refused():
