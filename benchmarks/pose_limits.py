@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from measure import report
 from torch import Tensor
 from tqdm import tqdm
@@ -22,7 +23,8 @@ from tqdm import tqdm
 from coop3d.benchmark.options import EvaluationOptions
 from coop3d.benchmark.samples import choose_samples
 from coop3d.datasets import collate_coop
-from coop3d.geometry import invert_rigid
+from coop3d.evaluation.pose import pose_errors
+from coop3d.geometry import invert_rigid, transform_points
 from coop3d.geometry.cells import at_cells, cell_angle
 from coop3d.geometry.ray_alignment import PointNoise, RayPoints, align
 from coop3d.models.config import MatchingConfig
@@ -34,16 +36,16 @@ CONTRACT = "configs/contracts/coop3d-synth-v1-small-test-nearest.json"
 WITHIN_M = 30.0
 EXACT_NOISE = 0.1  # cells; of directions that are known exactly
 SAME_SURFACE = 0.05  # relative difference of two ranges
+LEAST_MATCHES = 8
 
 
 def pixels_that_see(points: Tensor, targets: ViewTargets, view: int) -> tuple[Tensor, Tensor]:
     """Pixel [N] of a view nearest to each point [N, 3] of its frame, and whether it shows that point [N]."""
     rays, origins = (x[0, view].flatten(0, 1) for x in (targets.rays, targets.origins))
-    pixel = torch.nn.functional.normalize(points, dim=-1).mm(rays.T).argmax(dim=1)
-    for _ in range(3):  # the origin depends on the pixel, and hardly
+    away = points
+    for _ in range(4):  # the origin depends on the pixel, and hardly
+        pixel = F.normalize(away, dim=-1).mm(rays.T).argmax(dim=1)
         away = points - origins[pixel]
-        pixel = torch.nn.functional.normalize(away, dim=-1).mm(rays.T).argmax(dim=1)
-    away = points - origins[pixel]
     distance = away.norm(dim=-1)
     width = 2 * torch.pi / targets.rays.shape[3]
     towards = (away * rays[pixel]).sum(-1) / distance > np.cos(width)
@@ -71,13 +73,12 @@ def with_true_matches(batch: CoopBatch, p: FactoredPrediction, config: MatchingC
         angle=(EXACT_NOISE if exact else config.angle_noise) * cell_angle(rays[0, middle], grid),
         log_range=config.range_noise,
     )
+    places_ref = t.points_ref[0, 0].flatten(0, 1)[middle]
     for v in range(1, len(T)):
-        places = t.points_ref[0, 0].flatten(0, 1)[middle]
-        T_view_ref = invert_rigid(t.T_ref_view[0, v])
-        places = places @ T_view_ref[:3, :3].T + T_view_ref[:3, 3]
+        places = transform_points(invert_rigid(t.T_ref_view[0, v]), places_ref)
         pixel, seen = pixels_that_see(places.nan_to_num(1e6), t, v)
         pixel, places, cells = pixel[seen], places[seen], middle[seen]
-        if len(cells) < 8:
+        if len(cells) < LEAST_MATCHES:  # the prediction stays
             continue
         there = places - origins[v, pixel]
         if not exact:
@@ -85,8 +86,7 @@ def with_true_matches(batch: CoopBatch, p: FactoredPrediction, config: MatchingC
             pixel = middle[row * grid[1] + column]
             there = rays[v, pixel]
         a = RayPoints(origins[0, cells], rays[0, cells], ranges[0, cells, 0])
-        towards = torch.nn.functional.normalize(there, dim=-1)
-        b = RayPoints(origins[v, pixel], towards, ranges[v, pixel, 0])
+        b = RayPoints(origins[v, pixel], F.normalize(there, dim=-1), ranges[v, pixel, 0])
         T[v] = align(a, b, torch.ones(len(cells)), noise).T_a_b
     return T
 
@@ -99,14 +99,9 @@ def with_true_range(batch: CoopBatch, p: FactoredPrediction) -> FactoredPredicti
 
 def errors(found: Tensor, batch: CoopBatch) -> list[tuple[float, float]]:
     """(metres, degrees) of the other vehicles within reach."""
-    true = batch.targets.T_ref_view[0].double()
-    turn = found[:, :3, :3].double().mT @ true[:, :3, :3]
-    cosine = (turn.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2
-    degrees = cosine.clamp(-1, 1).acos().rad2deg()
-    metres = (found[:, :3, 3] - true[:, :3, 3]).norm(dim=-1)
-    near = true[:, :3, 3].norm(dim=-1) < WITHIN_M
-    near[0] = False
-    return list(zip(metres[near].tolist(), degrees[near].tolist(), strict=True))
+    e = pose_errors(found[1:], batch.targets.T_ref_view[0, 1:])
+    near = e.distance_m < WITHIN_M
+    return list(zip(e.translation_m[near].tolist(), e.rotation_deg[near].tolist(), strict=True))
 
 
 @torch.inference_mode()
@@ -114,9 +109,10 @@ def of_run(checkpoint: Path, contract: str) -> dict[str, dict[str, float]]:
     """Median errors by what is replaced by the truth."""
     run = load_run(checkpoint)
     config: MatchingConfig = run.model.config.pred_head.matching
+    wrap: bool = run.model.config.panorama.wrap_around
     cases: dict[str, Callable[[CoopBatch, FactoredPrediction], Tensor]] = {
-        "nothing": lambda b, p: pose_from_matches(p, config, wrap=True).T_ref_view[0],
-        "range": lambda b, p: pose_from_matches(with_true_range(b, p), config, wrap=True).T_ref_view[0],
+        "nothing": lambda b, p: p.T_ref_view[0],
+        "range": lambda b, p: pose_from_matches(with_true_range(b, p), config, wrap=wrap).T_ref_view[0],
         "matched cells": lambda b, p: with_true_matches(b, p, config, exact=False),
         "matches, exact within the cell": lambda b, p: with_true_matches(b, p, config, exact=True),
         "range and matches": lambda b, p: with_true_matches(b, with_true_range(b, p), config, exact=True),
@@ -124,7 +120,6 @@ def of_run(checkpoint: Path, contract: str) -> dict[str, dict[str, float]]:
     samples = choose_samples(run, EvaluationOptions(frames_json=contract, batch=1))
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
     for requests in tqdm(samples.batches, str(checkpoint)):
-        batch = collate_coop([samples.dataset[request] for request in requests]).batch
         batch = collate_coop([samples.dataset[request] for request in requests]).batch
         assert batch is not None, f"{requests} cannot be read"
         prediction = run.model(batch.inputs)
