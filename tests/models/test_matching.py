@@ -16,7 +16,7 @@ from coop3d.geometry import EquirectangularCamera, invert_rigid
 from coop3d.geometry.cells import CellGrid
 from coop3d.geometry.ray_alignment import RayPoints, align
 from coop3d.geometry.transforms import rotation_from_vector
-from coop3d.models import MapAnything, MapAnythingConfig, from_mapping, matched_pose
+from coop3d.models import MapAnything, MapAnythingConfig, from_mapping, mapanything, matched_pose
 from coop3d.models.checkpoints import load_checkpoint
 from coop3d.models.config import MatchingConfig
 from coop3d.models.matched_pose import _align, _Cells, pose_from_matches
@@ -182,11 +182,25 @@ def test_matches_are_more_exact_than_cells(wrap, monkeypatch):
 
     found = _align(a, b, MatchingConfig())
     assert apart(*matches[0][:2]) < 0.15
+    assert (
+        len(matches[0][2]) <= 2 * 400
+    )  # peaks from either side; of all pairs, 1500 have the weight to count
     turn = found.T_a_b[:3, :3].T @ T[:3, :3]
     assert float((3 - turn.trace()).clamp_min(0).sqrt()) < 0.1 * cell
     monkeypatch.setattr(_Cells, "between", lambda self, cells, _: self.points.pick(cells))
     _align(a, b, MatchingConfig())
     assert apart(*matches[1][:2]) > 0.3  # of whole cells
+
+
+@pytest.mark.parametrize("wrap", [True, False])
+def test_matches_cross_the_borders_of_images_that_wrap(wrap, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mapanything, "pose_from_matches", lambda p, *options: asked.append(options) or p)
+    sections = {"panorama": {**PANORAMA, "wrap_around": wrap}, "pred_head": {"matching": MATCHING}}
+    model = small_model(**sections)
+    with torch.no_grad():
+        model(panoramas(14))
+    assert asked == [(model.config.pred_head.matching, 1, wrap)]
 
 
 def test_poses_from_matches_know_no_half_precision(monkeypatch):
