@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a point cloud in the browser: set up, make synthetic OPV2V, check it, look at a panorama, train the
 # small model, evaluate it on towns it never saw, render the page; and the page of the published weights, which have
-# trained longer. A quarter of an hour to half an hour on two CPU cores.
+# trained longer. Nine minutes to half an hour on two CPU cores.
 #
 # usage: bash bash_scripts/quickstart.sh [overrides...]
 #
