@@ -33,6 +33,13 @@ class Precision(Enum):
     fp32 = "fp32"
 
 
+class Optimizer(Enum):
+    """What turns gradients into updates."""
+
+    adamw = "adamw"
+    muon = "muon"  # for matrices and kernels; AdamW for the rest
+
+
 class BadSamplePolicy(Enum):
     """What a sample that cannot be read does to a run."""
 
@@ -70,6 +77,7 @@ class TrainParamsConf:
     global_batch: int = MISSING  # samples per optimiser step, over all processes
     max_micro_batch: int = MISSING  # samples per forward pass on one process
     lr: float = MISSING
+    optimizer: Optimizer = Optimizer.adamw
     seed: int = 0
     encoder_lr_factor: float = 1.0
     min_lr_factor: float = 0.01

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from coop3d.models.lora import is_adapter
+from coop3d.training.muon import Muon, is_matrix
 
 ENCODER_PREFIX = "encoder."
 
@@ -26,12 +27,13 @@ def lr_factor(step: int, warmup_steps: int, total_steps: int, min_factor: float 
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, encoder_lr_factor: float
+    model: nn.Module, lr: float, weight_decay: float, encoder_lr_factor: float, orthogonal: bool = False
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in up to four groups: (encoder or not) x (decayed or not).
+    """Trainable parameters in groups: (encoder or not) x (decayed or not), and what Muon updates apart.
 
     Norms, biases and other vectors are not decayed. Parameters whose name starts with ``encoder.`` learn at
     ``lr * encoder_lr_factor``, which spares pretrained weights; adapters, which start from nothing, at ``lr``.
+    With ``orthogonal`` matrices and kernels are groups of their own.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -39,7 +41,10 @@ def parameter_groups(
             continue
         encoder = name.startswith(ENCODER_PREFIX) and not is_adapter(name)
         decay = parameter.ndim >= 2
-        group_name = f"{'encoder' if encoder else 'rest'}{'' if decay else '_no_decay'}"
+        matrix = orthogonal and is_matrix(parameter)
+        group_name = (
+            f"{'encoder' if encoder else 'rest'}{'_matrices' if matrix else '' if decay else '_no_decay'}"
+        )
         base_lr = lr * (encoder_lr_factor if encoder else 1.0)
         group = groups.setdefault(
             group_name,
@@ -49,6 +54,7 @@ def parameter_groups(
                 "base_lr": base_lr,
                 "lr": base_lr,
                 "weight_decay": weight_decay if decay else 0.0,
+                "orthogonal": matrix,
             },
         )
         group["params"].append(parameter)
@@ -59,8 +65,10 @@ def parameter_groups(
     return [groups[name] for name in sorted(groups)]
 
 
-def make_optimizer(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW over the groups, fused: one pass over all parameters."""
+def make_optimizer(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """AdamW over the groups, fused: one pass over all parameters. Muon where a group is ``orthogonal``."""
+    if any(group["orthogonal"] for group in groups):
+        return Muon(groups, betas)
     return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 

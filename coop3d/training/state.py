@@ -51,10 +51,14 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Restore moments; rates and decay stay as configured now, so a resumed run may change them."""
+    """Restore moments; groups, rates and decay stay as configured now, so a resumed run may change them."""
     keep = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    named = _with_every_parameter(model, _by_name(model, optimizer, state))
-    set_optimizer_state_dict(model, optimizer, named, options=StateDictOptions(full_state_dict=True))
+    names = {id(p): name for name, p in model.named_parameters()}
+    members = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+    moments = _of_every_parameter(optimizer, members, _by_name(members, state))
+    groups = [{**kept, "params": params} for kept, params in zip(keep, members, strict=True)]
+    whole: dict[str, Any] = {"state": moments, "param_groups": groups}
+    set_optimizer_state_dict(model, optimizer, whole, options=StateDictOptions(full_state_dict=True))
     for group, kept in zip(optimizer.param_groups, keep, strict=True):
         group.update(kept)
     _join_fused_steps(optimizer)
@@ -65,39 +69,48 @@ def _join_fused_steps(optimizer: torch.optim.Optimizer) -> None:
     fused = {p for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
     for p in fused & optimizer.state.keys():
         moments = optimizer.state[p]
-        moments["step"] = moments["step"].to(local(p).device, torch.float32)
+        if "step" in moments:  # Muon has none
+            moments["step"] = moments["step"].to(local(p).device, torch.float32)
 
 
-def _by_name(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 of the checkpoints numbered the parameters: replace numbers by names."""
-    if not any(isinstance(key, int) for key in state["state"]):
-        return state
-    names = {id(p): name for name, p in model.named_parameters()}
-    ordered = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-    groups = [{**group, "params": [ordered[i] for i in group["params"]]} for group in state["param_groups"]]
-    return {"state": {ordered[i]: v for i, v in state["state"].items()}, "param_groups": groups}
+def _by_name(members: list[list[str]], state: dict[str, Any]) -> dict[str, Any]:
+    """Moments by name; version 1 of the checkpoints numbered the parameters."""
+    ordered = [name for group in members for name in group]
+    return {ordered[key] if isinstance(key, int) else key: v for key, v in state["state"].items()}
 
 
-def _with_every_parameter(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
-    """Zero moments for trained parameters without any: AdamW has none of a parameter that never had a gradient."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    absent = [name for name in trained if name not in state["state"]]
-    if absent:
-        log.info("No moments of %s: they never had a gradient, or train only now.", ", ".join(absent))
-    fresh = {
+def _of_every_parameter(
+    optimizer: torch.optim.Optimizer, members: list[list[str]], saved: dict[str, Any]
+) -> dict[str, Any]:
+    """Zero moments for trained parameters without any of the kind that the optimiser keeps.
+
+    There are none of a parameter that never had a gradient, and others where another optimiser began the run.
+    """
+    shapes = {
+        name: _moment_shapes(parameter, group)
+        for group, names in zip(optimizer.param_groups, members, strict=True)
+        for name, parameter in zip(names, group["params"], strict=True)
+    }
+    fresh = [name for name, kinds in shapes.items() if saved.get(name, {}).keys() != kinds.keys()]
+    if fresh:
+        log.info(
+            "No moments of %s: they never had a gradient, train only now, or had another optimiser.",
+            ", ".join(fresh),
+        )
+    return {
         name: {
-            "step": torch.tensor(0.0),
-            "exp_avg": torch.zeros(trained[name].shape),
-            "exp_avg_sq": torch.zeros(trained[name].shape),
+            kind: torch.zeros(shape) if name in fresh else _shaped(saved[name][kind], shape)
+            for kind, shape in kinds.items()
         }
-        for name in absent
+        for name, kinds in shapes.items()
     }
-    shapes = {name: p.shape for name, p in trained.items()}
-    moments = {
-        name: {k: v if k == "step" else _shaped(v, shapes.get(name)) for k, v in kept.items()}
-        for name, kept in state["state"].items()
-    }
-    return {**state, "state": {**moments, **fresh}}
+
+
+def _moment_shapes(parameter: torch.Tensor, group: dict[str, Any]) -> dict[str, torch.Size]:
+    """What the optimiser keeps of a parameter, and its shape."""
+    if group.get("orthogonal", False):
+        return {"momentum": parameter.shape}
+    return {"step": torch.Size(()), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
 
 
 class MovingAverage:

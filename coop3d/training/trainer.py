@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from coop3d.conf import ConfigError, TrainParamsConf
+from coop3d.conf import ConfigError, Optimizer, TrainParamsConf
 from coop3d.environment import git_revision
 from coop3d.losses import MaskWatch, WeightedSum
 from coop3d.progress import logging_redirect_tqdm, progress
@@ -135,7 +135,8 @@ class Trainer:
         self.teacher = self.task.teacher
         if self.teacher is not None:
             self.teacher = shard(self.teacher.requires_grad_(False).eval(), self.processes, self._bf16)
-        groups = parameter_groups(self.model, params.lr, params.weight_decay, params.encoder_lr_factor)
+        rates = (params.lr, params.weight_decay, params.encoder_lr_factor)
+        groups = parameter_groups(self.model, *rates, orthogonal=params.optimizer is Optimizer.muon)
         self.optimizer = make_optimizer(groups, params.betas)
         self.average = None if params.ema_decay is None else MovingAverage(self.model, params.ema_decay)
 

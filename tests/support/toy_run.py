@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coop3d.conf import Precision, TrainParamsConf
+from coop3d.conf import Optimizer, Precision, TrainParamsConf
 from coop3d.datasets import BadSample, CoopSample, collate_coop
 from coop3d.training.distributed import Processes
 from coop3d.training.trainer import Trainer, TrainingTask
@@ -79,13 +79,17 @@ def make_sample(keys: tuple[SampleKey, ...], generator: torch.Generator) -> Coop
 class ToyModel(nn.Module):
     """Range per pixel and one translation per view, from colours."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, matrix: bool = False) -> None:
+        """``matrix``: with one more layer, wide enough for Muon."""
         super().__init__()
-        self.encoder = nn.Linear(3, 8)
-        self.norm = nn.LayerNorm(8)
+        width = 16 if matrix else 8
+        self.encoder: nn.Module = nn.Linear(3, width)
+        if matrix:
+            self.encoder = nn.Sequential(self.encoder, nn.Tanh(), nn.Linear(width, width))
+        self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(8, 1)
-        self.pose = nn.Linear(8, 3)
+        self.head = nn.Linear(width, 1)
+        self.pose = nn.Linear(width, 3)
 
     def forward(self, inputs: ViewInputs) -> FactoredPrediction:
         assert inputs.rays is not None
@@ -146,10 +150,11 @@ def make_trainer(
     dropout: float = 0.0,
     **changes: Any,
 ) -> Trainer:
+    """A trainer of a `ToyModel`; with ``optimizer=Optimizer.muon`` of one that has a matrix."""
     run_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     task = TrainingTask(
-        model=ToyModel(dropout),
+        model=ToyModel(dropout, matrix=changes.get("optimizer") is Optimizer.muon),
         loss_function=ToyLoss(),
         train=dataset if dataset is not None else ToyDataset(),
         validation=ToyDataset(9),

@@ -14,7 +14,7 @@ from support.processes import run_ranks
 from support.toy_run import ALONE, ToyDataset, ToyModel, make_trainer
 from torch import nn
 
-from coop3d.conf import DistributedConf, Strategy
+from coop3d.conf import DistributedConf, Optimizer, Strategy
 from coop3d.losses import DistillationTerm, MetricRangeTerm, WeightedSum
 from coop3d.training.checkpoint import LAST, CheckpointWriteError, load_checkpoint
 from coop3d.training.data import BadSamplesError
@@ -51,6 +51,7 @@ class OftenUnused(ToyModel):
 
 DATASETS = {"good": ToyDataset, "partly_bad": PartlyBad, "all_bad": lambda: ToyDataset(bad=tuple(range(24)))}
 CHANGES = {"max_bad_samples": 20, "epochs": 4, "ema_decay": 0.9}
+MUON = {"optimizer": Optimizer.muon}
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def alone(tmp_path_factory) -> Path:
         make_trainer(folder / dataset, DATASETS[dataset](), **CHANGES).fit()
         make_often_unused(folder / f"unused_{dataset}", DATASETS[dataset](), **CHANGES).fit()
     make_student(folder / "taught", DATASETS["partly_bad"](), **CHANGES).fit()
+    make_trainer(folder / "muon", DATASETS["partly_bad"](), **CHANGES, **MUON).fit()
     return folder
 
 
@@ -157,10 +159,12 @@ def two(tmp_path_factory) -> Path:
         2,
         *everything,
         *(Job(folder / f"{k}_taught", "partly_bad", k == "fsdp", single, teacher=True) for k in KINDS),
+        *(Job(folder / f"{k}_muon", "partly_bad", k == "fsdp", {**single, **MUON}) for k in KINDS),
         *(Job(folder / f"unused_{d}", d, changes=single, often_unused=True) for d in ("good", "partly_bad")),
         Job(folder / "all_bad", "all_bad", error=BadSamplesError),
         Job(folder / "full_disk", full_disk=True, error=CheckpointWriteError),
         *(Job(folder / f"stopped_{name}", sharded=name == "fsdp", sigterm_at=(0, 13)) for name in KINDS),
+        Job(folder / "stopped_muon", "partly_bad", sharded=True, sigterm_at=(0, 13), changes=MUON),
     )
     return folder
 
@@ -168,7 +172,7 @@ def two(tmp_path_factory) -> Path:
 KINDS = ("ddp", "fsdp")
 
 
-@pytest.mark.parametrize("dataset", ["good", "partly_bad", "taught"])
+@pytest.mark.parametrize("dataset", ["good", "partly_bad", "taught", "muon"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_equal_one(alone, two, kind, dataset):
     """Also with micro-batches of one, and with shares of which some hold no good sample at all."""
@@ -208,6 +212,12 @@ def test_one_process_resumes_what_two_left(alone, two, tmp_path, kind):
     shutil.copytree(two / f"stopped_{kind}", tmp_path / "run")
     make_trainer(tmp_path / "run", **CHANGES).fit()
     assert_same(alone / "good", tmp_path / "run")
+
+
+def test_one_process_resumes_the_muon_of_two_that_were_sharded(alone, two, tmp_path):
+    shutil.copytree(two / "stopped_muon", tmp_path / "run")
+    make_trainer(tmp_path / "run", DATASETS["partly_bad"](), **CHANGES, **MUON).fit()
+    assert_same(alone / "muon", tmp_path / "run")
 
 
 def test_shares_of_the_partly_bad_dataset_are_sometimes_empty(tmp_path):

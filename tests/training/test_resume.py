@@ -15,7 +15,7 @@ from support.processes import CLEAN
 from support.toy_run import ToyDataset, make_trainer, records
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from coop3d.conf import ConfigError, MetricMode
+from coop3d.conf import ConfigError, MetricMode, Optimizer
 from coop3d.training.checkpoint import (
     BEST,
     LAST,
@@ -302,6 +302,41 @@ def test_a_parameter_without_a_gradient_does_not_prevent_resuming(tmp_path):
     trainer(1).fit()
     assert not any("spare" in name for name in load_checkpoint(tmp_path / LAST)["optimizer"]["state"])
     assert trainer(2).fit() is Outcome.finished
+
+
+def test_resuming_with_muon_repeats_every_bit(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    make_trainer(whole, optimizer=Optimizer.muon).fit()
+    dataset = ToyDataset()
+    dataset.sigterm_at = (1, 5)
+    assert make_trainer(parts, dataset, optimizer=Optimizer.muon).fit() is Outcome.stopped
+    assert make_trainer(parts, optimizer=Optimizer.muon).fit() is Outcome.finished
+    assert losses(parts) == losses(whole)
+
+
+def test_a_run_goes_on_with_another_optimiser_whose_moments_begin_at_zero(tmp_path, caplog):
+    """What both treat alike keeps its moments; of the matrix each keeps its own kind."""
+    made = [make_trainer(tmp_path, optimizer=Optimizer.muon, epochs=1)]
+    made[0].fit()
+    matrix, vector = "encoder.2.weight", "norm.weight"
+    assert load_checkpoint(tmp_path / LAST)["optimizer"]["state"][matrix].keys() == {"momentum"}
+    for optimizer, kinds in (
+        (Optimizer.adamw, {"step", "exp_avg", "exp_avg_sq"}),
+        (Optimizer.muon, {"momentum"}),
+    ):
+        trainer = make_trainer(
+            tmp_path, optimizer=Optimizer.muon, epochs=len(made) + 1
+        )  # the model with a matrix
+        groups = parameter_groups(trainer.model, 1e-2, 0.05, 1.0, orthogonal=optimizer is Optimizer.muon)
+        trainer.optimizer = make_optimizer(groups, (0.9, 0.95))
+        with caplog.at_level("INFO"):
+            assert trainer.fit() is Outcome.finished
+        assert f"No moments of {matrix}: " in caplog.text
+        caplog.clear()
+        state = load_checkpoint(tmp_path / LAST)["optimizer"]["state"]
+        assert state[matrix].keys() == kinds
+        assert state[vector]["step"] == 4 * (len(made) + 1)
+        made.append(trainer)
 
 
 def test_worker_processes_do_not_change_the_numbers(undisturbed, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.toy_run import ToyModel
 
+from coop3d.training.muon import Muon
 from coop3d.training.schedule import (
     lr_factor,
     make_optimizer,
@@ -46,6 +47,21 @@ def test_parameter_groups_part_encoder_from_rest_and_matrices_from_vectors():
     }
 
 
+def test_with_muon_matrices_are_groups_of_their_own():
+    model = ToyModel(matrix=True)
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.1, encoder_lr_factor=0.05, orthogonal=True)
+    assert {
+        g["name"]: (g["base_lr"], g["weight_decay"], len(g["params"]), g["orthogonal"]) for g in groups
+    } == {
+        "encoder": (0.05, 0.1, 1, False),  # of 3 inputs: too narrow
+        "encoder_matrices": (0.05, 0.1, 1, True),
+        "encoder_no_decay": (0.05, 0.0, 2, False),
+        "rest": (1.0, 0.1, 2, False),  # outputs of 1 and 3 numbers
+        "rest_no_decay": (1.0, 0.0, 4, False),
+    }
+    assert isinstance(make_optimizer(groups, (0.9, 0.95)), Muon)
+
+
 def test_adapters_in_the_encoder_learn_at_the_full_rate():
     """The factor spares pretrained weights; an adapter starts from nothing and the weights behind it are frozen."""
     model = ToyModel()
@@ -63,7 +79,7 @@ def test_frozen_model_is_refused():
 def test_restored_optimiser_keeps_the_rates_of_the_present_config():
     model = ToyModel()
 
-    def make(lr: float) -> torch.optim.AdamW:
+    def make(lr: float) -> torch.optim.Optimizer:
         return make_optimizer(parameter_groups(model, lr, 0.1, 0.5), (0.9, 0.95))
 
     old, new = make(1.0), make(2.0)
