@@ -4,8 +4,8 @@
 #
 # usage: bash bash_scripts/ablations.sh [STUDY...] [-- options of scripts/run_study.py and overrides]
 #
-# Studies: panoramas, training, supervision (all of them when none is named). Makes the data and the panorama caches
-# first. Run it again to resume.
+# Studies: panoramas, training, supervision, optimizer (all of them when none is named). Makes the data and the panorama
+# caches first. Run it again to resume.
 #   bash bash_scripts/ablations.sh panoramas
 #   bash bash_scripts/ablations.sh training -- --only base,no_wrap --jobs 2
 #
@@ -18,11 +18,11 @@ studies=()
 while (($#)); do
   case "$1" in
     --) shift; break ;;
-    panoramas | training | supervision) studies+=("$1"); shift ;;
-    *) echo "unknown study '$1'; expected panoramas, training or supervision. See --help." >&2; exit 2 ;;
+    panoramas | training | supervision | optimizer) studies+=("$1"); shift ;;
+    *) echo "unknown study '$1'; expected panoramas, training, supervision or optimizer. See --help." >&2; exit 2 ;;
   esac
 done
-((${#studies[@]})) || studies=(panoramas training supervision)
+((${#studies[@]})) || studies=(panoramas training supervision optimizer)
 
 export COOP3D_SYNTH_SMALL_ROOT="${COOP3D_SYNTH_SMALL_ROOT:-data/coop3d_synth_v1_small}"
 root="$COOP3D_SYNTH_SMALL_ROOT"

@@ -24,7 +24,7 @@ from coop3d.benchmark.study import (
 )
 from coop3d.benchmark.study.commands import check_budgets, composed, quoted
 from coop3d.benchmark.study.plan import key_of
-from coop3d.conf import build, compose
+from coop3d.conf import Optimizer, build, compose
 from coop3d.evaluation.contracts import ContractError
 from coop3d.training.network import build_network
 
@@ -210,6 +210,16 @@ def test_what_the_shipped_arms_change():
     for progress, factor in ((0.05, 2), (0.9, 1)):
         curriculum.progress = progress
         assert curriculum.weight("matching") == pytest.approx(factor * base.loss.terms.matching.weight)
+
+
+def test_the_optimisers_of_the_shipped_studies():
+    """Those whose tables were made with AdamW keep it, whatever the recipe of today is."""
+    kinds = {name: c.train_params.optimizer for name, c in shipped("optimizer")[1].items()}
+    adamw, muon = Optimizer.adamw, Optimizer.muon
+    assert kinds == {"adamw": adamw, "adamw_double": adamw, "muon": muon, "muon_half": muon}
+    for study in ("panoramas", "training", "supervision", "transfer"):
+        assert {c.train_params.optimizer for c in shipped(study)[1].values()} == {adamw}
+    assert {c.train_params.lr for c in shipped("training")[1].values()} == {1e-3}
 
 
 def test_every_arm_reads_the_panoramas_that_its_name_says():
