@@ -16,6 +16,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 out="${COOP3D_PROOF_DIR:-outputs/cpu_proof}"
-prove coop3d-synth-v1-small "${COOP3D_SYNTH_SMALL_ROOT:-data/coop3d_synth_v1_small}" 512x128 "$out" \
+root="${COOP3D_SYNTH_SMALL_ROOT:-data/coop3d_synth_v1_small}"
+prove coop3d-synth-v1-small "$root" "${root}_panoramas" 512x128 "$out" \
   1 machine=synth_small dataset=opv2v_cyl_coop_small model=small loss=match_loss train_params=small \
   "hydra.run.dir=$out/train" "$@"

@@ -10,9 +10,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 step() { printf '\n== %s (%d s since the start)\n' "$1" "$SECONDS"; }
 
 # A proof: make a standard benchmark, stitch it, train on its training towns, score on its test towns.
-prove() { # BENCHMARK ROOT WIDTHxHEIGHT OUT ARGUMENTS..., those of the training script; the run goes to OUT/train
-  local name="$1" root="$2" size="$3" out="$4"
-  shift 4
+# The arguments are those of the training script; the run goes to OUT/train.
+prove() { # BENCHMARK ROOT PANORAMAS WIDTHxHEIGHT OUT ARGUMENTS...
+  local name="$1" root="$2" panoramas="$3" size="$4" out="$5"
+  shift 5
 
   step "1/5 environment"
   source bash_scripts/setup_env.sh
@@ -22,7 +23,7 @@ prove() { # BENCHMARK ROOT WIDTHxHEIGHT OUT ARGUMENTS..., those of the training 
 
   step "3/5 stitch panoramas"
   python scripts/build_panorama_cache.py --images-root "$root" --depth-root "${root}_depth" \
-    --split train validate test --output "${root}_panoramas" --width "${size%x*}" --height "${size#*x}" --depth-source dense
+    --split train validate test --output "$panoramas" --width "${size%x*}" --height "${size#*x}" --depth-source dense
 
   step "4/5 train (resumes where it stopped)"
   bash bash_scripts/train/opv2v_cyl_coop.sh "$@"

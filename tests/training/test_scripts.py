@@ -57,6 +57,7 @@ def started(tmp_path):
     for name in (
         "outputs/cpu_proof/evaluation",
         "outputs/gpu_proof/evaluation",
+        "outputs/gpu_proof_small/evaluation",
         "outputs/quickstart/evaluation",
     ):
         (root / name).mkdir(parents=True)
@@ -111,6 +112,20 @@ def test_the_proof_on_gpus_takes_all_of_them_or_as_many_as_asked_for(started):
     assert train.endswith("run.dir=outputs/gpu_proof/train a=1")
     assert lines[-1].endswith("frames_json=configs/contracts/coop3d-synth-v1-test-nearest.json")
     assert started("gpu_proof.sh", "10", "a=1")[-3].startswith("TRAIN 10 machine=synth ")
+
+
+def test_the_small_proof_on_gpus_stitches_panoramas_of_its_own(started):
+    lines = started("gpu_proof.sh", "--small", "2", "a=1")
+    small = "data/coop3d_synth_v1_small"
+    assert any(f"coop3d-synth-v1-small --output {small} " in line for line in lines)
+    (cache,) = [line for line in lines if "build_panorama_cache" in line]
+    assert f"--output {small}_panoramas_1024x256 --width 1024 --height 256" in cache
+    (train,) = [line for line in lines if line.startswith("TRAIN")]
+    assert train.startswith(
+        f"TRAIN 2 machine=synth_small machine.panorama_cache_root={small}_panoramas_1024x256 "
+    )
+    assert train.endswith("run.dir=outputs/gpu_proof_small/train a=1")
+    assert lines[-1].endswith("frames_json=configs/contracts/coop3d-synth-v1-small-test-nearest.json")
 
 
 def test_stages_are_submitted_each_after_the_one_before(started):
