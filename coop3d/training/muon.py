@@ -13,14 +13,13 @@ MOMENTUM = 0.95
 # Of the odd polynomial that Jordan et al. iterate: five times take singular values from 0.01 to 1 near 1.
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 USUAL_RMS = 0.2  # of AdamW's updates per unit of learning rate
-LEAST_SIDE = (
-    16  # of a matrix worth it; narrower ones are embeddings of a few things or outputs of a few numbers
-)
+# Of a matrix worth it: narrower ones are embeddings of a few things or outputs of a few numbers.
+LEAST_SIDE = 16
 
 
 def is_matrix(weight: Tensor) -> bool:
     """Whether a weight is a linear layer's or a convolution's and wide enough for Muon."""
-    return weight.ndim in (2, 4) and min(weight.shape[0], weight[0].numel()) >= LEAST_SIDE
+    return weight.ndim in (2, 4) and min(weight.shape[0], weight.numel() // weight.shape[0]) >= LEAST_SIDE
 
 
 class Muon(torch.optim.Optimizer):
@@ -80,10 +79,11 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     Returns:
         [m, n] of the dtype it was computed in.
     """
-    x = matrix.bfloat16() if matrix.device.type == "cuda" else matrix
+    x = matrix / matrix.norm().clamp_min(torch.finfo(torch.float32).tiny)
+    if matrix.device.type == "cuda":
+        x = x.bfloat16()
     if tall := x.shape[0] > x.shape[1]:
         x = x.mT
-    x = x / x.norm().clamp_min(torch.finfo(torch.float32).tiny)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.mT

@@ -69,8 +69,7 @@ def _join_fused_steps(optimizer: torch.optim.Optimizer) -> None:
     fused = {p for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
     for p in fused & optimizer.state.keys():
         moments = optimizer.state[p]
-        if "step" in moments:  # Muon has none
-            moments["step"] = moments["step"].to(local(p).device, torch.float32)
+        moments["step"] = moments["step"].to(local(p).device, torch.float32)
 
 
 def _by_name(members: list[list[str]], state: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ MATCHED = ["model=small", "loss=match_loss"]
 KINDS = {
     "matched panoramas": [
         *MATCHED, "dataset=opv2v_cyl_coop_small", "dataset.panoramas=raw",
-        "dataset.camera.width=128", "dataset.camera.height=32",
+        "dataset.camera.width=128", "dataset.camera.height=32", "train_params.optimizer=muon",
     ],
     "regressed panoramas": [
         "model=tiny", "loss=coop_loss", "dataset=opv2v_cyl_coop_demo", "dataset.panoramas=raw",
