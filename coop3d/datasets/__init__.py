@@ -1,6 +1,6 @@
 """From files to cooperative samples: OPV2V reader, synthetic OPV2V, sampling, augmentation, collation."""
 
-from coop3d.datasets.augment import Augmentation, roll_yaw
+from coop3d.datasets.augment import Augmentation, mirror, roll_yaw
 from coop3d.datasets.cache import CachedPanoramas
 from coop3d.datasets.coop import (
     BadSample,
@@ -25,6 +25,7 @@ __all__ = [
     "VehicleSampling",
     "collate_coop",
     "make_batch",
+    "mirror",
     "panorama_source",
     "roll_yaw",
 ]

@@ -1,9 +1,11 @@
-"""Augmentation that keeps geometry exact: yaw roll of panoramas, photometric jitter."""
+"""Augmentation that keeps geometry exact: yaw roll and mirroring of panoramas, photometric jitter."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +19,8 @@ from coop3d.stitching.colour import look_up_by_camera
 from coop3d.types import Panorama
 
 MOST_STOPS = 4.0
+IMAGES = ("rgb", "range_m", "source", "covered", "valid", "non_ambiguous", "mask_known")
+MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])  # left and right of a panorama's frame (x right, y down, z forward)
 
 
 def roll_yaw(panorama: Panorama, columns: int) -> Panorama:
@@ -32,16 +36,37 @@ def roll_yaw(panorama: Panorama, columns: int) -> Panorama:
     if not isinstance(panorama.camera, PanoramaCamera):
         raise ValueError(f"yaw roll needs a 360 degree camera, found {type(panorama.camera).__name__}")
     T_new_old = yaw_rotation(2.0 * math.pi * columns / panorama.camera.width)
-    images = {
-        name: np.roll(getattr(panorama, name), columns, axis=1)
-        for name in ("rgb", "range_m", "source", "covered", "valid", "non_ambiguous", "mask_known")
-    }
     return replace(
         panorama,
         origins=(panorama.origins @ T_new_old[:3, :3].T).astype(np.float32),
         T_world_pano=panorama.T_world_pano @ T_new_old.T,
-        **images,
+        **_images(panorama, lambda image: np.roll(image, columns, axis=1)),
     )
+
+
+def mirror(panorama: Panorama) -> Panorama:
+    """What the vehicle would see if the whole world, its cameras included, had left and right exchanged.
+
+    Columns lie symmetrically about the forward direction, so this is exact: images are read from right to left, ray
+    origins change sides, and so does the world (across its plane x = 0, the same for all vehicles), so that poses stay
+    rotations.
+
+    Args:
+        panorama: with an equirectangular or cylindrical camera.
+    """
+    if not isinstance(panorama.camera, PanoramaCamera):
+        raise ValueError(f"mirroring needs a 360 degree camera, found {type(panorama.camera).__name__}")
+    return replace(
+        panorama,
+        origins=(panorama.origins @ MIRROR[:3, :3]).astype(np.float32),
+        T_world_pano=MIRROR @ panorama.T_world_pano @ MIRROR,
+        **_images(panorama, lambda image: np.ascontiguousarray(image[:, ::-1])),
+    )
+
+
+def _images(panorama: Panorama, change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Any]:
+    """Everything of a panorama that has a value per pixel, changed."""
+    return {name: change(getattr(panorama, name)) for name in IMAGES}
 
 
 def turn_yaw(view: Panorama, angle_rad: float) -> Panorama:
@@ -68,6 +93,7 @@ class Augmentation:
 
     Attributes:
         yaw_roll: roll every panorama by a random number of columns; turn the frame that a vehicle's photographs share.
+        mirror: probability that the panoramas of a sample, all of them together, are mirrored.
         brightness, contrast, saturation: half-widths of the multiplicative ranges [1 - a, 1 + a].
         gamma: half-width of the exponent's logarithm.
         camera_exposure: cameras of a vehicle differ: light of each times 2^u, u within so many stops.
@@ -83,8 +109,11 @@ class Augmentation:
     camera_exposure: float = 0.0
     camera_warmth: float = 0.0
     camera_loss: float = 0.0
+    mirror: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.mirror <= 1:
+            raise ValueError(f"augmentation mirror is {self.mirror}, expected 0 <= value <= 1")
         for name in ("brightness", "contrast", "saturation", "gamma", "camera_loss"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"augmentation {name} is {getattr(self, name)}, expected 0 <= value < 1")
@@ -93,6 +122,14 @@ class Augmentation:
                 raise ValueError(
                     f"augmentation {name} is {getattr(self, name)}, expected 0 to {MOST_STOPS:g} stops"
                 )
+
+    def of_sample(
+        self, vehicles: Sequence[tuple[Panorama, ...]], rng: np.random.Generator
+    ) -> list[tuple[Panorama, ...]]:
+        """The views of every vehicle of a sample, mirrored together or not, then changed one by one."""
+        if self.mirror and rng.uniform() < self.mirror:
+            vehicles = [tuple(mirror(view) for view in views) for views in vehicles]
+        return [self(views, rng) for views in vehicles]
 
     def __call__(self, views: tuple[Panorama, ...], rng: np.random.Generator) -> tuple[Panorama, ...]:
         """Colours per vehicle, then per camera; yaw roll per panorama, or one turn for all photographs."""

@@ -144,7 +144,7 @@ class CooperativeDataset(Dataset):
         except DataError as error:
             return BadSample(tuple(e.key for e in entries), str(error))
         if self.augmentation is not None:
-            vehicles = [self.augmentation(views, rng) for views in vehicles]
+            vehicles = self.augmentation.of_sample(vehicles, rng)
         return CoopSample(make_batch(vehicles))
 
 

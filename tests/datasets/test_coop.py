@@ -16,6 +16,7 @@ from coop3d.datasets import (
     StitchedPanoramas,
     VehicleSampling,
     collate_coop,
+    mirror,
     roll_yaw,
 )
 from coop3d.geometry import EquirectangularCamera
@@ -125,17 +126,62 @@ def test_same_request_same_sample_other_epoch_other_sample(roots):
     assert not torch.equal(a.inputs.image, other.inputs.image)
 
 
+def world_points(panorama):
+    R, t = panorama.T_world_pano[:3, :3], panorama.T_world_pano[:3, 3]
+    return panorama.points_pano().astype(float) @ R.T + t
+
+
 @pytest.mark.parametrize("columns", [0, 1, -37, 56, 111])
 def test_yaw_roll_moves_no_world_point(roots, columns):
     source = dataset(roots).source
     panorama = source.load(source.index.frames[0])[0]
     rolled = roll_yaw(panorama, columns)
-
-    def world(p):
-        return p.points_pano().astype(float) @ p.T_world_pano[:3, :3].T + p.T_world_pano[:3, 3]
-
-    np.testing.assert_allclose(world(rolled), np.roll(world(panorama), columns, axis=1), atol=2e-4)
+    expected = np.roll(world_points(panorama), columns, axis=1)
+    np.testing.assert_allclose(world_points(rolled), expected, atol=2e-4)
     np.testing.assert_array_equal(rolled.rgb, np.roll(panorama.rgb, columns, axis=1))
+
+
+def test_a_mirrored_world_lies_across_a_plane(roots):
+    """Every world point changes the sign of x and no more; pixels are read from right to left."""
+    source = dataset(roots).source
+    for frame in source.index.frames[:3]:
+        panorama = source.load(frame)[0]
+        mirrored = mirror(panorama)
+        np.testing.assert_allclose(
+            world_points(mirrored), world_points(panorama)[:, ::-1] * (-1.0, 1.0, 1.0), atol=2e-4
+        )
+        np.testing.assert_array_equal(mirrored.rgb, panorama.rgb[:, ::-1])
+        np.testing.assert_array_equal(mirrored.source, panorama.source[:, ::-1])
+        assert np.linalg.det(mirrored.T_world_pano[:3, :3]) == pytest.approx(1.0)
+        np.testing.assert_allclose(mirror(mirrored).T_world_pano, panorama.T_world_pano)
+
+
+def test_all_vehicles_of_a_sample_are_mirrored_together(roots):
+    """Points of one vehicle, moved into the reference's frame by the pose of the batch, change sides there."""
+    plain = dataset(roots, vehicles=2)
+    always, sometimes = (
+        dataset(roots, Augmentation(False, 0, 0, 0, 0, mirror=p), vehicles=2) for p in (1.0, 0.5)
+    )
+    a, b = plain[0].batch.targets, always[0].batch.targets
+    for v in range(2):
+        before, after = (
+            (t.origins[0, v] + t.range_m[0, v, ..., None] * t.rays[0, v]) @ t.T_ref_view[0, v, :3, :3].mT
+            + t.T_ref_view[0, v, :3, 3]
+            for t in (a, b)
+        )
+        expected = before.flip(1) * torch.tensor([-1.0, 1.0, 1.0])
+        torch.testing.assert_close(after, expected, atol=1e-3, rtol=0, equal_nan=True)
+    images = [sometimes[(epoch, 0)].batch.inputs.image for epoch in range(40)]
+    flipped = sum(torch.allclose(x, plain[0].batch.inputs.image.flip(-1), atol=0.01) for x in images)
+    straight = sum(torch.allclose(x, plain[0].batch.inputs.image, atol=0.01) for x in images)
+    assert flipped + straight == 40
+    assert 10 <= flipped <= 30
+
+
+def test_photographs_are_not_mirrored(roots):
+    source = PinholeViews(roots[0], "train", 56, 42, roots[1])
+    with pytest.raises(ValueError, match="mirroring needs a 360 degree camera, found PinholeCamera"):
+        mirror(source.load(source.index.frames[0])[0])
 
 
 def test_photometric_jitter_leaves_geometry_and_black_alone(roots):
