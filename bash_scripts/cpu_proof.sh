@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Proof that cooperative pose is learned from photographs alone: make the benchmark coop3d-synth-v1-small, train
-# model=small on its training towns, score it on its test towns. About an hour on two CPU cores.
+# model=small on its training towns, score it on its test towns. Half an hour to an hour on two CPU cores.
 #
 # usage: bash bash_scripts/cpu_proof.sh [overrides...]
 #
