@@ -118,8 +118,9 @@ function rememberState() {
   }, 200);
 }
 
-function restoreState() {
-  const camera = applyState(location.hash);
+/* The event's address is the one that was asked for: `rememberState` may have replaced the present one since. */
+function restoreState(event) {
+  const camera = applyState(event ? new URL(event.newURL).hash : location.hash);
   if (camera) viewer.camera = camera;
   update();
 }
