@@ -42,9 +42,8 @@ def parameter_groups(
         encoder = name.startswith(ENCODER_PREFIX) and not is_adapter(name)
         decay = parameter.ndim >= 2
         matrix = orthogonal and is_matrix(parameter)
-        group_name = (
-            f"{'encoder' if encoder else 'rest'}{'_matrices' if matrix else '' if decay else '_no_decay'}"
-        )
+        kind = "_matrices" if matrix else "" if decay else "_no_decay"
+        group_name = f"{'encoder' if encoder else 'rest'}{kind}"
         base_lr = lr * (encoder_lr_factor if encoder else 1.0)
         group = groups.setdefault(
             group_name,

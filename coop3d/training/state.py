@@ -52,15 +52,12 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Restore moments; groups, rates and decay stay as configured now, so a resumed run may change them."""
-    keep = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     names = {id(p): name for name, p in model.named_parameters()}
     members = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
     moments = _of_every_parameter(optimizer, members, _by_name(members, state))
-    groups = [{**kept, "params": params} for kept, params in zip(keep, members, strict=True)]
+    groups = [{**g, "params": params} for g, params in zip(optimizer.param_groups, members, strict=True)]
     whole: dict[str, Any] = {"state": moments, "param_groups": groups}
     set_optimizer_state_dict(model, optimizer, whole, options=StateDictOptions(full_state_dict=True))
-    for group, kept in zip(optimizer.param_groups, keep, strict=True):
-        group.update(kept)
     _join_fused_steps(optimizer)
 
 

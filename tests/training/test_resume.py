@@ -324,9 +324,8 @@ def test_a_run_goes_on_with_another_optimiser_whose_moments_begin_at_zero(tmp_pa
         (Optimizer.adamw, {"step", "exp_avg", "exp_avg_sq"}),
         (Optimizer.muon, {"momentum"}),
     ):
-        trainer = make_trainer(
-            tmp_path, optimizer=Optimizer.muon, epochs=len(made) + 1
-        )  # the model with a matrix
+        # Muon chooses the model with a matrix; the optimiser is replaced.
+        trainer = make_trainer(tmp_path, optimizer=Optimizer.muon, epochs=len(made) + 1)
         groups = parameter_groups(trainer.model, 1e-2, 0.05, 1.0, orthogonal=optimizer is Optimizer.muon)
         trainer.optimizer = make_optimizer(groups, (0.9, 0.95))
         with caplog.at_level("INFO"):
