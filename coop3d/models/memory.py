@@ -8,7 +8,7 @@ count as they happen. See docs/model.md for the formulae and their limits.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +28,6 @@ from coop3d.models.presets import Preset
 from coop3d.types import FactoredPrediction, ViewInputs
 
 GIB = 2**30
-ADAM_MOMENTS = 2  # tensors of a parameter's size and type that AdamW keeps
 SHARD_UNITS_IN_FLIGHT = 2  # FSDP holds the block at work and the one it fetches ahead
 
 
@@ -79,7 +78,7 @@ class MemoryEstimate:
         parts = {
             "weights": self.weights,
             "gradients": self.gradients,
-            "AdamW state": self.optimiser,
+            "optimiser state": self.optimiser,
             "activations, kept after forward": self.kept,
             "activations, peak in backward": self.activations,
             f"sum per GPU, DDP on {processes}": self.ddp(processes),
@@ -91,7 +90,10 @@ class MemoryEstimate:
 
 @cache  # seconds for a large model, and both the forecast and the preflight of a run ask
 def estimate_memory(
-    config: MapAnythingConfig, workload: Workload, preset: Preset | None = None
+    config: MapAnythingConfig,
+    workload: Workload,
+    preset: Preset | None = None,
+    one_moment: Callable[[Tensor], bool] | None = None,
 ) -> MemoryEstimate:
     """Build the model without contents, apply the preset, and dry-run one training step.
 
@@ -99,12 +101,13 @@ def estimate_memory(
         config: the checkpoint it names is not read.
         workload: a micro-batch.
         preset: None trains everything.
+        one_moment: as in `state_bytes`.
     """
     model = build_on_meta(config, preset)
     with shapes_only():
         model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device="cpu"))
         kept, peak = measure_activations(model, workload)
-    return MemoryEstimate(kept=kept, activations=peak, **state_bytes(model))
+    return MemoryEstimate(kept=kept, activations=peak, **state_bytes(model, one_moment))
 
 
 def build_on_meta(config: MapAnythingConfig, preset: Preset | None = None) -> MapAnything:
@@ -117,18 +120,26 @@ def build_on_meta(config: MapAnythingConfig, preset: Preset | None = None) -> Ma
     return model
 
 
-def state_bytes(model: nn.Module) -> dict[str, int]:
-    """Bytes of weights, gradients and optimiser state, and how they lie in the units that FSDP gathers."""
+def state_bytes(model: nn.Module, one_moment: Callable[[Tensor], bool] | None = None) -> dict[str, int]:
+    """Bytes of weights, gradients and optimiser state, and how they lie in the units that FSDP gathers.
+
+    Args:
+        model: on any device.
+        one_moment: whether the optimiser keeps one tensor of a parameter's size, as Muon of matrices; of the others,
+            and with None of all, it keeps AdamW's two and a counter.
+    """
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
-    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.nbytes for p in trainable)
+    singles = [p for p in trainable if one_moment is not None and one_moment(p)]
+    counters = 4 * (len(trainable) - len(singles))  # AdamW's, a float32 per tensor
     blocks = [m for m in model.modules() if isinstance(m, Block)]
     inside = {id(p) for block in blocks for p in block.parameters()}
     root = [p for p in model.parameters() if id(p) not in inside]
     return {
         "weights": sum(t.nbytes for t in tensors),
         "gradients": gradients,
-        # AdamW's step counter is one float32 per parameter tensor
-        "optimiser": ADAM_MOMENTS * gradients + sum(4 for p in model.parameters() if p.requires_grad),
+        "optimiser": 2 * gradients - sum(p.nbytes for p in singles) + counters,
         "largest_block": max((sum(p.nbytes for p in m.parameters()) for m in blocks), default=0),
         "root": sum(p.nbytes for p in root),
         "root_gradients": sum(p.nbytes for p in root if p.requires_grad),

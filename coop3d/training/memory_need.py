@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from coop3d.conf import CONFIG_DIR, Strategy, has_key
 from coop3d.training.distributed import Processes
-from coop3d.training.network import network_config, preset_of, workload_of
+from coop3d.training.network import network_config, one_moment_of, preset_of, workload_of
 
 if TYPE_CHECKING:
     from coop3d.models.memory import MemoryEstimate
@@ -80,7 +80,7 @@ def _estimate(cfg: DictConfig, me: Processes) -> MemoryEstimate | None:
     config, workload = network_config(cfg), workload_of(cfg, me, memory)
     if config is None or workload is None:
         return None
-    return memory.estimate_memory(config, workload, preset_of(cfg))
+    return memory.estimate_memory(config, workload, preset_of(cfg), one_moment_of(cfg))
 
 
 def alternatives(cfg: DictConfig, me: Processes) -> list[tuple[str, MemoryNeed]]:
@@ -143,7 +143,7 @@ def host_need(cfg: DictConfig, me: Processes, processes_here: int) -> MemoryNeed
     in_flight = loaders * workers * prefetch + 1
     state = {"weights": 0, "optimiser": 0}
     if (config := network_config(cfg)) is not None:
-        state = memory.state_bytes(memory.build_on_meta(config, preset_of(cfg)))
+        state = memory.state_bytes(memory.build_on_meta(config, preset_of(cfg)), one_moment_of(cfg))
     averages = 0 if cfg.train_params.ema_decay is None else 2 * state["weights"]  # gathered, then copied
     return MemoryNeed(
         {

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
-from coop3d.conf import ConfigError, TrainParamsConf, build
+from coop3d.conf import ConfigError, Optimizer, TrainParamsConf, build
 from coop3d.models import MapAnythingConfig, Preset, from_mapping
 from coop3d.models.lora import peft_library
 from coop3d.models.presets import parameter_table
 from coop3d.training.distributed import Processes
+from coop3d.training.muon import is_matrix
 from coop3d.training.sampler import BatchSplit
 from coop3d.training.step import make_autocast
 
@@ -42,6 +43,11 @@ def build_network(cfg: DictConfig) -> nn.Module:
 def preset_of(cfg: DictConfig) -> Preset | None:
     """The fine-tuning preset of a config, if it has one."""
     return None if cfg.get("preset") is None else build(cfg, "preset")
+
+
+def one_moment_of(cfg: DictConfig) -> Callable[[Tensor], bool] | None:
+    """Of which parameters the optimiser of a config keeps one moment instead of two; None: of none."""
+    return is_matrix if cfg.train_params.optimizer is Optimizer.muon else None
 
 
 def require_adapters(cfg: DictConfig) -> None:
@@ -91,7 +97,8 @@ def announce_cost(cfg: DictConfig, me: Processes) -> None:
     if workload is None:
         return
     with may_fail("No estimate of memory"):
-        log.info("%s", memory.estimate_memory(config, workload, preset).table(me.world_size, workload))
+        estimate = memory.estimate_memory(config, workload, preset, one_moment_of(cfg))
+        log.info("%s", estimate.table(me.world_size, workload))
 
 
 @contextmanager

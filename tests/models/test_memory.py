@@ -22,7 +22,9 @@ from coop3d.models.memory import (
     measure_activations,
     state_bytes,
 )
+from coop3d.training.muon import is_matrix
 from coop3d.training.parallel import transformer_blocks
+from coop3d.training.schedule import make_optimizer, parameter_groups
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WORKLOAD = Workload(views=2, height=56, width=112)
@@ -42,16 +44,17 @@ def storage_bytes(tensors):
 
 
 @pytest.mark.usefixtures("quick_forecast")
+@pytest.mark.parametrize("orthogonal", [False, True], ids=["adamw", "muon"])
 @pytest.mark.parametrize("preset", [None, HEADS], ids=["full", "heads"])
-def test_weights_gradients_and_optimiser_state_are_exact(preset):
+def test_weights_gradients_and_optimiser_state_are_exact(preset, orthogonal):
     model = small_model(panorama=PANORAMA)
     model.freeze_unreachable()
     if preset is not None:
         preset.apply(model)
-    estimate = estimate_memory(model.config, WORKLOAD, preset)
+    estimate = estimate_memory(model.config, WORKLOAD, preset, is_matrix if orthogonal else None)
     assert estimate.weights == storage_bytes([*model.parameters(), *model.buffers()])
     trainable = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable)
+    optimizer = make_optimizer(parameter_groups(model, 1e-3, 0.1, 1.0, orthogonal), betas=(0.9, 0.98))
     _stand_in_loss(model(_inputs(WORKLOAD, torch.device("cpu")))).backward()
     unreached = [p for p in trainable if p.grad is None]
     assert not unreached

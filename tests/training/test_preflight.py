@@ -170,6 +170,17 @@ def test_need_of_the_teams_config(ten, quick_forecast):
     assert sharded.parts["activations"] == replicated.parts["activations"]
 
 
+def test_muon_keeps_half_of_what_adamw_keeps(ten, quick_forecast):
+    """Nearly all of the 1.2 G parameters are in matrices."""
+    adamw, muon = (compose("train", [*TEAM, f"train_params.optimizer={name}"]) for name in ("adamw", "muon"))
+    weights = gpu_need(adamw, ten).parts["weights"]
+    saved = {
+        "GPU": gpu_need(adamw, ten).total - gpu_need(muon, ten).total,
+        "host": host_need(adamw, ten, 10).total - host_need(muon, ten, 10).total,
+    }
+    assert saved == {"GPU": pytest.approx(weights, rel=0.02), "host": pytest.approx(weights, rel=0.02)}
+
+
 @pytest.mark.slow
 def test_the_default_training_fits_ten_cards_of_24_gb(ten):
     on_gpus = replace(ten, device=torch.device("cuda"))
