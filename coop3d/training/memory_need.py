@@ -15,16 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from coop3d.conf import CONFIG_DIR, Strategy, has_key
 from coop3d.training.distributed import Processes
 from coop3d.training.network import network_config, one_moment_of, preset_of, workload_of
+from coop3d.training.out_of_memory import CHECKPOINTED
 
 if TYPE_CHECKING:
     from coop3d.models.memory import MemoryEstimate
 
 GIB = 2**30
-CHECKPOINTED = (
-    "model.encoder.gradient_checkpointing",
-    "model.info_sharing.module_args.gradient_checkpointing",
-    "model.pred_head.gradient_checkpointing",
-)
 # Host bytes per pixel of a collated sample: colours, rays and origins (which inputs and targets share), range, four
 # masks and the source.
 BYTES_PER_PIXEL = 36 + 4 + 5

@@ -12,6 +12,11 @@ from coop3d.types import CoopBatch
 
 GIB = 2**30
 VALIDATION = "validation"
+CHECKPOINTED = (  # what of the model can compute its activations again in the backward pass
+    "model.encoder.gradient_checkpointing",
+    "model.info_sharing.module_args.gradient_checkpointing",
+    "model.pred_head.gradient_checkpointing",
+)
 
 
 class GpuMemoryError(RuntimeError):
@@ -66,11 +71,6 @@ def _advice(phase: str, batch: CoopBatch | None) -> str:
             "processes, preset=freeze_encoder or preset=lora needs fewer."
         )
     changes = ["train_params.max_micro_batch=1"] if batch.inputs.shape[0] > 1 else []
-    changes += [
-        "model.encoder.gradient_checkpointing=true",
-        "model.info_sharing.module_args.gradient_checkpointing=true",
-        "model.pred_head.gradient_checkpointing=true",
-        "fewer dataset.train.sampling.vehicles",
-        "distributed=fsdp",
-    ]
+    changes += [f"{part}=true" for part in CHECKPOINTED]
+    changes += ["fewer dataset.train.sampling.vehicles", "distributed=fsdp"]
     return f"Try, in this order: {', '.join(changes)}. docs/training.md lists settings for cards of 24 to 140 GB."

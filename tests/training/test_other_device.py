@@ -14,7 +14,7 @@ from support.opv2v_files import write_dataset
 from support.run_elsewhere import infer, train
 from support.toy_run import records
 
-from coop3d.training.memory_need import CHECKPOINTED
+from coop3d.training.out_of_memory import CHECKPOINTED
 
 TESTS = Path(__file__).parents[1]
 MATCHED = ["model=small", "loss=match_loss"]

@@ -13,7 +13,8 @@ from coop3d.training import launch
 from coop3d.training.distributed import PeerError, Processes
 from coop3d.training.gpu_probe import GpuProcess, GpuState, cgroup_left, host_memory_bytes, parse_state
 from coop3d.training.launch import preflight
-from coop3d.training.memory_need import CHECKPOINTED, GIB, MemoryNeed, alternatives, gpu_need, host_need
+from coop3d.training.memory_need import GIB, MemoryNeed, alternatives, gpu_need, host_need
+from coop3d.training.out_of_memory import CHECKPOINTED
 from coop3d.training.preflight import PreflightError, Probes, Suggestion, check_gpus, check_host
 
 ME = Processes(rank=0, world_size=1, device=torch.device("cpu"))
