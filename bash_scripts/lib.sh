@@ -9,11 +9,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 step() { printf '\n== %s (%d s since the start)\n' "$1" "$SECONDS"; }
 
-# A proof: make a standard benchmark, stitch it, train on its training towns, score on its test towns.
+# A proof: make a standard benchmark, stitch it, train on its training towns, score on the contract of its test towns.
 # The arguments are those of the training script; the run goes to OUT/train.
-prove() { # BENCHMARK ROOT PANORAMAS WIDTHxHEIGHT OUT ARGUMENTS...
-  local name="$1" root="$2" panoramas="$3" size="$4" out="$5"
-  shift 5
+prove() { # BENCHMARK CONTRACT ROOT PANORAMAS WIDTHxHEIGHT OUT ARGUMENTS...
+  local name="$1" contract="$2" root="$3" panoramas="$4" size="$5" out="$6"
+  shift 6
 
   step "1/5 environment"
   source bash_scripts/setup_env.sh
@@ -31,7 +31,7 @@ prove() { # BENCHMARK ROOT PANORAMAS WIDTHxHEIGHT OUT ARGUMENTS...
 
   step "5/5 evaluate on towns never seen, photographs only"
   python scripts/evaluate.py "checkpoint=$out/train/checkpoint-last.pth" "output_dir=$out/evaluation" scenes=3 \
-    "frames_json=configs/contracts/$name-test-nearest.json"
+    "frames_json=configs/contracts/$contract.json"
 
   step "done"
   cat "$out/evaluation/table.txt"

@@ -3,7 +3,8 @@
 Errors of the other vehicles' poses within 30 m of the reference, with predictions replaced by the truth one after
 another; about three minutes on one CPU core.
 
-python benchmarks/pose_limits.py weights/coop3d_small_synth_v1.pth --output benchmarks/results/pose_limits.json
+python benchmarks/pose_limits.py weights/coop3d_small_synth_v1.pth --output benchmarks/results/pose_limits.json \
+    --override machine=synth_small dataset.panoramas=raw
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ def errors(found: Tensor, batch: CoopBatch) -> list[tuple[float, float]]:
 
 
 @torch.inference_mode()
-def of_run(checkpoint: Path, contract: str) -> dict[str, dict[str, float]]:
+def of_run(checkpoint: Path, contract: str, overrides: list[str]) -> dict[str, dict[str, float]]:
     """Median errors by what is replaced by the truth."""
-    run = load_run(checkpoint)
+    run = load_run(checkpoint, overrides=overrides)
     config: MatchingConfig = run.model.config.pred_head.matching
     wrap: bool = run.model.config.panorama.wrap_around
     cases: dict[str, Callable[[CoopBatch, FactoredPrediction], Tensor]] = {
@@ -135,9 +136,12 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--frames-json", default=CONTRACT, help="contract (default: %(default)s)")
+    parser.add_argument(
+        "--override", nargs="+", default=[], metavar="KEY=VALUE", help="changes of its config"
+    )
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
-    found = of_run(args.checkpoint, args.frames_json)
+    found = of_run(args.checkpoint, args.frames_json, args.override)
     report(
         {"contract": args.frames_json, "within_m": WITHIN_M, "median_errors_with_the_truth_of": found},
         args.output,

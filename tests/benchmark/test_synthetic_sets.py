@@ -92,6 +92,15 @@ def test_definitions_are_complete_and_what_training_makes(name):
     assert build(cfg, "machine.synthetic").settings() == found.config.settings()
 
 
+def test_more_towns_for_training_are_added_to_the_small_ones():
+    """So scores on the test towns compare."""
+    small, more = load_set("coop3d-synth-v1-small"), load_set("coop3d-synth-v1-small-1200")
+    assert len(more.scenarios) == len(small.scenarios) + 800
+    assert {k: h.layout for k, h in more.scenarios.items() if k in small.scenarios} == {
+        k: h.layout for k, h in small.scenarios.items()
+    }
+
+
 @pytest.mark.parametrize("name", set_names())
 def test_contracts_score_vehicles_of_the_layout(name):
     """The first samples are where the settings put them, at the distance the contract says."""

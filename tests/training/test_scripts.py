@@ -79,7 +79,7 @@ def test_scripts_build_the_caches_that_their_configs_read(started):
     towns, outskirts = "data/coop3d_synth_v1_small", "data/coop3d_synth_v1_outskirts_small"
     caches = [line for line in started("cpu_proof.sh", "a=1") if "build_panorama_cache" in line]
     assert len(caches) == 1
-    assert f"--split train validate test --output {towns}_panoramas --width 512 --height 128" in caches[0]
+    assert f"--split train validate test --output {towns}_1200_panoramas --width 512 " in caches[0]
     lines = started("transfer.sh", "--jobs", "2")[-5:]
     assert f"coop3d-synth-v1-small --output {towns} --only test" in lines[0]
     assert f"--split test --output {towns}_panoramas " in lines[1]
@@ -102,6 +102,13 @@ def test_quickstart_and_proof_train_with_the_overrides_given(started):
         assert train.endswith(" train_params.epochs=1")
 
 
+def test_the_proof_trains_on_many_towns(started):
+    lines = started("cpu_proof.sh", "a=1")
+    (train,) = [line for line in lines if line.startswith("TRAIN")]
+    assert train.startswith("TRAIN 1 machine=synth_small_1200 ")
+    assert lines[-1].endswith("frames_json=configs/contracts/coop3d-synth-v1-small-test-nearest.json")
+
+
 def test_the_proof_on_gpus_takes_all_of_them_or_as_many_as_asked_for(started):
     lines = started("gpu_proof.sh", "a=1")
     assert any("coop3d-synth-v1 --output data/coop3d_synth_v1" in line for line in lines)
@@ -116,13 +123,13 @@ def test_the_proof_on_gpus_takes_all_of_them_or_as_many_as_asked_for(started):
 
 def test_the_small_proof_on_gpus_stitches_panoramas_of_its_own(started):
     lines = started("gpu_proof.sh", "--small", "2", "a=1")
-    small = "data/coop3d_synth_v1_small"
-    assert any(f"coop3d-synth-v1-small --output {small} " in line for line in lines)
+    small = "data/coop3d_synth_v1_small_1200"
+    assert any(f"coop3d-synth-v1-small-1200 --output {small} " in line for line in lines)
     (cache,) = [line for line in lines if "build_panorama_cache" in line]
     assert f"--output {small}_panoramas_1024x256 --width 1024 --height 256" in cache
     (train,) = [line for line in lines if line.startswith("TRAIN")]
     assert train.startswith(
-        f"TRAIN 2 machine=synth_small machine.panorama_cache_root={small}_panoramas_1024x256 "
+        f"TRAIN 2 machine=synth_small_1200 machine.panorama_cache_root={small}_panoramas_1024x256 "
     )
     assert train.endswith("run.dir=outputs/gpu_proof_small/train a=1")
     assert lines[-1].endswith("frames_json=configs/contracts/coop3d-synth-v1-small-test-nearest.json")

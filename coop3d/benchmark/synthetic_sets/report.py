@@ -11,6 +11,7 @@ from coop3d.benchmark.synthetic_sets.verification import Verdict, depth_root_of
 MACHINES = {  # in configs/machine
     "coop3d-synth-v1": "synth",
     "coop3d-synth-v1-small": "synth_small",
+    "coop3d-synth-v1-small-1200": "synth_small_1200",
     "coop3d-synth-v1-outskirts-small": "synth_outskirts",
 }
 
