@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Proof that cooperative pose is learned from photographs alone: make the benchmark coop3d-synth-v1-small-1200,
-# train model=small on its 1200 training towns, score it on its 48 test towns. An hour on two CPU cores; 10 GB.
+# train model=small on its 1200 training towns, score it on its 48 test towns. Forty minutes to an hour on two CPU
+# cores; 10 GB.
 #
 # usage: bash bash_scripts/cpu_proof.sh [overrides...]
 #
