@@ -4,7 +4,7 @@ Errors of the other vehicles' poses within 30 m of the reference, with predictio
 another; about three minutes on one CPU core.
 
 python benchmarks/pose_limits.py weights/coop3d_small_synth_v1.pth --output benchmarks/results/pose_limits.json \
-    --override machine=synth_small dataset.panoramas=raw
+    --override machine=synth_small --override dataset.panoramas=raw
 """
 
 from __future__ import annotations
@@ -136,9 +136,8 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--frames-json", default=CONTRACT, help="contract (default: %(default)s)")
-    parser.add_argument(
-        "--override", nargs="+", default=[], metavar="KEY=VALUE", help="changes of its config"
-    )
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE",
+                        help="change of the config saved with the run; may be repeated")  # fmt: skip
     parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     found = of_run(args.checkpoint, args.frames_json, args.override)

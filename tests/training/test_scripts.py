@@ -79,7 +79,8 @@ def test_scripts_build_the_caches_that_their_configs_read(started):
     towns, outskirts = "data/coop3d_synth_v1_small", "data/coop3d_synth_v1_outskirts_small"
     caches = [line for line in started("cpu_proof.sh", "a=1") if "build_panorama_cache" in line]
     assert len(caches) == 1
-    assert f"--split train validate test --output {towns}_1200_panoramas --width 512 " in caches[0]
+    made = f"{towns}_1200_panoramas"
+    assert f"--split train validate test --output {made} --width 512 --height 128" in caches[0]
     lines = started("transfer.sh", "--jobs", "2")[-5:]
     assert f"coop3d-synth-v1-small --output {towns} --only test" in lines[0]
     assert f"--split test --output {towns}_panoramas " in lines[1]
