@@ -26,9 +26,11 @@ def bounded_exp(raw: Tensor, log_limit: float | None) -> Tensor:
 
 def adapt_dense(raw: Tensor, log_limit: float | None) -> DensePrediction:
     """[..., 6, H, W] = ray x, y, z, log-distance, log(confidence - 1), mask logit."""
-    vectors = raw[..., :3, :, :].movedim(-3, -1)
+    # Of a split, not slices: each slice's gradient would be a map of zeros, added to the other's.
+    vectors, others = raw.split(3, dim=-3)
+    vectors = vectors.movedim(-3, -1)
     rays = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(EPS)
-    log_distance, log_confidence, logits = raw[..., 3:, :, :].unbind(-3)
+    log_distance, log_confidence, logits = others.unbind(-3)
     return DensePrediction(
         rays, bounded_exp(log_distance, log_limit), 1 + bounded_exp(log_confidence, log_limit), logits
     )

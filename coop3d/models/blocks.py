@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coop3d.models.attention import attend
+from coop3d.models.linear import Linear
 
 LAYER_NORM_EPS = 1e-6
 
@@ -25,8 +26,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor, lengths: tuple[int, ...] | None = None) -> Tensor:
         """[N, T, C] to [N, T, C]; ``lengths`` as in `attend`."""
@@ -44,8 +45,8 @@ class GeluMlp(nn.Module):
 
     def __init__(self, dim: int, ratio: int = 4) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, ratio * dim)
-        self.fc2 = nn.Linear(ratio * dim, dim)
+        self.fc1 = Linear(dim, ratio * dim)
+        self.fc2 = Linear(ratio * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] to [..., C]."""
@@ -58,8 +59,8 @@ class SwiGlu(nn.Module):
     def __init__(self, dim: int, ratio: int = 4) -> None:
         super().__init__()
         hidden = 8 * math.ceil(int(ratio * dim * 2 / 3) / 8)  # the size DINOv2's checkpoints have
-        self.w12 = nn.Linear(dim, 2 * hidden)
-        self.w3 = nn.Linear(hidden, dim)
+        self.w12 = Linear(dim, 2 * hidden)
+        self.w3 = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] to [..., C]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from coop3d.models.blocks import LAYER_NORM_EPS, Block
 from coop3d.models.config import TransformerConfig
+from coop3d.models.linear import Linear
 from coop3d.models.recompute import run_block
 
 Counts = tuple[int, ...]  # views of each scene, of scenes that lie one behind the other on the view axis
@@ -42,7 +43,7 @@ class AlternatingAttention(nn.Module):
         self.view_pos_table: Tensor
         self.config = config
         self.cameras_per_vehicle = K
-        self.proj_embed = nn.Linear(in_dim, C) if in_dim != C else nn.Identity()
+        self.proj_embed = Linear(in_dim, C) if in_dim != C else nn.Identity()
         # sin / cos of position 0: the reference view's code. A buffer because checkpoints contain it.
         self.register_buffer("view_pos_table", torch.tensor([0.0, 1.0]).repeat(C // 2)[None])
         self.view_role = nn.Embedding(2, C) if view_role else None  # row 0: reference, row 1: others

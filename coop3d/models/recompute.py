@@ -49,4 +49,5 @@ def run_block(
 @cache
 def _costly_operations() -> list[Any]:
     found = [getattr(torch.ops.aten, name, None) for name in _COSTLY]  # not every build has every kernel
+    found.append(getattr(torch.ops.mkldnn, "_linear_pointwise", None))  # of `coop3d.models.linear`
     return [packet.default for packet in found if packet is not None]
