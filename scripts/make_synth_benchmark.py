@@ -83,6 +83,8 @@ def main() -> None:
             write_hashes(args.write_hashes, found.scenarios)
     except ValueError as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    except OSError as error:
+        sys.exit(f"{error}. What is finished is kept: the same command goes on from there.")
     print(
         set_report(
             args.name, wanted, found, args.output, is_part=bool(args.only), layout_only=args.layout_only

@@ -95,6 +95,8 @@ def main() -> int:
         make_synthetic_opv2v(args.output, depth, config, progress=not args.quiet)
     except ValueError as error:
         parser.error(str(error))
+    except OSError as error:
+        sys.exit(f"{error}. What is finished is kept: the same command goes on from there.")
     return 0
 
 

@@ -1,11 +1,14 @@
 """Files are replaced whole."""
 
 import csv
+import errno
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
+from support.disk import full_disk
 
 from coop3d.files import (
     csv_text,
@@ -31,6 +34,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
     with pytest.raises(ZeroDivisionError):
         write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_is_named_by_its_file(tmp_path):
+    """The system's own error has no file name."""
+    path = tmp_path / "x.png"
+    path.write_text("old")
+    with full_disk(10), pytest.raises(OSError, match=re.escape(f"'{path}'")) as raised:
+        write_bytes(path, bytes(100))
+    assert raised.value.errno == errno.EFBIG
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

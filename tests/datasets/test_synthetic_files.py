@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from support.disk import full_disk
 from support.scripts import run_script
 
 from coop3d.datasets import DataError
@@ -307,6 +308,23 @@ def test_other_settings_are_refused(made, tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match="not empty"):
         make_synthetic_opv2v(tmp_path, None, CONFIG, progress=False)
+
+
+def test_after_a_full_disk_the_same_command_goes_on(tmp_path):
+    command = (
+        "make_synthetic_opv2v.py",
+        "--output",
+        tmp_path / "towns",
+        "--scenarios",
+        "train=1,validate=0,test=0",
+    )
+    command += ("--frames", "1", "--vehicles", "2", "--image-size", "64x48", "--workers", "1", "--quiet")
+    with full_disk(20_000):
+        said = run_script(*command, status=1).stderr
+    assert str(tmp_path / "towns") in said
+    assert "the same command goes on from there" in said
+    run_script(*command)
+    assert len(OPV2VIndex(tmp_path / "towns", "train")) == 2
 
 
 def test_script_explains_itself():
