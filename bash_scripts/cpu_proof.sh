@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Proof that cooperative pose is learned from photographs alone: make the benchmark coop3d-synth-v1-small-1200,
-# train model=small on its 1200 training towns, score it on its 48 test towns. Forty minutes to an hour on two CPU
+# train model=small on its 1200 training towns, score it on its 48 test towns. Half an hour to an hour on two CPU
 # cores; 10 GB.
 #
 # usage: bash bash_scripts/cpu_proof.sh [overrides...]

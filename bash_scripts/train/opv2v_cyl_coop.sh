@@ -35,6 +35,8 @@ else
   num_processes="${num_processes:-1}"
   cores="$(nproc)"
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > num_processes ? cores / num_processes : 1))}"
+  # Without these the C library hands every large tensor back to the system, which maps the next one page by page.
+  export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
   export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-lo}" # one machine: no need to resolve its name
   echo "No GPU is visible: training on the CPU with $num_processes process(es)." >&2
 fi
