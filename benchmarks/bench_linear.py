@@ -21,12 +21,8 @@ from torch import Tensor
 from coop3d.models.linear import mkl_is_slow, product, weight_gradient
 
 ROWS = 2 * (1 + 18 * 72)  # tokens of two views
-LAYERS = {
-    "qkv": (384, 1152),
-    "proj": (384, 384),
-    "w12": (384, 2048),
-    "w3": (1024, 384),
-}  # channels before, after
+# Channels before and after.
+LAYERS = {"qkv": (384, 1152), "proj": (384, 384), "w12": (384, 2048), "w3": (1024, 384)}
 
 
 def measure(before: int, after: int) -> dict[str, Any]:
