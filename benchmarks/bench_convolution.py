@@ -9,13 +9,11 @@ python benchmarks/bench_convolution.py --output benchmarks/results/convolution.j
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 from bench_model import THREADS, VIEWS, hardware, product_gflops
-from measure import median_ms, report
+from measure import output_asked_for, report, speed_and_rounding
 from torch import Tensor
 
 from coop3d.models.convolution import Window, weight_gradient
@@ -46,23 +44,13 @@ def measure(before: int, after: int, H: int, W: int) -> dict[str, Any]:
         "matrix_products": lambda: weight_gradient(gradient, x, KERNEL, SAME),
     }
     result: dict[str, Any] = {"level": f"{before} -> {after} channels, {VIEWS} x {H} x {W}"}
-    for name, way in ways.items():
-        milliseconds = median_ms(way, repeats=5, warm_up=1)
-        rounding = float((way().double() - exact).norm() / exact.norm())
-        result[name] = {
-            "ms": milliseconds,
-            "gflops": round(operations / milliseconds / 1e6),
-            "rounding": float(f"{rounding:.1e}"),
-        }
-    return result
+    return result | {
+        name: speed_and_rounding(way, exact, operations, repeats=5, warm_up=1) for name, way in ways.items()
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+    output = output_asked_for(__doc__)
     torch.set_num_threads(THREADS)
     result = {
         "command": "python benchmarks/bench_convolution.py",
@@ -71,7 +59,7 @@ def main() -> None:
         "product_gflops": round(product_gflops()),
         "levels": [measure(*level) for level in LEVELS],
     }
-    report(result, args.output)
+    report(result, output)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ python benchmarks/bench_linear.py --output benchmarks/results/linear.json
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from bench_model import THREADS, hardware
-from measure import median_ms, report
+from measure import output_asked_for, report, speed_and_rounding
 from torch import Tensor
 
 from coop3d.models.linear import mkl_is_slow, product, weight_gradient
@@ -43,27 +41,13 @@ def measure(before: int, after: int) -> dict[str, Any]:
     }
     operations = 2 * ROWS * before * after
     return {
-        name: {way: _one(task, exact[name], operations) for way, task in both.items()}
+        name: {way: speed_and_rounding(task, exact[name], operations, 25, 3) for way, task in both.items()}
         for name, both in ways.items()
     }
 
 
-def _one(task: Callable[[], Tensor], exact: Tensor, operations: int) -> dict[str, float]:
-    milliseconds = median_ms(task, repeats=25)
-    rounding = float((task().double() - exact).norm() / exact.norm())
-    return {
-        "ms": milliseconds,
-        "gflops": round(operations / milliseconds / 1e6),
-        "rounding": float(f"{rounding:.1e}"),
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+    output = output_asked_for(__doc__)
     torch.set_num_threads(THREADS)
     result = {
         "command": "python benchmarks/bench_linear.py",
@@ -71,7 +55,7 @@ def main() -> None:
         "taken": "onednn" if mkl_is_slow() else "mkl",
         "layers": {name: measure(*sizes) for name, sizes in LAYERS.items()},
     }
-    report(result, args.output)
+    report(result, output)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import resource
@@ -10,9 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coop3d.files import write_text
+
+if TYPE_CHECKING:  # some benchmarks measure what runs without torch
+    from torch import Tensor
 
 
 def median_ms(task: Callable[[], Any], repeats: int = 9, warm_up: int = 3) -> float:
@@ -25,6 +29,29 @@ def median_ms(task: Callable[[], Any], repeats: int = 9, warm_up: int = 3) -> fl
         task()
         times.append(1e3 * (time.perf_counter() - start))
     return round(statistics.median(times), 2)
+
+
+def speed_and_rounding(
+    task: Callable[[], Tensor], exact: Tensor, operations: int, repeats: int, warm_up: int
+) -> dict[str, float]:
+    """Median time, 1e9 operations per second, and the result's relative L2 distance from the ``exact`` one."""
+    milliseconds = median_ms(task, repeats, warm_up)
+    rounding = float((task().double() - exact).norm() / exact.norm())
+    return {
+        "ms": milliseconds,
+        "gflops": round(operations / milliseconds / 1e6),
+        "rounding": float(f"{rounding:.1e}"),
+    }
+
+
+def output_asked_for(description: str | None) -> Path | None:
+    """The command line of a benchmark without options: --help, and the file that its result is written to, too."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path)
+    output: Path | None = parser.parse_args().output
+    return output
 
 
 def in_new_process(task: Callable[..., Any], *arguments: Any) -> Any:

@@ -81,10 +81,8 @@ def main() -> None:
             found = make_set(wanted, args.output, progress=not args.quiet, **part)
         if args.write_hashes is not None:
             write_hashes(args.write_hashes, found.scenarios)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    except OSError as error:
-        sys.exit(f"{error}. What is finished is kept: the same command goes on from there.")
     print(
         set_report(
             args.name, wanted, found, args.output, is_part=bool(args.only), layout_only=args.layout_only

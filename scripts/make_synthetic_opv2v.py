@@ -96,7 +96,7 @@ def main() -> int:
     except ValueError as error:
         parser.error(str(error))
     except OSError as error:
-        sys.exit(f"{error}. What is finished is kept: the same command goes on from there.")
+        sys.exit(str(error))
     return 0
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coop3d.models.processor import has_avx512, runs_plainly
+
 # Rows of an image and of its gradient that are worked on at a time: small enough for a core's cache.
 BLOCK_BYTES = 4_000_000
 
@@ -34,17 +36,13 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, window: Window) -> Te
 
 def _has_slow_weight_gradient(x: Tensor, weight: Tensor, window: Window) -> bool:
     return (
-        type(x) is Tensor  # not a tensor of shapes only, which stands for one on a GPU
-        and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
+        runs_plainly(x, weight)
         and torch.is_grad_enabled()
         and weight.requires_grad
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
         and window.stride == (1, 1)
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_contiguous()
-        and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+        and not has_avx512()
     )
 
 

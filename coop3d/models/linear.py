@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coop3d.models.processor import has_avx512, runs_plainly
+
 # Below so many multiplications a call's overhead is more than what it saves.
 FEWEST_PRODUCTS = 1_000_000
 
@@ -28,7 +30,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     MKL takes its AVX2 code there, which has half the speed (benchmarks/bench_linear.py). Elsewhere, and for other types
     than float32, nothing changes.
     """
-    if not _has_slow_product(x, weight):
+    if not (runs_plainly(x, weight) and x.numel() * len(weight) >= FEWEST_PRODUCTS and mkl_is_slow()):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
         out: Tensor = _ByOneDnn.apply(x, weight, bias)
@@ -36,23 +38,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product(x, weight, bias)
 
 
-def _has_slow_product(x: Tensor, weight: Tensor) -> bool:
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) is Tensor  # not a tensor of shapes only, which stands for one on a GPU
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() * len(weight) >= FEWEST_PRODUCTS
-        and not torch.is_autocast_enabled("cpu")
-        and mkl_is_slow()
-    )
-
-
 @cache
 def mkl_is_slow() -> bool:
     """Whether this is an AMD processor with AVX-512 and PyTorch has oneDNN beside MKL."""
     return (
-        "AVX512" in torch.backends.cpu.get_cpu_capability()
+        has_avx512()
         and torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

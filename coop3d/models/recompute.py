@@ -15,14 +15,15 @@ CheckpointPolicy = Literal["full", "selective"]
 
 # What "selective" keeps: the operations that take the time. Norms, activation functions and sums are recomputed.
 _COSTLY = (
-    "mm",
-    "addmm",
-    "bmm",
-    "convolution",
-    "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_flash_attention_for_cpu",
-    "_scaled_dot_product_efficient_attention",
-    "_scaled_dot_product_cudnn_attention",
+    ("aten", "mm"),
+    ("aten", "addmm"),
+    ("aten", "bmm"),
+    ("aten", "convolution"),
+    ("aten", "_scaled_dot_product_flash_attention"),
+    ("aten", "_scaled_dot_product_flash_attention_for_cpu"),
+    ("aten", "_scaled_dot_product_efficient_attention"),
+    ("aten", "_scaled_dot_product_cudnn_attention"),
+    ("mkldnn", "_linear_pointwise"),  # of `coop3d.models.linear`
 )
 
 
@@ -48,6 +49,6 @@ def run_block(
 
 @cache
 def _costly_operations() -> list[Any]:
-    found = [getattr(torch.ops.aten, name, None) for name in _COSTLY]  # not every build has every kernel
-    found.append(getattr(torch.ops.mkldnn, "_linear_pointwise", None))  # of `coop3d.models.linear`
+    # Not every build has every kernel.
+    found = [getattr(getattr(torch.ops, space), name, None) for space, name in _COSTLY]
     return [packet.default for packet in found if packet is not None]

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from coop3d.datasets.opv2v.layout import LAYOUT_MARK
-from coop3d.files import write_bytes, write_text
+from coop3d.files import write_bytes, write_text, writing
 
 from . import writer
 from .config import SPLITS, SyntheticConfig
@@ -84,6 +84,7 @@ def make_synthetic_opv2v(
     Raises:
         ValueError: if ``images_root`` holds something else, a set made with other settings, or (``layout_only``)
             photographs; or if ``only`` names no scenario of the settings.
+        OSError: if the disk is full, for example. What is finished is kept.
     """
     images_root = Path(images_root)
     depth_root = None if depth_root is None else Path(depth_root)
@@ -99,7 +100,8 @@ def make_synthetic_opv2v(
     jobs = _jobs(images_root, depth_root, config, scenarios, layout_only)
     written = total = 0
     what = "synthetic layout" if layout_only else "synthetic OPV2V"
-    with tqdm(desc=what, unit=" vehicle-frames", disable=not progress, smoothing=0.05) as bar:
+    bar = tqdm(desc=what, unit=" vehicle-frames", disable=not progress, smoothing=0.05)
+    with writing(images_root, "folder, or make room: the same command goes on from there"), bar:
         for new, done in _run(jobs, config.workers):
             written, total = written + new, total + done
             bar.update(done)
