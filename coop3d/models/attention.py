@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coop3d.models.product_attention import attend_by_products, products_are_faster
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
     """Softmax attention; a token sees the tokens of its own sequence only.
@@ -28,11 +30,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int] | None = None
         As ``q``.
     """
     if lengths is None:
-        return F.scaled_dot_product_attention(q, k, v)
+        return _attend(q, k, v)
     kernel = _variable_length_kernel()
     if kernel is not None and _runs_flash_attention(q):
         return _attend_by_kernel(kernel, q, k, v, lengths)
     return _attend_by_length(q, k, v, lengths)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if products_are_faster(q, k):
+        out: Tensor = attend_by_products(q, k, v)
+        return out
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def _runs_flash_attention(q: Tensor) -> bool:
@@ -47,7 +56,7 @@ def _attend_by_length(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -
     for length in sorted(set(lengths)):
         members = [i for i, n in enumerate(lengths) if n == length]
         q_n, k_n, v_n = (torch.stack([part[i] for i in members]) for part in parts)
-        for i, result in zip(members, F.scaled_dot_product_attention(q_n, k_n, v_n), strict=True):
+        for i, result in zip(members, _attend(q_n, k_n, v_n), strict=True):
             out[i] = result
     return torch.cat([x for x in out if x is not None], dim=1)[None]
 

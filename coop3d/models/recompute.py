@@ -24,6 +24,7 @@ _COSTLY = (
     ("aten", "_scaled_dot_product_efficient_attention"),
     ("aten", "_scaled_dot_product_cudnn_attention"),
     ("mkldnn", "_linear_pointwise"),  # of `coop3d.models.linear`
+    ("coop3d", "attend_by_products"),
 )
 
 

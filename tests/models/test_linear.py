@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
+from support.executed import Executed
 
 from coop3d.models import linear as module
 from coop3d.models.blocks import Block
@@ -80,23 +80,13 @@ def test_the_rest_is_left_to_pytorch(products, monkeypatch):
     assert products == []
 
 
-class Executed(TorchDispatchMode):
-    """Counts products that are really computed: what a checkpoint took from its store never gets here."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func is torch.ops.mkldnn._linear_pointwise.default
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.usefixtures("products")
 def test_a_checkpoint_that_keeps_products_does_not_compute_them_again():
     block = Block(8, 2, "swiglu", 1.0)
     x = torch.randn(2, 5, 8, requires_grad=True)
     gradients, executed = [], {}
     for policy in (None, "selective", "full"):
-        with Executed() as counter:
+        with Executed(torch.ops.mkldnn._linear_pointwise.default) as counter:
             y = run_block(block, x, checkpointing=policy is not None, policy=policy or "full")
             gradients.append(torch.autograd.grad(y.square().sum(), [x, *block.parameters()]))
         executed[policy] = counter.count
