@@ -22,34 +22,38 @@ from coop3d.models.linear import mkl_is_slow
 from coop3d.models.product_attention import attend_by_products
 
 TOKENS = 1 + 18 * 72  # of a view
-# Sequences, heads, tokens, channels of a head.
-LAYERS = {"views": (2, 6, TOKENS, 64), "scene": (1, 6, 2 * TOKENS + 1, 64)}
+# Sequences, tokens, heads, channels of a head.
+LAYERS = {"views": (2, TOKENS, 6, 64), "scene": (1, 2 * TOKENS + 1, 6, 64)}
 
 
-def measure(shape: tuple[int, int, int, int]) -> dict[str, Any]:
+def measure(N: int, T: int, heads: int, channels: int) -> dict[str, Any]:
     """Speed and rounding of both passes, each way."""
     generator = torch.Generator().manual_seed(0)
-    *inputs, gradient = (torch.randn(shape, generator=generator) for _ in range(4))
-    N, heads, T, channels = shape
+    qkv = torch.randn(N, T, 3, heads, channels, generator=generator)
+    gradient = torch.randn(N, T, heads, channels, generator=generator)
+    exact = {name: task() for name, task in _passes(by_pytorch, qkv.double(), gradient.double()).items()}
+    ways = {"pytorch": by_pytorch, "onednn": attend_by_products}
+    tasks = {way: _passes(attention, qkv, gradient) for way, attention in ways.items()}
     product = 2 * N * heads * T * T * channels
-    in_float64 = _passes(F.scaled_dot_product_attention, [x.double() for x in inputs], gradient.double())
-    exact = {name: task() for name, task in in_float64.items()}
-    ways = {"pytorch": F.scaled_dot_product_attention, "onednn": attend_by_products}
-    tasks = {way: _passes(attention, inputs, gradient) for way, attention in ways.items()}
     return {
         name: {way: speed_and_rounding(tasks[way][name], exact[name], n * product, 15, 3) for way in ways}
         for name, n in {"forward": 2, "backward": 5}.items()
     }
 
 
+def by_pytorch(qkv: Tensor) -> Tensor:
+    """As `coop3d.models.attention` calls it."""
+    return F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4).contiguous()).transpose(1, 2)
+
+
 def _passes(
-    attention: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: list[Tensor], gradient: Tensor
+    attention: Callable[[Tensor], Tensor], qkv: Tensor, gradient: Tensor
 ) -> dict[str, Callable[[], Tensor]]:
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    out = attention(*leaves)
+    leaf = qkv.clone().requires_grad_()
+    out = attention(leaf)
     return {
-        "forward": lambda: attention(*inputs),
-        "backward": lambda: torch.stack(torch.autograd.grad(out, leaves, gradient, retain_graph=True)),
+        "forward": lambda: attention(qkv),
+        "backward": lambda: torch.autograd.grad(out, leaf, gradient, retain_graph=True)[0],
     }
 
 
@@ -60,7 +64,7 @@ def main() -> None:
         "command": "python benchmarks/bench_attention.py",
         "hardware": hardware(),
         "taken": "onednn" if mkl_is_slow() else "pytorch",
-        "layers": {name: measure(shape) for name, shape in LAYERS.items()},
+        "layers": {name: measure(*shape) for name, shape in LAYERS.items()},
     }
     report(result, output)
 

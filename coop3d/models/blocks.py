@@ -31,13 +31,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, lengths: tuple[int, ...] | None = None) -> Tensor:
         """[N, T, C] to [N, T, C]; ``lengths`` as in `attend`."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [N, T, 3, heads, head_dim]
-        qkv = qkv.permute(2, 0, 3, 1, 4)
-        if qkv.device.type == "cpu":
-            qkv = qkv.contiguous()  # its kernel reads k and v many times: a tenth faster, this copy included
-        q, k, v = qkv  # each [N, heads, T, head_dim]
-        out = attend(q, k, v, lengths)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
+        return self.proj(attend(qkv, lengths).flatten(2))
 
 
 class GeluMlp(nn.Module):

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 
-def runs_plainly(x: Tensor, weight: Tensor) -> bool:
-    """Whether an operation on both would run at once, in float32, on a CPU."""
+def runs_plainly(*tensors: Tensor) -> bool:
+    """Whether an operation on them would run at once, in float32, on a CPU."""
     return (
         not torch.compiler.is_compiling()
-        and type(x) is Tensor  # not a tensor of shapes only, which stands for one on a GPU
-        and x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and type(tensors[0]) is Tensor  # not a tensor of shapes only, which stands for one on a GPU
+        and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
         and not torch.is_autocast_enabled("cpu")
     )
 

@@ -17,56 +17,69 @@ FEWEST_TOKENS = 1000
 SCORES, FEWEST_ROWS = 800_000, 256
 
 
-def products_are_faster(q: Tensor, k: Tensor) -> bool:
+def products_are_faster(qkv: Tensor) -> bool:
     """Whether `attend_by_products` is the faster one of this machine's attentions, and computes what is asked for."""
-    return runs_plainly(q, k) and q.shape[2] >= FEWEST_TOKENS and mkl_is_slow()
+    return runs_plainly(qkv) and qkv.shape[1] >= FEWEST_TOKENS and mkl_is_slow()
 
 
 @torch.library.custom_op("coop3d::attend_by_products", mutates_args=())
-def attend_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`torch.nn.functional.scaled_dot_product_attention` by oneDNN's products, a block of one head's queries at a time.
+def attend_by_products(qkv: Tensor) -> Tensor:
+    """Softmax attention by oneDNN's products, a block of one head's queries at a time.
 
     One operation to PyTorch, so that a selective checkpoint keeps its result and not the scores inside.
 
     Args:
-        q: [N, heads, T, head_dim], float32 on a CPU, T > 0; so are ``k`` and ``v``.
+        qkv: [N, T, 3, heads, head_dim], float32 on a CPU, T > 0.
 
     Returns:
-        [N, heads, T, head_dim].
+        [N, T, heads, head_dim].
     """
-    out = q.new_empty(q.shape)
-    for q_head, k_head, v_head, of_head in _heads(q, k * q.shape[-1] ** -0.5, v, out):
-        for q_block, of_block in _blocks(q_head, of_head):
-            of_block.copy_(product(product(q_block, k_head).softmax(-1), v_head.t()))
+    N, T, _, *head = qkv.shape
+    out = qkv.new_empty(N, T, *head)
+    for qkv_head, of_head in _heads(qkv, out):
+        q, k, v = _scaled(qkv_head)
+        for q_block, of_block in _blocks(q, of_head):
+            of_block.copy_(product(product(q_block, k).softmax(-1), v.t()))
     return out
 
 
 @torch.library.custom_op("coop3d::attend_by_products_backward", mutates_args=())
-def _gradients(gradient: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v; the scores are computed again."""
-    scale = q.shape[-1] ** -0.5
-    of_q, of_k, of_v = (x.new_empty(x.shape) for x in (q, k, v))
-    tensors = (gradient.contiguous(), q, k * scale, v, of_q, of_k, of_v)
-    for g_head, q_head, k_head, v_head, of_q_head, of_k_head, of_v_head in _heads(*tensors):
+def _gradient(gradient: Tensor, qkv: Tensor) -> Tensor:
+    """Gradient of qkv; the scores are computed again."""
+    of_qkv = qkv.new_empty(qkv.shape)
+    for g, qkv_head, of_head in _heads(gradient, qkv, of_qkv):
+        q, k, v = _scaled(qkv_head)
+        of_q, of_k, of_v = of_head.unbind(1)
         # Transposed, [head_dim, T]: oneDNN copies its first operand to transpose it, which should be the small one.
-        sum_of_k, sum_of_v = k_head.new_zeros(k_head.t().shape), v_head.new_zeros(v_head.t().shape)
-        for g_block, q_block, of_q_block in _blocks(g_head, q_head, of_q_head):
-            weights = product(q_block, k_head).softmax(-1)
+        sum_of_k, sum_of_v = torch.zeros_like(k).t(), torch.zeros_like(v).t()
+        for g_block, q_block, of_q_block in _blocks(g.contiguous(), q, of_q):
+            weights = product(q_block, k).softmax(-1)
             sum_of_v += product(g_block.t(), weights.t())
-            of_scores = product(g_block, v_head)
+            of_scores = product(g_block, v)
             torch.ops.aten._softmax_backward_data.out(
                 of_scores, weights, -1, weights.dtype, grad_input=of_scores
             )
-            of_q_block.copy_(product(of_scores, k_head.t()))
+            of_q_block.copy_(product(of_scores, k.t()))
             sum_of_k += product(q_block.t(), of_scores.t())
-        of_v_head.copy_(sum_of_v.t())
-        torch.mul(sum_of_k.t(), scale, out=of_k_head)
-    return of_q, of_k, of_v
+        of_v.copy_(sum_of_v.t())
+        torch.mul(sum_of_k.t(), _scale(q), out=of_k)
+    return of_qkv
 
 
 def _heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """One [T, head_dim] after the other of each [N, heads, T, head_dim]."""
-    return zip(*(x.flatten(0, 1) for x in tensors), strict=True)
+    """[T, ..., head_dim] of one sequence and head after the other, of each [N, T, ..., heads, head_dim]."""
+    for sequences in zip(*tensors, strict=True):
+        yield from zip(*(x.unbind(-2) for x in sequences), strict=True)
+
+
+def _scaled(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v, each [T, head_dim], of [T, 3, head_dim]; k is scaled as softmax wants the scores."""
+    q, k, v = qkv.unbind(1)
+    return q.contiguous(), (k * _scale(k)).contiguous(), v.contiguous()
+
+
+def _scale(x: Tensor) -> float:
+    return float(x.shape[-1] ** -0.5)
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -76,13 +89,13 @@ def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(x.tensor_split(count) for x in tensors), strict=True)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    gradients: tuple[Tensor, Tensor, Tensor] = _gradients(gradient, *ctx.saved_tensors)
-    return gradients
+def _backward(ctx: Any, gradient: Tensor) -> Tensor:
+    of_qkv: Tensor = _gradient(gradient, *ctx.saved_tensors)
+    return of_qkv
 
 
 attend_by_products.register_autograd(_backward, setup_context=_keep)

@@ -77,11 +77,11 @@ def test_nothing_is_padded():
 def test_attention_by_length_against_a_mask():
     g = torch.Generator().manual_seed(0)
     lengths = (3, 5, 3, 1)
-    q, k, v = (torch.randn(1, 2, 12, 4, generator=g, dtype=torch.float64) for _ in range(3))
+    qkv = torch.randn(1, 12, 3, 2, 4, generator=g, dtype=torch.float64)
     owner = torch.repeat_interleave(torch.arange(4), torch.tensor(lengths))
     mask = owner[:, None] == owner
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
-    torch.testing.assert_close(attend(q, k, v, lengths), expected, rtol=0, atol=1e-12)
+    expected = torch.nn.functional.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4), mask)
+    torch.testing.assert_close(attend(qkv, lengths), expected.transpose(1, 2), rtol=0, atol=1e-12)
 
 
 def test_the_kernels_layout():
@@ -97,11 +97,11 @@ def test_the_kernels_layout():
         heads = (x.transpose(0, 1) for x in (q, k, v))
         return torch.nn.functional.scaled_dot_product_attention(*heads, mask).transpose(0, 1)
 
-    q, k, v = torch.randn(3, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = attend(q, k, v, (2, 4, 3))
+    qkv = torch.randn(1, 9, 3, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = attend(qkv, (2, 4, 3))
     attention._ends.cache_clear()
     with torch.inference_mode():
-        found = attention._attend_by_kernel(kernel, q, k, v, (2, 4, 3))
+        found = attention._attend_by_kernel(kernel, qkv, (2, 4, 3))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
@@ -117,8 +117,8 @@ def test_the_kernels_layout():
 )
 def test_the_kernel_runs_in_half_precision_from_ampere_on(dtype, is_cuda, capability, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    q = SimpleNamespace(dtype=dtype, is_cuda=is_cuda, device="cuda:0")
-    assert attention._runs_flash_attention(q) is expected
+    qkv = SimpleNamespace(dtype=dtype, is_cuda=is_cuda, device="cuda:0")
+    assert attention._runs_flash_attention(qkv) is expected
 
 
 def test_scenes_that_do_not_fit_together_are_refused():
@@ -139,7 +139,7 @@ def test_variable_length_kernel_on_a_gpu():
     if attention._variable_length_kernel() is None:
         pytest.skip("this PyTorch has no variable-length attention")
     g = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, 2, 90, 64, generator=g).cuda().bfloat16() for _ in range(3))
+    qkv = torch.randn(1, 90, 3, 2, 64, generator=g).cuda().bfloat16()
     lengths = (30, 40, 20)
-    by_kernel, by_length = attend(q, k, v, lengths), attention._attend_by_length(q, k, v, lengths)
+    by_kernel, by_length = attend(qkv, lengths), attention._attend_by_length(qkv, lengths)
     torch.testing.assert_close(by_kernel, by_length, rtol=2e-2, atol=2e-2)  # bf16 has 8 bits

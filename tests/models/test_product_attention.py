@@ -29,15 +29,18 @@ def slow_mkl(monkeypatch):
     monkeypatch.setattr(module, "FEWEST_ROWS", 2)
 
 
-def tensors(*shape, count=3):
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator) for _ in range(count)]
+def some_qkv(N, T, heads, head_dim):
+    return torch.randn(N, T, 3, heads, head_dim, generator=torch.Generator().manual_seed(T))
 
 
-def result_and_gradients(attention, inputs, gradient):
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    out = attention(*leaves)
-    return out.detach(), *torch.autograd.grad(out, leaves, gradient)
+def by_pytorch(qkv):
+    return F.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4)).transpose(1, 2)
+
+
+def result_and_gradient(attention, qkv, gradient):
+    leaf = qkv.clone().requires_grad_()
+    out = attention(leaf)
+    return out.detach(), *torch.autograd.grad(out, leaf, gradient)
 
 
 # Blocks: one, several of equal size, of unequal sizes, of the fewest rows.
@@ -45,60 +48,56 @@ def result_and_gradients(attention, inputs, gradient):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.usefixtures("slow_mkl")
 def test_values_and_gradients_are_those_of_float64(T, transposed):
-    inputs = [3 * x for x in tensors(2, 3, T, 8)]
-    (gradient,) = tensors(2, 3, T, 8, count=1)
-    exact = result_and_gradients(
-        F.scaled_dot_product_attention, [x.double() for x in inputs], gradient.double()
-    )
-    if transposed:  # in memory, as between a layer's projections
-        inputs = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs]
-        gradient = gradient.transpose(1, 2).contiguous().transpose(1, 2)
+    qkv, gradient = 3 * some_qkv(2, T, 3, 8), some_qkv(2, T, 3, 8)[:, :, 0]
+    exact = result_and_gradient(by_pytorch, qkv.double(), gradient.double())
+    if transposed:  # in memory
+        qkv, gradient = (x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (qkv, gradient))
     with Executed(FORWARD) as forward, Executed(BACKWARD) as backward:
-        found = result_and_gradients(attend, inputs, gradient)
+        found = result_and_gradient(attend, qkv, gradient)
     assert (forward.count, backward.count) == (1, 1)
     for x, expected in zip(found, exact, strict=True):
         torch.testing.assert_close(x.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_blocks_of_the_real_size():
-    inputs = tensors(1, 2, 1297, 16)
-    (gradient,) = tensors(1, 2, 1297, 16, count=1)
-    assert [len(x) for (x,) in module._blocks(inputs[0][0, 0])] == [433, 432, 432]
-    found = result_and_gradients(attend_by_products, inputs, gradient)
-    exact = result_and_gradients(F.scaled_dot_product_attention, inputs, gradient)
+    qkv, gradient = some_qkv(1, 1297, 2, 16), some_qkv(1, 1297, 2, 16)[:, :, 0]
+    found = result_and_gradient(attend_by_products, qkv, gradient)
+    exact = result_and_gradient(by_pytorch, qkv, gradient)
     for x, expected in zip(found, exact, strict=True):
         torch.testing.assert_close(x, expected, rtol=1e-4, atol=1e-6)
+    assert [len(x) for (x,) in module._blocks(qkv[0])] == [433, 432, 432]
+    assert {len(x) for (x,) in module._blocks(torch.empty(5000, 1))} == {250}
 
 
 def test_the_operation_is_registered_as_pytorch_asks():
-    inputs = [x.requires_grad_() for x in tensors(1, 2, 9, 4)]
-    torch.library.opcheck(FORWARD, inputs, test_utils=("test_schema", "test_autograd_registration"))
+    qkv = some_qkv(1, 9, 2, 4).requires_grad_()
+    torch.library.opcheck(FORWARD, (qkv,), test_utils=("test_schema", "test_autograd_registration"))
 
 
 @pytest.mark.usefixtures("slow_mkl")
 def test_sequences_of_several_lengths_go_by_products_too():
-    inputs = tensors(1, 2, 12, 8)
+    qkv = some_qkv(1, 12, 2, 8)
     with Executed(FORWARD) as executed:
-        out = attend(*inputs, lengths=(4, 5, 3))
+        out = attend(qkv, lengths=(4, 5, 3))
     assert executed.count == 3
-    parts = zip(*(x.split((4, 5, 3), dim=2) for x in inputs), strict=True)
-    torch.testing.assert_close(out, torch.cat([F.scaled_dot_product_attention(*p) for p in parts], dim=2))
+    parts = [by_pytorch(x) for x in qkv.split((4, 5, 3), dim=1)]
+    torch.testing.assert_close(out, torch.cat(parts, dim=1))
 
 
 @pytest.mark.usefixtures("slow_mkl")
 def test_the_rest_is_left_to_pytorch(monkeypatch):
-    inputs = tensors(1, 2, 9, 4)
+    qkv = some_qkv(1, 9, 2, 4)
     with Executed(FORWARD) as executed:
-        assert attend(*(x.double() for x in inputs)).dtype == torch.float64
-        assert attend(*(x.bfloat16() for x in inputs)).dtype == torch.bfloat16
+        assert attend(qkv.double()).dtype == torch.float64
+        assert attend(qkv.bfloat16()).dtype == torch.bfloat16
         with torch.autocast("cpu", torch.bfloat16):
             Attention(8, 2)(torch.randn(1, 9, 8))
-        assert attend(*(x.to("meta") for x in inputs)).is_meta
+        assert attend(qkv.to("meta")).is_meta
         monkeypatch.setattr(module, "FEWEST_TOKENS", 10)
-        attend(*inputs)
+        attend(qkv)
         monkeypatch.setattr(module, "FEWEST_TOKENS", 9)
         monkeypatch.setattr(module, "mkl_is_slow", lambda: False)
-        attend(*inputs)
+        attend(qkv)
     assert executed.count == 0
 
 
@@ -106,8 +105,8 @@ def test_the_rest_is_left_to_pytorch(monkeypatch):
 def test_a_compiler_sees_pytorchs_attention():
     graphs = []
     compiled = torch.compile(attend, backend=lambda graph, _: graphs.append(graph) or graph)
-    inputs = tensors(1, 2, 9, 4)
-    torch.testing.assert_close(compiled(*inputs), attend_by_products(*inputs))
+    qkv = some_qkv(1, 9, 2, 4)
+    torch.testing.assert_close(compiled(qkv), attend_by_products(qkv))
     assert F.scaled_dot_product_attention in {node.target for node in graphs[0].graph.nodes}
 
 
