@@ -22,11 +22,13 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from measure import in_new_process, median_ms, peak_bytes, report, resident_bytes
+from torch import nn
 
 from coop3d.models import MapAnything, MapAnythingConfig, from_mapping
 from coop3d.models.linear import linear
@@ -90,8 +92,9 @@ def measure(mode: str, repeats: int) -> dict[str, Any]:
     model = middle_size(checkpointing=mode == "train_checkpointed").train(mode != "inference")
     built = resident_bytes() / 1e9
     inputs = some_views()
+    value = None if mode == "inference" else objective
     # A product after every step: a machine that others share has slow and fast minutes.
-    steps = [(*one_step(model, inputs, mode != "inference"), product_gflops()) for _ in range(repeats + 1)]
+    steps = [(*timed_step(model, inputs, value), product_gflops()) for _ in range(repeats + 1)]
     measured = zip(*steps[1:], strict=True)  # the first is a warm-up
     forward, total, processor, product = map(statistics.median, measured)
     peak = peak_bytes() / 1e9
@@ -116,15 +119,23 @@ def product_gflops(size: int = 2048) -> float:
     return 2 * size**3 / (1e6 * median_ms(lambda: linear(a, b)))
 
 
-def one_step(model: MapAnything, inputs: ViewInputs, training: bool) -> tuple[float, float, float]:
-    """Wall seconds forward and in all, and processor seconds of all threads."""
+def timed_step(
+    model: nn.Module, inputs: Any, value: Callable[[Any], torch.Tensor] | None
+) -> tuple[float, float, float]:
+    """Wall seconds forward and in all, and processor seconds of all threads.
+
+    Args:
+        model: takes the inputs.
+        inputs: of the model.
+        value: of its outputs, with a backward pass from it; None: inference.
+    """
     model.zero_grad(set_to_none=True)
     processor, start = time.process_time(), time.perf_counter()
-    with torch.set_grad_enabled(training):
-        value = objective(model(inputs)) if training else model(inputs)
+    with torch.set_grad_enabled(value is not None):
+        found = model(inputs) if value is None else value(model(inputs))
     middle = time.perf_counter()
-    if isinstance(value, torch.Tensor):
-        value.backward()
+    if value is not None:
+        found.backward()
     return middle - start, time.perf_counter() - start, time.process_time() - processor
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_model import THREADS, VIEWS, H, W, hardware, middle_size, one_step, some_views
+from bench_model import THREADS, VIEWS, H, W, hardware, middle_size, objective, some_views, timed_step
 from measure import in_new_process, peak_bytes, report, resident_bytes
 from tqdm import tqdm
 
@@ -60,7 +60,7 @@ def measure(name: str, repeats: int) -> dict[str, Any]:
     inputs = some_views()
     times = []
     for _ in range(repeats + 1):
-        times.append(one_step(model, inputs, training=True)[1])
+        times.append(timed_step(model, inputs, objective)[1])
         optimiser.step()
     peak = peak_bytes() / 1e9
     return {"seconds": round(statistics.median(times[1:]), 2), "above_built_gb": round(peak - built, 2)}
