@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from coop3d.models.linear import mkl_is_slow, product
 from coop3d.models.processor import runs_plainly
@@ -22,7 +22,7 @@ def products_are_faster(qkv: Tensor) -> bool:
     return runs_plainly(qkv) and qkv.shape[1] >= FEWEST_TOKENS and mkl_is_slow()
 
 
-@torch.library.custom_op("coop3d::attend_by_products", mutates_args=())
+@library.custom_op("coop3d::attend_by_products", mutates_args=())
 def attend_by_products(qkv: Tensor) -> Tensor:
     """Softmax attention by oneDNN's products, a block of one head's queries at a time.
 
@@ -43,7 +43,7 @@ def attend_by_products(qkv: Tensor) -> Tensor:
     return out
 
 
-@torch.library.custom_op("coop3d::attend_by_products_backward", mutates_args=())
+@library.custom_op("coop3d::attend_by_products_backward", mutates_args=())
 def _gradient(gradient: Tensor, qkv: Tensor) -> Tensor:
     """Gradient of qkv; the scores are computed again."""
     of_qkv = qkv.new_empty(qkv.shape)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.executed import Executed
+from torch import library
 
 from coop3d.models import product_attention as module
 from coop3d.models.attention import attend
@@ -71,7 +72,7 @@ def test_blocks_of_the_real_size():
 
 def test_the_operation_is_registered_as_pytorch_asks():
     qkv = some_qkv(1, 9, 2, 4).requires_grad_()
-    torch.library.opcheck(FORWARD, (qkv,), test_utils=("test_schema", "test_autograd_registration"))
+    library.opcheck(FORWARD, (qkv,), test_utils=("test_schema", "test_autograd_registration"))
 
 
 @pytest.mark.usefixtures("slow_mkl")
