@@ -19,6 +19,10 @@ from coop3d.types import ViewTargets
 USUAL_SHARE = 0.2  # of cells with a counterpart in OPV2V-like towns, over pairs within 60 m
 REACH = 0.75  # cells between a ray and a point in the ray's cell at most: half a diagonal, and a little more
 SLACK = 2e-3  # sine of the angle by which a point may seem outside of its cell: corners are extrapolated
+NOT_FOUND, HIDDEN = (
+    -1,
+    -2,
+)  # in place of a counterpart; hidden: the other view measures only nearer surfaces there
 
 
 class MatchingTerm(Term):
@@ -34,7 +38,8 @@ class MatchingTerm(Term):
     the place, either is right: the probability of both together counts.
 
     Speaks about metric samples. Where range is sparse (LiDAR) a cell stands for the measured pixel nearest to its
-    middle, and ``seen_logits`` are not trained: no point in the other view does not mean that it does not see it.
+    middle, and ``seen_logits`` are trained only where the answer is certain: a counterpart is found, or every other
+    view measures a nearer surface in that direction. No measurement in the other view says nothing.
 
     Args:
         weight: of the term.
@@ -65,11 +70,15 @@ class MatchingTerm(Term):
         known = cells.known.unflatten(1, (-1, K)).flatten(2)
         pairs = [*permutations(range(flat.shape[1]), 2)]
         if not pairs:  # one view: nothing to match, but processes wait for a gradient of every parameter
-            doubt = self._doubt(scene, seen, known, torch.zeros_like(known))
+            nothing = torch.zeros_like(known)
+            doubt = self._doubt(scene, seen, known, visible=nothing, hidden=nothing)
             return doubt._replace(sums=doubt.sums + 0.0 * flat.sum())
         partners = torch.stack([cells.partners(a, b, self.range_tolerance) for a, b in pairs], dim=1)
         costs, right, has = _cross_entropy(flat, pairs, partners)  # [B, pairs, N]
-        visible = has.unflatten(1, (flat.shape[1], -1)).any(dim=2)  # by the first of a pair
+        visible, hidden = (  # from any other view, from all of them: the first of a pair looks at the second
+            has.unflatten(1, (flat.shape[1], -1)).any(dim=2),
+            (~has & (partners == HIDDEN).any(dim=3)).unflatten(1, (flat.shape[1], -1)).all(dim=2),
+        )
         matches = _as_one_group(costs, has)
         usual = matches.counts.new_full(matches.counts.shape, USUAL_SHARE * has[0].numel())
         speaks = cells.known.flatten(1).any(dim=1)[:, None, None]
@@ -80,14 +89,17 @@ class MatchingTerm(Term):
             "entropy": costs.detach().sum() / total,
             "found": has.to(costs.dtype).mean(),
         }
-        return TermValue.joined([self._doubt(scene, seen, known, visible), matches], statistics)
+        return TermValue.joined([self._doubt(scene, seen, known, visible, hidden), matches], statistics)
 
-    def _doubt(self, scene: Scene, seen: Tensor, known: Tensor, visible: Tensor) -> TermValue:
-        """Cross-entropy of ``seen`` against whether another view shows a cell: ``visible`` [B, poses, N]."""
+    def _doubt(self, scene: Scene, seen: Tensor, known: Tensor, visible: Tensor, hidden: Tensor) -> TermValue:
+        """Cross-entropy of ``seen`` against whether another view shows a cell: ``visible`` [B, poses, N].
+
+        With dense range, what is not visible is not seen; with sparse range, only what is ``hidden``.
+        """
         value = F.binary_cross_entropy_with_logits(
             seen.reshape(visible.shape), visible.to(seen.dtype), reduction="none"
         )
-        certain = known & scene.targets.is_synthetic[:, None, None]
+        certain = known & (scene.targets.is_synthetic[:, None, None] | visible | hidden)
         return _as_one_group(value, certain).scaled(self.seen_weight)
 
 
@@ -109,7 +121,7 @@ def _cross_entropy(
     Args:
         descriptors: [B, P, N, D].
         pairs: (view, other view), as `itertools.permutations` orders them.
-        partners: [B, pairs, N, K] cells of the other view that are right, the probability of all counts; -1: none.
+        partners: [B, pairs, N, K] cells of the other view that are right, the probability of all counts; < 0: none.
 
     Returns:
         Cross-entropy [B, pairs, N], 0 without partner; whether a partner is the best candidate [B, pairs, N]; and which
@@ -144,6 +156,7 @@ class Cells:
     origins: Tensor  # [B, V, N, 3] metres, reference frame
     nearest: Tensor  # [B, V, N] smallest range in the cell, metres
     farthest: Tensor  # [B, V, N]
+    beyond: Tensor  # [B, V, N] largest range in the cell and those around it: nothing farther is seen there
     known: Tensor  # [B, V, N] bool: the pixel that stands for the cell has a metric range
     cosine_reach: float  # of the angle from a ray at which a point is outside; 0 where walls say it
     per_pose: int = 1  # successive views that have one pose
@@ -173,32 +186,32 @@ class Cells:
         rays, origins = rays @ R.mT, origins @ R.mT + c
         far = torch.where(valid, ranges, 0.0).amax(dim=-1)
         near = torch.where(valid, ranges, torch.inf).amin(dim=-1)
+        beyond = F.max_pool2d(far.unflatten(2, grid), 3, stride=1, padding=1).flatten(2)
         points = origins + _pick(ranges, pixel)[..., None] * rays
         if per_pose == 1:
             step = cell_angle(at_cells(t.rays, grid, 2), grid)
-            return cls(points, rays, origins, near, far, known, math.cos(REACH * step))
+            return cls(points, rays, origins, near, far, beyond, known, math.cos(REACH * step))
         pixel_rays = _by_cell(t.rays, grid)
         middle = F.normalize(pixel_rays.mean(dim=3), dim=-1)  # no pixel's: those are half of one off
         walls = cell_walls(pixel_rays, scene.valid.shape[-1] // grid[1]) @ R[:, :, None].mT
-        return cls(points, middle @ R.mT, origins, near, far, known, 0.0, per_pose, grid[1], walls)
+        return cls(points, middle @ R.mT, origins, near, far, beyond, known, 0.0, per_pose, grid[1], walls)
 
     def partners(self, a: int, b: int, range_tolerance: float) -> Tensor:
         """Counterparts among the views of one pose for the cells of another's: [B, K N, K], one per view of ``b``.
 
-        Cells are numbered through all K views of a pose; -1 where a view does not show the place.
+        Cells are numbered through all K views of a pose; ``NOT_FOUND`` or ``HIDDEN`` where a view does not show the
+        place.
         """
         K, N = self.per_pose, self.known.shape[2]
         rows = []
         for i in range(a * K, (a + 1) * K):
             cells = [self.counterparts(i, b * K + k, range_tolerance) for k in range(K)]
-            rows.append(
-                torch.stack([torch.where(c >= 0, c + k * N, -1) for k, c in enumerate(cells)], dim=-1)
-            )
+            rows.append(torch.stack([torch.where(c >= 0, c + k * N, c) for k, c in enumerate(cells)], dim=-1))
         return torch.cat(rows, dim=1)
 
     @torch.no_grad()
     def counterparts(self, i: int, j: int, range_tolerance: float) -> Tensor:
-        """[B, N] for each cell of view i the cell of view j that shows the same place; -1 where there is none.
+        """[B, N] for each cell of view i the cell of view j that shows the same place, `NOT_FOUND` or `HIDDEN`.
 
         It is the cell whose ray, from that ray's own origin, passes nearest to the point, or in a photograph the cell
         between whose sides the point lies. The point must lie inside the cell, as far away as the cell's own surface:
@@ -222,10 +235,13 @@ class Cells:
             cell, inside = self._between_walls(self.points[:, i], j, cell, self.walls[:, j])
         start = starts.gather(1, cell[..., None].expand_as(starts))
         here = (points - start).norm(dim=2)
-        nearest, farthest = (x[:, j].gather(1, cell) for x in (self.nearest, self.farthest))
+        nearest, farthest, beyond = (
+            x[:, j].gather(1, cell) for x in (self.nearest, self.farthest, self.beyond)
+        )
         visible = (here > nearest * (1 - range_tolerance)) & (here < farthest * (1 + range_tolerance))
-        found = self.known[:, i] & visible & inside
-        return torch.where(found, cell, -1)
+        hidden = (here > beyond * (1 + range_tolerance)) & (farthest > 0)
+        there = torch.where(visible, cell, torch.where(hidden, HIDDEN, NOT_FOUND))
+        return torch.where(self.known[:, i] & inside, there, NOT_FOUND)
 
     def _between_walls(self, points: Tensor, j: int, cell: Tensor, walls: Tensor) -> tuple[Tensor, Tensor]:
         """The cells [B, N] of view j in which points [B, N, 3] lie, and whether they lie there.

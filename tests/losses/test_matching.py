@@ -12,11 +12,11 @@ from support.analytic_panoramas import CAMERAS, MAX_RANGE_M, POSES, batch, cast,
 
 from coop3d.geometry import EquirectangularCamera, invert_rigid, transform_points
 from coop3d.losses import MatchingTerm, Scene
-from coop3d.losses.matching import USUAL_SHARE, Cells, _representative_pixel
+from coop3d.losses.matching import HIDDEN, USUAL_SHARE, Cells, _representative_pixel
+from coop3d.types import ViewTargets
 
 GRID = (18, 72)  # of panoramas of 504 x 126 pixels: cells of 7 x 7
 AGENTS = ("641", "650", "659")
-HIDDEN = -2
 
 
 def with_descriptors(descriptors: torch.Tensor, seen: torch.Tensor | None = None, agents=AGENTS[:2]) -> Scene:
@@ -156,30 +156,62 @@ def test_relative_depth_and_single_views_say_nothing():
     assert float(leaf.grad.abs().max()) == 0.0
 
 
-def test_sparse_range_finds_the_counterparts_of_dense_range():
-    """One pixel in ten, as fused LiDAR gives: matches train, visibility does not."""
-    truth = batch(AGENTS[:2], 504)
-    keep = torch.rand(truth.targets.valid.shape, generator=torch.Generator().manual_seed(0)) < 0.1
-    valid = truth.targets.valid & keep
-    sparse = replace(
-        truth.targets,
-        valid=valid,
-        range_m=torch.where(valid, truth.targets.range_m, torch.nan),
-        is_synthetic=torch.tensor([False]),
+def sparse(agents=AGENTS[:2], share: float = 0.1, blind: int | None = None) -> ViewTargets:
+    """Range at one pixel in ten, as fused LiDAR gives; none in view ``blind``."""
+    targets = batch(agents, 504).targets
+    valid = targets.valid & (
+        torch.rand(targets.valid.shape, generator=torch.Generator().manual_seed(0)) < share
     )
+    if blind is not None:
+        valid[:, blind] = False
+    range_m = torch.where(valid, targets.range_m, torch.nan)
+    return replace(targets, valid=valid, range_m=range_m, is_synthetic=torch.tensor([False]))
+
+
+def test_sparse_range_finds_the_counterparts_of_dense_range():
+    truth = batch(AGENTS[:2], 504)
     dense = Cells.of(Scene(prediction(truth), truth.targets), GRID).counterparts(0, 1, 0.05)[0]
-    found = Cells.of(Scene(prediction(truth), sparse), GRID).counterparts(0, 1, 0.05)[0]
+    found = Cells.of(Scene(prediction(truth), sparse()), GRID).counterparts(0, 1, 0.05)[0]
     both = (dense >= 0) & (found >= 0)
     assert both.sum() > 0.5 * (dense >= 0).sum()
     rows, columns = (dense // 72 - found // 72).abs(), (dense % 72 - found % 72).abs()
     near = (rows <= 1) & (torch.minimum(columns, 72 - columns) <= 1)
     assert near[both].float().mean() > 0.97
-    seen = torch.zeros(1, 2, *GRID, requires_grad=True)
-    descriptors = torch.randn(1, 2, *GRID, 8, requires_grad=True)
-    p = replace(prediction(truth), descriptors=descriptors, seen_logits=seen)
-    MatchingTerm()(Scene(p, sparse)).per_sample[0].backward()
+
+
+def wanted(targets: ViewTargets) -> np.ndarray:
+    """What the term teaches of visibility [V, GRID]: 1: seen by another view, -1: by none, 0: nothing."""
+    V = targets.valid.shape[1]
+    seen = torch.zeros(1, V, *GRID, requires_grad=True)
+    descriptors = torch.randn(1, V, *GRID, 8, requires_grad=True)
+    p = replace(prediction(batch(AGENTS[:V], 504)), descriptors=descriptors, seen_logits=seen)
+    MatchingTerm()(Scene(p, targets)).per_sample[0].backward()
+    assert descriptors.grad is not None
     assert float(descriptors.grad.norm()) > 0
-    assert float(seen.grad.norm()) == 0
+    assert seen.grad is not None
+    return -np.sign(seen.grad[0].numpy())
+
+
+def test_sparse_range_teaches_visibility_where_it_is_certain():
+    """Cast rays say which places are seen or hidden; where nothing is measured, nothing is said."""
+    targets = sparse()
+    taught = wanted(targets)
+    measured = targets.valid[0].unfold(1, 7, 7).unfold(2, 7, 7).any(dim=(-2, -1)).numpy()
+    assert not taught[~measured].any()
+    truth = counterparts(0, 1)
+    clear = [(taught[0] > 0) & (truth >= 0), (taught[0] < 0) & (truth == HIDDEN)]
+    wrong = [(taught[0] > 0) & (truth == HIDDEN), (taught[0] < 0) & (truth >= 0)]
+    assert [c.sum() > least for c, least in zip(clear, (300, 10), strict=True)] == [True, True]
+    assert all(w.sum() < 0.2 * c.sum() for w, c in zip(wrong, clear, strict=True))
+
+
+def test_a_place_is_hidden_only_where_all_other_views_say_so():
+    """The third vehicle has no LiDAR: what the second does not see, it may see."""
+    two, three = wanted(sparse()), wanted(sparse(AGENTS, blind=2))
+    assert (two[0] < 0).sum() > 10
+    assert not (three < 0).any()
+    assert np.array_equal(three[:2] > 0, two > 0)
+    assert not three[2].any()
 
 
 def test_cells_that_do_not_divide_the_image_are_refused():
