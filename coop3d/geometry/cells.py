@@ -29,12 +29,15 @@ class CellGrid(NamedTuple):
         image = cells[..., None] // (self.rows * self.columns)
         return torch.where(inside, (image * self.rows + row) * self.columns + column, -1)
 
-    def peaks(self, x: Tensor, axis: int) -> Tensor:
-        """Where values are at least as large as all around: bool, the same shape; ``axis`` >= 0 is that of cells."""
+    def largest_around(self, x: Tensor, axis: int) -> Tensor:
+        """Largest value of each cell and those around it: the same shape; ``axis`` >= 0 is that of cells."""
         maps = x.unflatten(axis, (-1, self.rows, self.columns))
         largest = _largest_of_three(maps, axis + 2, self.wraps)
-        largest = _largest_of_three(largest, axis + 1, wraps=False)
-        return (maps >= largest).flatten(axis, axis + 2)
+        return _largest_of_three(largest, axis + 1, wraps=False).flatten(axis, axis + 2)
+
+    def peaks(self, x: Tensor, axis: int) -> Tensor:
+        """Where values are at least as large as all around: bool, the same shape; ``axis`` >= 0 is that of cells."""
+        return x >= self.largest_around(x, axis)
 
 
 def _largest_of_three(x: Tensor, axis: int, wraps: bool) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from coop3d.geometry.cells import at_cells, cell_angle, cell_walls
+from coop3d.geometry.cells import CellGrid, at_cells, cell_angle, cell_walls
 from coop3d.losses.scene import SAME_POSE, Scene
 from coop3d.losses.term import Term, TermValue
 from coop3d.types import ViewTargets
@@ -19,10 +19,8 @@ from coop3d.types import ViewTargets
 USUAL_SHARE = 0.2  # of cells with a counterpart in OPV2V-like towns, over pairs within 60 m
 REACH = 0.75  # cells between a ray and a point in the ray's cell at most: half a diagonal, and a little more
 SLACK = 2e-3  # sine of the angle by which a point may seem outside of its cell: corners are extrapolated
-NOT_FOUND, HIDDEN = (
-    -1,
-    -2,
-)  # in place of a counterpart; hidden: the other view measures only nearer surfaces there
+# In place of a counterpart. Hidden: the other view measures only nearer surfaces in that cell and those around it.
+NOT_FOUND, HIDDEN = -1, -2
 
 
 class MatchingTerm(Term):
@@ -75,10 +73,10 @@ class MatchingTerm(Term):
             return doubt._replace(sums=doubt.sums + 0.0 * flat.sum())
         partners = torch.stack([cells.partners(a, b, self.range_tolerance) for a, b in pairs], dim=1)
         costs, right, has = _cross_entropy(flat, pairs, partners)  # [B, pairs, N]
-        visible, hidden = (  # from any other view, from all of them: the first of a pair looks at the second
-            has.unflatten(1, (flat.shape[1], -1)).any(dim=2),
-            (~has & (partners == HIDDEN).any(dim=3)).unflatten(1, (flat.shape[1], -1)).all(dim=2),
-        )
+        # Pairs are ordered by their first view, whose cells the second one shows or hides.
+        by_view = (flat.shape[1], -1)
+        visible = has.unflatten(1, by_view).any(dim=2)
+        hidden = (partners == HIDDEN).any(dim=3).unflatten(1, by_view).all(dim=2)
         matches = _as_one_group(costs, has)
         usual = matches.counts.new_full(matches.counts.shape, USUAL_SHARE * has[0].numel())
         speaks = cells.known.flatten(1).any(dim=1)[:, None, None]
@@ -186,7 +184,7 @@ class Cells:
         rays, origins = rays @ R.mT, origins @ R.mT + c
         far = torch.where(valid, ranges, 0.0).amax(dim=-1)
         near = torch.where(valid, ranges, torch.inf).amin(dim=-1)
-        beyond = F.max_pool2d(far.unflatten(2, grid), 3, stride=1, padding=1).flatten(2)
+        beyond = CellGrid(*grid).largest_around(far, 2)
         points = origins + _pick(ranges, pixel)[..., None] * rays
         if per_pose == 1:
             step = cell_angle(at_cells(t.rays, grid, 2), grid)

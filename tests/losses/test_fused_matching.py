@@ -22,7 +22,7 @@ from support.street_photographs import (
 
 from coop3d.geometry import invert_rigid, transform_points
 from coop3d.losses import MatchingTerm, Scene
-from coop3d.losses.matching import USUAL_SHARE, Cells, photographs_per_pose
+from coop3d.losses.matching import HIDDEN, USUAL_SHARE, Cells, photographs_per_pose
 
 GRID = (8, 12)  # of photographs of 96 x 64 pixels: cells of 8 x 8
 N = 96
@@ -165,6 +165,18 @@ def test_views_with_one_pose_are_told_by_their_truth():
     assert photographs_per_pose(replace(targets, T_ref_view=T)) == 1
     interleaved = replace(targets, vehicle=torch.arange(3).repeat(K))
     assert photographs_per_pose(interleaved) == 1
+
+
+def test_a_photograph_without_measurements_hides_nothing():
+    """What lies behind the surfaces that it shows is hidden only once these are measured."""
+    blind = fused_batch(2).targets.valid.clone()
+    blind[:, K:] = False
+    small = (16, 24)  # behind larger cells and those around them nothing lies
+    measured, unmeasured = (
+        Cells.of(s, small, K).partners(0, 1, 0.05) == HIDDEN for s in (scene(), scene(valid=blind))
+    )
+    assert int(measured.sum()) > 20
+    assert not bool(unmeasured.any())
 
 
 def test_sparse_range_finds_the_counterparts_of_dense_range():
